@@ -1,0 +1,127 @@
+"""Stage 2: the AOT-GAN inpainter (aggregated contextual transformations) and its patch discriminator.
+
+Zeng et al., "Aggregated Contextual Transformations for High-Resolution Image Inpainting", in one channel.
+15,193,409 and 2,761,729 parameters with the defaults (`paper` size).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm
+
+
+def _init_normal(module: nn.Module) -> None:
+    """N(0, 0.02) weights and zero biases, as AOT-GAN."""
+    if isinstance(module, nn.Conv2d):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+class AOTBlock(nn.Module):
+    """Dilated branches, fused, and blended with the block's input by a gate learnt from that input.
+
+    Args:
+        channels: channels of input and output; divisible by the number of dilations.
+        dilations: one branch of `channels / len(dilations)` channels each.
+    """
+
+    def __init__(self, channels: int, dilations: Sequence[int]) -> None:
+        super().__init__()
+        if channels % len(dilations):
+            raise ValueError(f"{channels} channels cannot be shared by {len(dilations)} dilations")
+        self.branches = nn.ModuleList(
+            nn.Sequential(
+                nn.ReflectionPad2d(d), nn.Conv2d(channels, channels // len(dilations), 3, dilation=d), nn.ReLU()
+            )
+            for d in dilations
+        )
+        self.fuse = nn.Sequential(nn.ReflectionPad2d(1), nn.Conv2d(channels, channels, 3))
+        self.gate = nn.Sequential(nn.ReflectionPad2d(1), nn.Conv2d(channels, channels, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        branches = []
+        for branch in self.branches:
+            branches.append(branch(x))
+        fused = self.fuse(torch.cat(branches, dim=1))
+        gate = self.gate(x).float()
+        std, mean = torch.std_mean(gate, dim=(2, 3), keepdim=True)
+        gate = torch.sigmoid(5.0 * (2.0 * (gate - mean) / (std + 1e-9) - 1.0)).to(x.dtype)
+        return x * (1 - gate) + fused * gate
+
+
+class AOTGenerator(nn.Module):
+    """Fills the hole of a masked image from its surroundings.
+
+    Args:
+        channels: channels at full, half and quarter resolution.
+        blocks: number of AOT blocks at quarter resolution.
+        dilations: dilations of each block's branches.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int] = (64, 128, 256),
+        blocks: int = 8,
+        dilations: Sequence[int] = (1, 2, 4, 8),
+    ) -> None:
+        super().__init__()
+        full, half, quarter = channels
+        self.encoder = nn.Sequential(
+            nn.ReflectionPad2d(3),
+            nn.Conv2d(2, full, 7),
+            nn.ReLU(),
+            nn.Conv2d(full, half, 4, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(half, quarter, 4, stride=2, padding=1),
+            nn.ReLU(),
+        )
+        self.middle = nn.Sequential(*(AOTBlock(quarter, dilations) for _ in range(blocks)))
+        self.up1 = nn.Conv2d(quarter, half, 3, padding=1)
+        self.up2 = nn.Conv2d(half, full, 3, padding=1)
+        self.output = nn.Conv2d(full, 1, 3, padding=1)
+        self.apply(_init_normal)
+
+    def forward(self, masked_image: Tensor, mask: Tensor) -> Tensor:
+        """Raw prediction of the whole image, to be composed with the input by eq. (3) of the method.
+
+        Args:
+            masked_image: (B, 1, H, W) in [0, 1], the hole already filled with the constant used in training.
+            mask: (B, 1, H, W), 1 in the hole, 0 elsewhere.
+
+        Returns:
+            (B, 1, H, W) in [-1, 1].
+        """
+        x = self.middle(self.encoder(torch.cat([masked_image, mask], dim=1)))
+        x = torch.relu(self.up1(F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=True)))
+        x = torch.relu(self.up2(F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=True)))
+        return torch.tanh(self.output(x))
+
+
+class PatchDiscriminator(nn.Module):
+    """Spectrally normalised patch discriminator: (B, 1, H, W) -> (B, 1, H / 8 - 2, W / 8 - 2), 14 x 14 at 128 x 128."""
+
+    def __init__(self, channels: Sequence[int] = (64, 128, 256, 512)) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        previous = 1
+        for level, width in enumerate(channels):
+            stride = 2 if level < len(channels) - 1 else 1
+            conv = nn.Conv2d(previous, width, 4, stride=stride, padding=1, bias=False)
+            layers += [conv, nn.LeakyReLU(0.2)]
+            previous = width
+        layers.append(nn.Conv2d(previous, 1, 4, stride=1, padding=1))
+        self.layers = nn.Sequential(*layers)
+        self.apply(_init_normal)
+        for layer in self.layers[:-1]:
+            if isinstance(layer, nn.Conv2d):
+                spectral_norm(layer)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, 1, H, W) -> the map of patch scores; trained towards 1 = real, 0 = inpainted."""
+        return self.layers(image)

@@ -1,0 +1,111 @@
+"""Equations (3) and (4) of PHANES, the mask between them, and the composition of the pseudo-healthy image.
+
+All functions are pure and treat every image of a batch on its own: a batch of eight equals eight batches of one.
+Images and maps are float tensors (B, 1, H, W); images in [0, 1].
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from .filters import gaussian_filter
+
+
+def per_image_quantile(images: Tensor, q: float) -> Tensor:
+    """The q-quantile of each image, linearly interpolated as `numpy.quantile`: (B, ...) -> (B, 1, 1, 1).
+
+    By sorting, which unlike `torch.quantile` exports to ONNX.
+    """
+    values = torch.sort(images.flatten(1), dim=1).values
+    position = q * (values.shape[1] - 1)
+    lower = int(math.floor(position))
+    upper = min(lower + 1, values.shape[1] - 1)
+    weight = position - lower
+    quantile = values[:, lower] * (1.0 - weight) + values[:, upper] * weight
+    return quantile.reshape(-1, 1, 1, 1)
+
+
+def normalize_by_quantile(residual: Tensor, q: float = 0.95, eps: float = 1e-8) -> Tensor:
+    """norm95: residual divided by its own q-quantile over all pixels, cut off at 1 (PHANES section 2.2).
+
+    Args:
+        residual: (B, 1, H, W), >= 0.
+        q: the quantile that becomes 1.
+        eps: keeps an all-zero residual at zero.
+
+    Returns:
+        (B, 1, H, W) in [0, 1].
+    """
+    return torch.clamp(residual / (per_image_quantile(residual, q) + eps), max=1.0)
+
+
+def coarse_anomaly_map(residual: Tensor, saliency: Tensor, q: float = 0.95) -> Tensor:
+    """Equation (3) before its threshold: norm95(|eq(x_coarse) - eq(x)|) * S(eq(x_coarse), eq(x)).
+
+    Args:
+        residual: (B, 1, H, W) absolute difference of the (equalised) coarse reconstruction and input.
+        saliency: (B, 1, H, W) perceptual distance S of the same pair, >= 0.
+        q: quantile of the residual's normalisation.
+
+    Returns:
+        (B, 1, H, W), >= 0.
+    """
+    return normalize_by_quantile(residual, q) * saliency
+
+
+def binarize_mask(coarse_map: Tensor, threshold: Tensor, sigma: float = 1.2, cut: float = 0.1) -> Tensor:
+    """The mask m of equation (3): above the threshold, then smoothed, so that edges grow by about a pixel.
+
+    The smoothing (sigma in pixels, cut at `cut`) is the published code's, absent from the paper; a single pixel stays
+    one pixel, a 4x4 square becomes 6x6. `sigma` 0 leaves it out.
+
+    Args:
+        coarse_map: (B, 1, H, W) from `coarse_anomaly_map`.
+        threshold: one value, or (B, 1, 1, 1) a value an image. NaN (no calibration was loaded) makes a NaN mask, so
+            that an uncalibrated network cannot pass for a healthy finding.
+        sigma: of the Gaussian, pixels.
+        cut: mask where the smoothed indicator is above it.
+
+    Returns:
+        (B, 1, H, W), 0 or 1.
+    """
+    mask = (coarse_map > threshold).to(coarse_map.dtype)
+    if sigma > 0:
+        mask = (gaussian_filter(mask, sigma) > cut).to(coarse_map.dtype)
+    return mask + 0.0 * threshold
+
+
+def fill_hole(image: Tensor, mask: Tensor, value: float = 1.0) -> Tensor:
+    """The inpainter's input: the image outside the mask, a constant inside (AOT-GAN: 1; the paper writes 0)."""
+    return image * (1.0 - mask) + value * mask
+
+
+def compose_pseudo_healthy(image: Tensor, generated: Tensor, mask: Tensor) -> Tensor:
+    """x_ph = x (1 - m) + G(x (1 - m), m) m; outside the mask the input's own values, bit for bit.
+
+    Args:
+        image: (B, 1, H, W) in [0, 1].
+        generated: (B, 1, H, W), the inpainter's raw prediction; clamped to [0, 1].
+        mask: (B, 1, H, W), 0 or 1.
+
+    Returns:
+        (B, 1, H, W) in [0, 1].
+    """
+    return torch.where(mask > 0, torch.clamp(generated, 0.0, 1.0), image)
+
+
+def anomaly_map(image: Tensor, pseudo_healthy: Tensor, saliency: Tensor) -> Tensor:
+    """Equation (4): s = |x_ph - x| * S(x_ph, x).
+
+    Args:
+        image: (B, 1, H, W) in [0, 1].
+        pseudo_healthy: (B, 1, H, W) in [0, 1].
+        saliency: (B, 1, H, W) perceptual distance S(x_ph, x), >= 0.
+
+    Returns:
+        (B, 1, H, W), >= 0; exactly 0 where the input was not replaced.
+    """
+    return torch.abs(pseudo_healthy - image) * saliency

@@ -1,0 +1,161 @@
+"""PHANES, the whole method as one module: slices in, anomaly map, pseudo-healthy image, mask and coarse image out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .ops.anomaly import (
+    anomaly_map,
+    binarize_mask,
+    coarse_anomaly_map,
+    compose_pseudo_healthy,
+    fill_hole,
+    per_image_quantile,
+)
+from .ops.equalize import equalize_adapthist
+from .ops.filters import gaussian_filter
+
+COARSE_INPUTS = ("equalized", "raw", "product")
+
+
+class Phanes(nn.Module):
+    """Pseudo-healthy generative networks (MICCAI 2023), Fig. 2 and equations (3) and (4).
+
+    Args:
+        autoencoder: stage 1, `SoftIntroVAE`: its forward is the coarse reconstruction.
+        inpainter: stage 2, `AOTGenerator`.
+        perceptual: S, `SpatialLPIPS`.
+        coarse_residual: images whose difference enters eq. (3): `equalized` (paper) or `raw`.
+        coarse_saliency: images whose perceptual distance enters eq. (3): `equalized` (paper), `raw` (published code),
+            or their `product` (RA).
+        residual_quantile: quantile of norm95.
+        saliency_sigma: Gaussian smoothing of S in pixels (2 in the published code, absent from the paper); 0 for none.
+        mask_sigma: see `binarize_mask`.
+        mask_cut: see `binarize_mask`.
+        mask_threshold_rule: `calibrated` (paper: the stored healthy-validation percentile) or `scan_quantile`
+            (published code: each slice's own `scan_quantile`).
+        scan_quantile: for that rule.
+        hole_fill: constant the inpainter sees in the hole.
+
+    The threshold of the mask is the buffer `mask_threshold`; `calibrate` fills it and it travels in the state dict. As long
+    as it is NaN every output is NaN: a network without its weights cannot pass for a healthy finding.
+
+    Raises:
+        ValueError: for an unknown choice.
+    """
+
+    mask_threshold: Tensor
+
+    def __init__(
+        self,
+        autoencoder: nn.Module,
+        inpainter: nn.Module,
+        perceptual: nn.Module,
+        coarse_residual: str = "equalized",
+        coarse_saliency: str = "equalized",
+        residual_quantile: float = 0.95,
+        saliency_sigma: float = 2.0,
+        mask_sigma: float = 1.2,
+        mask_cut: float = 0.1,
+        mask_threshold_rule: str = "calibrated",
+        scan_quantile: float = 0.95,
+        hole_fill: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if coarse_residual not in COARSE_INPUTS[:2]:
+            raise ValueError(f"coarse_residual must be one of {COARSE_INPUTS[:2]}, not {coarse_residual!r}")
+        if coarse_saliency not in COARSE_INPUTS:
+            raise ValueError(f"coarse_saliency must be one of {COARSE_INPUTS}, not {coarse_saliency!r}")
+        if mask_threshold_rule not in ("calibrated", "scan_quantile"):
+            raise ValueError(f"mask_threshold_rule must be 'calibrated' or 'scan_quantile', not {mask_threshold_rule!r}")
+        self.autoencoder = autoencoder
+        self.inpainter = inpainter
+        self.perceptual = perceptual
+        self.equalized_residual = coarse_residual == "equalized"
+        self.equalized_saliency = coarse_saliency in ("equalized", "product")
+        self.raw_saliency = coarse_saliency in ("raw", "product")
+        self.residual_quantile = residual_quantile
+        self.saliency_sigma = saliency_sigma
+        self.mask_sigma = mask_sigma
+        self.mask_cut = mask_cut
+        self.per_scan_threshold = mask_threshold_rule == "scan_quantile"
+        self.scan_quantile = scan_quantile
+        self.hole_fill = hole_fill
+        self.register_buffer("mask_threshold", torch.tensor(float("nan")))
+
+    def saliency(self, a: Tensor, b: Tensor) -> Tensor:
+        """S(a, b): smoothed spatial LPIPS of two batches of images in [0, 1], all (B, 1, H, W)."""
+        distance = self.perceptual(a, b)
+        if self.saliency_sigma > 0:
+            distance = gaussian_filter(distance, self.saliency_sigma)
+        return distance
+
+    @torch.jit.export
+    def coarse(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Stage 1: the coarse reconstruction and the map of eq. (3) before its threshold.
+
+        Args:
+            image: (B, 1, H, W) in [0, 1].
+
+        Returns:
+            coarse reconstruction (B, 1, H, W) in [0, 1]; coarse anomaly map (B, 1, H, W), >= 0.
+        """
+        coarse = self.autoencoder(image)
+        return coarse, self.coarse_map(image, coarse)
+
+    @torch.jit.export
+    def coarse_map(self, image: Tensor, coarse: Tensor) -> Tensor:
+        """Equation (3) before its threshold, of a given reconstruction: two (B, 1, H, W) -> (B, 1, H, W)."""
+        if self.equalized_residual or self.equalized_saliency:
+            equalized, equalized_coarse = equalize_adapthist(image), equalize_adapthist(coarse)
+        else:
+            equalized, equalized_coarse = image, coarse
+        if self.equalized_residual:
+            residual = torch.abs(equalized_coarse - equalized)
+        else:
+            residual = torch.abs(coarse - image)
+        saliency = torch.ones_like(image)
+        if self.equalized_saliency:
+            saliency = saliency * self.saliency(equalized_coarse, equalized)
+        if self.raw_saliency:
+            saliency = saliency * self.saliency(coarse, image)
+        return coarse_anomaly_map(residual, saliency, self.residual_quantile)
+
+    @torch.jit.export
+    def mask(self, coarse_map: Tensor) -> Tensor:
+        """The binary mask m given to the inpainter: (B, 1, H, W) map of eq. (3) -> (B, 1, H, W), 0 or 1."""
+        threshold = self.mask_threshold
+        if self.per_scan_threshold:
+            threshold = per_image_quantile(coarse_map, self.scan_quantile)
+        return binarize_mask(coarse_map, threshold, self.mask_sigma, self.mask_cut)
+
+    @torch.jit.export
+    def forward_with_mask(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Stage 2 with a given mask (its own, or the true lesion: PHANES-GT).
+
+        Args:
+            image: (B, 1, H, W) in [0, 1].
+            mask: (B, 1, H, W), 0 or 1.
+
+        Returns:
+            anomaly map s of eq. (4) and pseudo-healthy image x_ph, both (B, 1, H, W).
+        """
+        generated = self.inpainter(fill_hole(image, mask, self.hole_fill), mask)
+        pseudo_healthy = compose_pseudo_healthy(image, generated, mask)
+        return anomaly_map(image, pseudo_healthy, self.saliency(pseudo_healthy, image)), pseudo_healthy
+
+    def forward(self, image: Tensor) -> Tensor:
+        """The whole method.
+
+        Args:
+            image: (B, 1, H, W) in [0, 1].
+
+        Returns:
+            (B, 4, H, W): anomaly map s (>= 0), pseudo-healthy image x_ph, mask m, coarse reconstruction.
+        """
+        coarse, coarse_map = self.coarse(image)
+        mask = self.mask(coarse_map)
+        anomaly, pseudo_healthy = self.forward_with_mask(image, mask)
+        # A NaN threshold compares as False and would leave an empty mask; carry it into the map instead.
+        return torch.cat([anomaly + 0.0 * mask, pseudo_healthy, mask, coarse], dim=1)
