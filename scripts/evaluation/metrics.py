@@ -1,0 +1,193 @@
+"""Pooled metrics of anomaly maps: average precision, best achievable Dice, Dice on a grid, LPIPS by region.
+
+All pixels of all images are pooled, as in Tables 1 and 2 of the paper. Every score that depends on a threshold is
+read off one `Ranking`: the pixels sorted once, highest score first, equal scores grouped, with cumulative counts.
+Values are fractions in [0, 1]; the tables multiply by 100. Arrays and tensors of any shape are accepted; scores and
+labels must have as many elements.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+Array: TypeAlias = np.ndarray | torch.Tensor
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Pixels ranked by score; entry k describes the prediction "score >= thresholds[k]".
+
+    Attributes:
+        thresholds: (K,) distinct scores, descending.
+        true_positives: (K,) lesion pixels with a score >= threshold.
+        predicted: (K,) pixels with a score >= threshold.
+        positives: number of lesion pixels.
+        total: number of pixels.
+    """
+
+    thresholds: NDArray[np.floating]
+    true_positives: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    positives: int
+    total: int
+
+    @property
+    def prevalence(self) -> float:
+        """Fraction of pixels that belong to a lesion."""
+        return self.positives / self.total
+
+    def precision(self) -> NDArray[np.float64]:
+        """(K,) precision at each threshold."""
+        return self.true_positives / self.predicted
+
+    def recall(self) -> NDArray[np.float64]:
+        """(K,) recall at each threshold."""
+        return self.true_positives / self.positives
+
+    def dice(self) -> NDArray[np.float64]:
+        """(K,) Dice at each threshold: 2 TP / (predicted + positives)."""
+        return 2.0 * self.true_positives / (self.predicted + self.positives)
+
+
+def flatten(scores: Array, labels: Array) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
+    """Return scores (floating, own precision) and labels (label > 0) as flat arrays.
+
+    Raises:
+        ValueError: sizes differ, nothing to score, or a score is not finite.
+    """
+    flat = _numpy(scores).reshape(-1)
+    truth = _numpy(labels).reshape(-1) > 0
+    if flat.size != truth.size:
+        raise ValueError(f"scores and labels must have as many pixels, got {flat.size} and {truth.size}")
+    if flat.size == 0:
+        raise ValueError("there are no pixels to score")
+    if not np.issubdtype(flat.dtype, np.floating):
+        flat = flat.astype(np.float64)
+    if not np.isfinite(flat).all():
+        raise ValueError("scores must be finite: the anomaly map holds NaN or infinity")
+    return flat, truth
+
+
+def rank(scores: Array, labels: Array) -> Ranking:
+    """Sort all pixels once; average precision, Dice and the precision-recall curve follow by cumulative sums.
+
+    Args:
+        scores: higher means more abnormal.
+        labels: > 0 means lesion.
+
+    Raises:
+        ValueError: as `flatten`, or no lesion pixel (precision and recall are then undefined).
+    """
+    flat, truth = flatten(scores, labels)
+    if not truth.any():
+        raise ValueError("no lesion pixel: average precision and Dice are undefined")
+    order = np.argsort(flat)[::-1]
+    ranked = flat[order]
+    last_of_ties = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), ranked.size - 1)
+    hits = np.cumsum(truth[order], dtype=np.int64)
+    return Ranking(
+        thresholds=ranked[last_of_ties],
+        true_positives=hits[last_of_ties],
+        predicted=last_of_ties.astype(np.int64) + 1,
+        positives=int(hits[-1]),
+        total=flat.size,
+    )
+
+
+def average_precision(ranking: Ranking) -> float:
+    """Area under the precision-recall curve as a step function, sum over k of (R_k - R_(k-1)) P_k.
+
+    The definition of `sklearn.metrics.average_precision_score`, equal to it within rounding.
+    """
+    gained = np.diff(ranking.true_positives, prepend=0)
+    return float(np.sum(gained * ranking.precision()) / ranking.positives)
+
+
+def best_dice(ranking: Ranking) -> tuple[float, float]:
+    """Best achievable Dice over *all* distinct scores, and the threshold (score >= threshold) that reaches it."""
+    dice = ranking.dice()
+    best = int(np.argmax(dice))
+    return float(dice[best]), float(ranking.thresholds[best])
+
+
+def dice_at(ranking: Ranking, thresholds: Array) -> NDArray[np.float64]:
+    """Dice of the prediction "score > threshold" at each of the given thresholds."""
+    kept = np.searchsorted(-ranking.thresholds, -_numpy(thresholds).reshape(-1), side="left")  # scores strictly above
+    hits = np.append(0, ranking.true_positives)[kept]
+    predicted = np.append(0, ranking.predicted)[kept]
+    return 2.0 * hits / (predicted + ranking.positives)
+
+
+def dice_grid(ranking: Ranking, steps: int = 1000) -> float:
+    """Best Dice over `steps` thresholds from 0 to the largest score, as the published evaluation (reference 3.1)."""
+    return float(dice_at(ranking, np.linspace(0.0, float(ranking.thresholds[0]), steps)).max())
+
+
+def dice_all_positive(prevalence: float) -> float:
+    """Dice of calling every pixel a lesion, 2p / (1 + p): the floor under any best achievable Dice."""
+    return 2.0 * prevalence / (1.0 + prevalence)
+
+
+def precision_recall_points(ranking: Ranking, points: int = 512) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Recall and precision at up to `points` thresholds, evenly spaced in recall: a curve small enough to store."""
+    recall = ranking.recall()
+    picked = np.unique(np.searchsorted(recall, np.linspace(recall[0], 1.0, points)))
+    return recall[picked].astype(np.float32), ranking.precision()[picked].astype(np.float32)
+
+
+def lpips_by_region(
+    distance: torch.Tensor, masks: torch.Tensor, drop_zeros: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean perceptual distance of each image outside and inside its lesion ("healthy" and "anomaly" of Table 1).
+
+    Args:
+        distance: (B, 1, H, W) spatial LPIPS between the reconstruction and the clean image, >= 0.
+        masks: (B, 1, H, W), > 0 in the lesion.
+        drop_zeros: leave pixels of exactly zero distance out of the means, as the published evaluation did. It flatters
+            no one but punishes methods that copy healthy pixels, whose zeros then do not count.
+
+    Returns:
+        (B,) means over healthy pixels and (B,) over lesion pixels; NaN where an image has no such pixel.
+    """
+    if distance.shape != masks.shape:
+        raise ValueError(f"distance and masks must have one shape, got {tuple(distance.shape)}, {tuple(masks.shape)}")
+    lesion = masks > 0
+    counted = distance != 0 if drop_zeros else torch.ones_like(lesion)
+
+    def mean(region: torch.Tensor) -> torch.Tensor:
+        weight = (region & counted).to(torch.float64)
+        return (distance * weight).sum(dim=(1, 2, 3)) / weight.sum(dim=(1, 2, 3))
+
+    return mean(~lesion), mean(lesion)
+
+
+def evaluate_map(maps: Array, masks: Array) -> dict[str, float]:
+    """Score anomaly maps against lesion masks, all pixels pooled.
+
+    Args:
+        maps: (B, 1, H, W) scores, higher means more abnormal.
+        masks: (B, 1, H, W), > 0 in the lesion.
+
+    Returns:
+        `auprc`, `best_dice`, `threshold` (the one reaching the best Dice), `dice_grid`, `prevalence` and
+        `dice_all_positive`, as fractions in [0, 1] (the threshold in the map's own unit).
+    """
+    ranking = rank(maps, masks)
+    dice, threshold = best_dice(ranking)
+    return {
+        "auprc": average_precision(ranking),
+        "best_dice": dice,
+        "threshold": threshold,
+        "dice_grid": dice_grid(ranking),
+        "prevalence": ranking.prevalence,
+        "dice_all_positive": dice_all_positive(ranking.prevalence),
+    }
+
+
+def _numpy(values: Array) -> np.ndarray:
+    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
