@@ -36,14 +36,14 @@ class AnomalySystem(nn.Module, ABC):
         name: as the table prints it, with the backbone where there is a choice: "PatchCore (squeezenet)".
         reconstructs: whether `reconstruct` exists.
         needs_masks: whether the true lesion masks must be given (PHANES-GT alone); other systems ignore them.
-        pretrained: names of submodules that are not learnt here (ImageNet trunks, LPIPS). They are rebuilt from the
+        rebuilt: names of submodules that are not learnt here (ImageNet trunks, LPIPS). They are rebuilt from the
             config and left out of the saved weights.
     """
 
     name: str
     reconstructs: ClassVar[bool] = False
     needs_masks: ClassVar[bool] = False
-    pretrained: ClassVar[tuple[str, ...]] = ()
+    rebuilt: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def anomaly_map(self, images: Tensor, masks: Tensor | None = None) -> Tensor:
@@ -62,7 +62,7 @@ class ReconstructionSystem(AnomalySystem):
     """
 
     reconstructs: ClassVar[bool] = True
-    pretrained: ClassVar[tuple[str, ...]] = ("comparison",)
+    rebuilt: ClassVar[tuple[str, ...]] = ("comparison",)
 
     def __init__(self, comparison: nn.Module) -> None:
         super().__init__()
@@ -113,8 +113,8 @@ class Fittable(Protocol):
 
 
 def learnt_state(system: AnomalySystem) -> dict[str, Tensor]:
-    """The system's state dict without its pretrained submodules."""
-    skipped = tuple(f"{name}." for name in system.pretrained)
+    """The system's state dict without the submodules that its config rebuilds."""
+    skipped = tuple(f"{name}." for name in system.rebuilt)
     return {key: value for key, value in system.state_dict().items() if not key.startswith(skipped)}
 
 
