@@ -1,0 +1,130 @@
+"""Spread and significance: bootstrap over subjects with the same resamples for every system, paired p-values, seeds.
+
+A resample draws as many subjects as there are, with replacement, and pools their pixels. Average precision only grows,
+and Dice only peaks, where a lesion pixel is gained; so it is enough to count pixels, by subject, between the distinct
+scores of the lesion pixels, and 1,000 resamples cost a matrix product, not 1,000 sorts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .metrics import Array, flatten
+
+BLOCK = 2048  # thresholds handled at once, bounds the memory
+
+
+class Spread(NamedTuple):
+    """Mean and standard deviation of a score."""
+
+    mean: float
+    std: float
+
+
+class Resampled(NamedTuple):
+    """Scores of each resample, both (R,); NaN where a resample holds no lesion pixel."""
+
+    auprc: NDArray[np.float64]
+    best_dice: NDArray[np.float64]
+
+
+def resample_weights(subjects: int, resamples: int, seed: int) -> NDArray[np.float64]:
+    """How often each subject is drawn: (R, S) counts, each row adding up to S; the same for all systems."""
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(subjects, np.full(subjects, 1.0 / subjects), size=resamples).astype(np.float64)
+
+
+def subject_indices(subjects: Sequence[str]) -> NDArray[np.intp]:
+    """Number each image's subject, (N,) in 0 .. S - 1; images of one subject are drawn together."""
+    return np.unique(np.asarray(subjects), return_inverse=True)[1]
+
+
+def bootstrap(
+    scores: Array,
+    labels: Array,
+    subjects: NDArray[np.intp],
+    weights: NDArray[np.float64],
+    levels: int | None = 4096,
+) -> Resampled:
+    """Pooled average precision and best Dice of every resample.
+
+    Args:
+        scores: (N, ...) maps, higher means more abnormal.
+        labels: (N, ...), > 0 in the lesion.
+        subjects: (N,) subject of each map, 0 .. S - 1.
+        weights: (R, S) from `resample_weights`.
+        levels: thresholds at most, evenly spaced in recall; None for all distinct ones, which is exact. Fewer make both
+            scores fall short of their exact values, by about 2 / levels at most.
+
+    Returns:
+        `Resampled`, (R,) each.
+    """
+    flat, truth = flatten(scores, labels)
+    owner = np.repeat(subjects, flat.size // len(subjects))
+    positives = weights @ np.bincount(owner[truth], minlength=weights.shape[1])
+
+    thresholds = np.sort(flat[truth])
+    if levels is not None and thresholds.size > levels:
+        thresholds = thresholds[np.linspace(0, thresholds.size - 1, levels).astype(np.intp)]
+    thresholds = np.unique(thresholds)  # ascending; bin 0 holds the pixels that reach the highest of them
+    counted = flat >= thresholds[0]
+    flat, truth, owner = flat[counted], truth[counted], owner[counted]
+    bins = thresholds.size - np.searchsorted(thresholds, flat, side="right")
+    order = np.argsort(bins, kind="stable")
+    bins, truth, owner = bins[order], truth[order], owner[order]
+
+    hits = np.zeros((len(weights), 1))  # lesion pixels and all pixels at or above the threshold, so far
+    predicted = np.zeros((len(weights), 1))
+    area = np.zeros(len(weights))
+    dice = np.zeros(len(weights))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        for start in range(0, thresholds.size, BLOCK):
+            width = min(BLOCK, thresholds.size - start)
+            inside = slice(*np.searchsorted(bins, [start, start + width]))
+            gained = weights @ _count(owner[inside], bins[inside] - start, truth[inside], weights.shape[1], width)
+            added = weights @ _count(owner[inside], bins[inside] - start, None, weights.shape[1], width)
+            reached = hits + np.cumsum(gained, axis=1)
+            called = predicted + np.cumsum(added, axis=1)
+            area += np.where(gained > 0, gained * (reached / called), 0.0).sum(axis=1)
+            np.maximum(dice, (2.0 * reached / (called + positives[:, None])).max(axis=1), out=dice)
+            hits, predicted = reached[:, -1:], called[:, -1:]
+        area /= positives
+    return Resampled(area, np.where(positives > 0, dice, np.nan))
+
+
+def spread(values: Array) -> Spread:
+    """Mean and standard deviation over resamples (the bootstrap's standard error), NaN left out."""
+    array = np.asarray(values, dtype=np.float64)
+    return Spread(float(np.nanmean(array)), float(np.nanstd(array)))
+
+
+def spread_over_seeds(values: Sequence[float]) -> Spread:
+    """Mean and sample standard deviation over seeds; one seed has no spread (NaN)."""
+    array = np.asarray(values, dtype=np.float64)
+    return Spread(float(array.mean()), float(array.std(ddof=1)) if array.size > 1 else float("nan"))
+
+
+def paired_p_value(system: NDArray[np.float64], reference: NDArray[np.float64]) -> float:
+    """Two-sided bootstrap p-value that two systems score alike, from their scores on the same resamples.
+
+    Twice the smaller tail of the differences about zero, counted with the observed sample itself (Davison and Hinkley
+    1997, section 4.2), so that it is never 0: at least 2 / (R + 1).
+    """
+    difference = np.asarray(system) - np.asarray(reference)
+    difference = difference[np.isfinite(difference)]
+    tail = min(int((difference <= 0).sum()), int((difference >= 0).sum()))
+    return min(1.0, 2.0 * (tail + 1) / (difference.size + 1))
+
+
+def _count(
+    owner: NDArray[np.intp], bins: NDArray[np.intp], chosen: NDArray[np.bool_] | None, subjects: int, width: int
+) -> NDArray[np.float64]:
+    """(S, width) pixels by subject and bin; only the chosen ones when given."""
+    keys = owner * width + bins
+    if chosen is not None:
+        keys = keys[chosen]
+    return np.bincount(keys, minlength=subjects * width).reshape(subjects, width).astype(np.float64)
