@@ -48,14 +48,12 @@ def find_cases(dataset_dir: str | Path) -> list[dict[str, str]]:
         raise PhanesInputError(f"dataset_dir '{dataset_dir}' does not exist: give a folder or a file ({ACCEPTED}).")
     if root.is_file():
         paths = [root] if root.name.lower().endswith(SUFFIXES) or is_dicom_file(root) else []
-        base = root.parent
     else:
         paths = _cases_below(root)
-        base = root.parent
     if not paths:
         raise PhanesInputError(f"No images found in dataset_dir '{root}': it should hold {ACCEPTED}.")
     return [
-        {"image": str(path), "case": name} for path, name in zip(paths, _unique_names(paths, base), strict=True)
+        {"image": str(path), "case": name} for path, name in zip(paths, _unique_names(paths, root.parent), strict=True)
     ]
 
 
@@ -105,5 +103,5 @@ def slice_files(data_dir: str | Path, split: str) -> list[dict[str, str]]:
     folder = Path(data_dir).expanduser() / split
     files = sorted(folder.glob("*.png"))
     if not files:
-        raise PhanesInputError(f"No slices (*.png) found in '{folder}': set data_dir to the folder that holds {split}/.")
+        raise PhanesInputError(f"No slices (*.png) found in '{folder}': data_dir should hold {split}/.")
     return [{"image": str(path), "subject": path.stem} for path in files]

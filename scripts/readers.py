@@ -1,0 +1,191 @@
+"""Reading one case of any accepted kind into a 3-D array with a RAS affine; MONAI image readers and their loader.
+
+Every reader returns (X, Y, Z) with Z >= 1, so that one shape runs through the whole pipeline; the number of dimensions
+on disk is remembered under `original_ndim`. Whatever a library raises leaves as `PhanesInputError`.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from monai.config import KeysCollection
+from monai.data import ImageReader, MetaTensor, NibabelReader, PILReader
+from monai.transforms import LoadImaged
+from monai.utils import MetaKeys, SpaceKeys
+from numpy.typing import NDArray
+from PIL import Image
+
+from .data import ACCEPTED, SUFFIXES, is_dicom_file
+from .errors import PhanesInputError
+
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def _as_volume(array: NDArray, affine: NDArray, meta: dict, spacing_known: bool = True) -> tuple[NDArray, dict]:
+    """Checked (X, Y, Z) array and the meta dictionary MONAI expects."""
+    if np.iscomplexobj(array) or array.dtype.fields is not None:
+        raise PhanesInputError("holds complex or colour values; give one real intensity a voxel")
+    ndim = array.ndim
+    while array.ndim > 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.ndim > 3:
+        raise PhanesInputError(f"has {array.ndim} dimensions {array.shape}; give a single 3-D volume or a 2-D slice")
+    if array.ndim < 2 or array.size == 0:
+        raise PhanesInputError(f"has the shape {array.shape}; give a 3-D volume or a 2-D slice")
+    array = array.reshape(*array.shape[:2], -1)
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
+        raise PhanesInputError("has a header without a usable position (zero or singular affine); mend the header")
+    meta.update(
+        {
+            MetaKeys.AFFINE: affine.copy(),
+            MetaKeys.ORIGINAL_AFFINE: affine.copy(),
+            MetaKeys.SPATIAL_SHAPE: np.asarray(array.shape),
+            MetaKeys.SPACE: SpaceKeys.RAS,
+            MetaKeys.ORIGINAL_CHANNEL_DIM: float("nan"),
+            "original_ndim": ndim,
+            "spacing_known": spacing_known,
+        }
+    )
+    return array, meta
+
+
+class NiftiSliceReader(NibabelReader):
+    """`NibabelReader` for 2-D and 3-D files, with few header fields kept (those that tell where the image lies)."""
+
+    def get_data(self, img: Any) -> tuple[NDArray, dict]:
+        header = img.header
+        meta: dict = {"sform_code": int(header["sform_code"]), "qform_code": int(header["qform_code"])}
+        affine = np.array(img.affine, dtype=np.float64)
+        if len(img.shape) == 2 and not np.any(affine[:3, 2]):  # a 2-D header may leave the third axis empty
+            affine[:3, 2] = np.cross(affine[:3, 0], affine[:3, 1])
+            affine[:3, 2] /= np.linalg.norm(affine[:3, 2]) or 1.0
+        return _as_volume(np.asanyarray(img.dataobj), affine, meta)
+
+
+class PngSliceReader(PILReader):
+    """One axial slice as an 8- or 16-bit grey PNG, anterior up, columns from patient left to right.
+
+    A PNG has no position and no trustworthy spacing: its pixels count as 1 mm, and it is put where the training
+    slices lie, its centre on the template's.
+    """
+
+    def get_data(self, img: Image.Image) -> tuple[NDArray, dict]:
+        array = np.asarray(img)
+        if img.mode in ("P", "1"):
+            array = np.asarray(img.convert("L"))
+        elif img.mode in ("LA", "RGB", "RGBA"):
+            colours = np.asarray(img.convert("RGB"))
+            if (colours != colours[..., :1]).any():
+                raise PhanesInputError("is a colour picture; give a grey one")
+            array = colours[..., 0]
+        if array.ndim != 2:
+            raise PhanesInputError(f"is a PNG of mode {img.mode}; give a grey one")
+        height, width = array.shape
+        affine = np.diag([1.0, -1.0, 1.0, 1.0])  # columns run to the right, rows to posterior
+        affine[:3, 3] = [-(width - 1) / 2, (height - 1) / 2 - 18.0, 23.0]
+        return _as_volume(np.ascontiguousarray(array.T[..., None]), affine, {}, spacing_known=False)
+
+
+class DicomSeriesReader(ImageReader):
+    """A folder that holds one series, or one file (multi-frame or a single slice), by `highdicom`.
+
+    Slices are sorted by position; rescale slope and MONOCHROME1 are applied; unequal spacing, orientation or size,
+    duplicates and mixed series are refused. The array axes are (column, row, slice), as DICOM to NIfTI converters do.
+    """
+
+    def verify_suffix(self, filename: Any) -> bool:
+        return True
+
+    def read(self, data: Any, **kwargs: Any) -> list[pydicom.Dataset]:
+        path = Path(data[0] if isinstance(data, (tuple, list)) else data)
+        files = [path] if path.is_file() else [p for p in sorted(path.iterdir()) if p.is_file() and is_dicom_file(p)]
+        datasets: list[pydicom.Dataset] = [pydicom.dcmread(p, **kwargs) for p in files if p.name != "DICOMDIR"]
+        datasets = [d for d in datasets if "PixelData" in d]
+        if not datasets:
+            raise PhanesInputError("holds no DICOM images")
+        return datasets
+
+    def get_data(self, img: Sequence[pydicom.Dataset]) -> tuple[NDArray, dict]:
+        import highdicom  # not in every host's environment (it needs pydicom 3); NIfTI and PNG work without it
+
+        series = {str(d.get("SeriesInstanceUID", "")) for d in img}
+        if len(series) > 1:
+            raise PhanesInputError(f"holds {len(series)} DICOM series; put each series into a folder of its own")
+        if len(img) == 1 and int(img[0].get("NumberOfFrames", 1)) > 1:
+            volume = highdicom.Image.from_dataset(img[0]).get_volume(dtype=np.float32)
+        else:
+            volume = highdicom.image.get_volume_from_series(list(img), dtype=np.float32)
+        # highdicom: axes (slice, row, column), affine to LPS.
+        array = volume.array.transpose(2, 1, 0)
+        affine = LPS_TO_RAS @ volume.affine[:, [2, 1, 0, 3]]
+        return _as_volume(np.ascontiguousarray(array), affine, {"modality": str(img[0].get("Modality", ""))})
+
+
+class CaseLoadImaged(LoadImaged):
+    """`LoadImaged` that picks the reader by the kind of file and says in one sentence why a file cannot be read.
+
+    Its name contains "LoadImage" because hosts that load images themselves (MONAI Deploy) drop such transforms.
+    NaN voxels become 0, with a warning kept in the image's meta data.
+
+    Args:
+        keys: keys of the paths.
+        allow_missing_keys: do not raise when a key is missing.
+    """
+
+    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
+        # LoadImage sets up every reader MONAI knows, and one of them warns that its GPU decoder is missing.
+        decoder_log = logging.getLogger("monai.data.nvimgcodec_pydicom_plugin")
+        level = decoder_log.level
+        decoder_log.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            super().__init__(keys, dtype=np.float32, ensure_channel_first=True, allow_missing_keys=allow_missing_keys)
+        decoder_log.setLevel(level)
+
+    def __call__(self, data: Mapping[Hashable, Any], reader: ImageReader | None = None) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            path = Path(d[key])
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # header quirks that the libraries mend by themselves
+                    image = self._loader(str(path), reader or self._reader_for(path))
+                if not self._loader.image_only:  # MONAI Label asks for the meta data as a dictionary of its own
+                    image, d[f"{key}_meta_dict"] = image
+                d[key] = image if image.isfinite().all() else self._without_nan(image)
+            except PhanesInputError as error:
+                raise PhanesInputError(f"'{path}' {error}.") from error
+            except MemoryError as error:
+                raise PhanesInputError(f"'{path}' does not fit into memory.") from error
+            except Exception as error:  # libraries raise what they like on a broken file
+                reason = " ".join(str(error).split())[:200] or type(error).__name__
+                raise PhanesInputError(f"'{path}' cannot be read ({reason}); check or replace the file.") from error
+        return d
+
+    @staticmethod
+    def _reader_for(path: Path) -> ImageReader:
+        name = path.name.lower()
+        if not path.exists():
+            raise PhanesInputError("does not exist")
+        if path.is_file() and name.endswith(".png"):
+            return PngSliceReader()
+        if path.is_file() and name.endswith(SUFFIXES):
+            return NiftiSliceReader()
+        if path.is_dir() or is_dicom_file(path):
+            return DicomSeriesReader()
+        raise PhanesInputError(f"is of no accepted kind; give {ACCEPTED}")
+
+    @staticmethod
+    def _without_nan(image: MetaTensor) -> MetaTensor:
+        if image.isinf().any() or image.isnan().all():
+            raise PhanesInputError("holds infinite values or nothing but NaN; replace them with finite intensities")
+        share = 100.0 * float(image.isnan().float().mean())
+        image.meta["warnings"] = f"{share:.2g} % of the voxels are NaN and count as 0"
+        image[image.isnan()] = 0.0
+        return image
