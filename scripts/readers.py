@@ -145,7 +145,7 @@ class CaseLoadImaged(LoadImaged):
         decoder_log.setLevel(logging.ERROR)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            super().__init__(keys, dtype=np.float32, ensure_channel_first=True, allow_missing_keys=allow_missing_keys)
+            super().__init__(keys, dtype=np.float32, allow_missing_keys=allow_missing_keys)
         decoder_log.setLevel(level)
 
     def __call__(self, data: Mapping[Hashable, Any], reader: ImageReader | None = None) -> dict[Hashable, Any]:

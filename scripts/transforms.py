@@ -1,8 +1,9 @@
 """The deterministic preprocessing between a loaded volume and the network, the same in training and inference.
 
-After `CaseLoadImaged` and MONAI's `Orientationd(axcodes="PRS")` an image is (1, H, W, D): rows run anterior ->
-posterior, columns patient left -> right, slices inferior -> superior. `SelectSlicesd` keeps D of the slices,
-`FieldOfViewd` cuts or pads them to a square, `NormalizeSlicesd` brings each to [0, 1], MONAI's `Resized` to 128x128.
+After `CaseLoadImaged` and MONAI's `EnsureChannelFirstd` and `Orientationd(axcodes="PRS")` an image is (1, H, W, D):
+rows run anterior -> posterior, columns patient left -> right, slices inferior -> superior. `SelectSlicesd` keeps D of
+the slices, `FieldOfViewd` cuts or pads them to a square, `NormalizeSlicesd` brings each to [0, 1], MONAI's `Resized`
+to 128x128.
 `Invertd` undoes the spatial steps exactly; `RestoreUnitsd` undoes the normalisation where that is wanted.
 """
 
