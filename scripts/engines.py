@@ -1,0 +1,236 @@
+"""Training engines: MONAI/Ignite trainers around the steps of `steps.py`, and the handlers they need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from ignite.engine import Engine, Events
+from ignite.handlers import TimeLimit
+from ignite.handlers.tqdm_logger import ProgressBar
+from monai.data.utils import set_rnd
+from monai.engines import Trainer
+from monai.handlers import CheckpointLoader, CheckpointSaver
+from monai.handlers.tensorboard_handlers import TensorBoardHandler
+from monai.utils import set_determinism
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from .ops.ellipses import random_ellipse_masks
+from .phanes import Phanes
+
+Step = Callable[[Tensor], dict[str, Tensor]]
+
+
+def image_batch(batch: dict[str, Any], device: torch.device | str, non_blocking: bool = False) -> Tensor:
+    """The batch's `image`, (B, 1, H, W), as a plain float tensor on the device."""
+    image = batch["image"]
+    return torch.as_tensor(image.as_tensor() if hasattr(image, "as_tensor") else image).to(
+        device, torch.float32, non_blocking=non_blocking
+    )
+
+
+def prepare_image_as_target(
+    batch: dict[str, Any], device: torch.device | str | None = None, non_blocking: bool = False, **_: Any
+) -> tuple[Tensor, Tensor]:
+    """MONAI `prepare_batch` of the validation: an image is its own target."""
+    image = image_batch(batch, device or "cpu", non_blocking)
+    return image, image
+
+
+class StepTrainer(Trainer):
+    """A MONAI trainer that calls a step from `steps.py` for every batch; the step owns its optimisers.
+
+    Args:
+        device: where to train.
+        max_epochs: epochs.
+        train_data_loader: yields dictionaries with `image`, (B, 1, H, W) in [0, 1].
+        step: images -> dict of scalars, kept in `state.output`.
+        networks: set to training mode before every epoch.
+        warmup_step: another step for the first epochs.
+        warmup_epochs: how many.
+        max_seconds: stop cleanly after this time (checked after every step).
+        checkpoint: objects of a resumable state; the trainer adds its own.
+        checkpoint_dir: where `checkpoint_epoch=N.pt` is kept after every epoch, the newest one only.
+        resume: continue from that checkpoint when there is one.
+        train_handlers: MONAI or Ignite handlers.
+    """
+
+    def __init__(
+        self,
+        device: str | torch.device,
+        max_epochs: int,
+        train_data_loader: Iterable | DataLoader,
+        step: Step,
+        networks: Sequence[nn.Module],
+        warmup_step: Step | None = None,
+        warmup_epochs: int = 0,
+        max_seconds: float | None = None,
+        checkpoint: dict[str, Any] | None = None,
+        checkpoint_dir: str | None = None,
+        resume: bool = True,
+        train_handlers: Sequence | None = None,
+    ) -> None:
+        super().__init__(
+            device=device,
+            max_epochs=max_epochs,
+            data_loader=train_data_loader,
+            non_blocking=True,
+            handlers=train_handlers,
+            decollate=False,
+        )
+        self.step = step
+        self.networks = networks
+        self.warmup_step = warmup_step
+        self.warmup_epochs = warmup_epochs
+        if max_seconds:
+            self.add_event_handler(Events.ITERATION_COMPLETED, TimeLimit(int(max_seconds)))
+        # Validation leaves the networks in evaluation mode.
+        self.add_event_handler(Events.EPOCH_STARTED, self._train_mode)
+        if checkpoint_dir:
+            objects = {**(checkpoint or {}), "trainer": self}
+            CheckpointSaver(checkpoint_dir, objects, save_interval=1, n_saved=1).attach(self)
+            if resume and (newest := latest_checkpoint(checkpoint_dir)):
+                CheckpointLoader(newest, objects, map_location=device).attach(self)
+
+    def _train_mode(self) -> None:
+        for network in self.networks:
+            network.train()
+
+    def _iteration(self, engine: StepTrainer, batchdata: dict[str, Any]) -> dict[str, Tensor]:
+        images = image_batch(batchdata, engine.state.device, engine.non_blocking)
+        warming_up = self.warmup_step is not None and engine.state.epoch <= self.warmup_epochs
+        return self.warmup_step(images) if warming_up and self.warmup_step else self.step(images)
+
+
+class EpochSeed:
+    """Seeds all randomness from (seed, epoch), so that a resumed run repeats the undisturbed one.
+
+    With worker processes (not persistent ones) the workers take their seeds from the process seeded here.
+    """
+
+    def __init__(self, seed: int, dataset: Any) -> None:
+        self.seed = seed
+        self.dataset = dataset
+
+    def attach(self, engine: Engine) -> None:
+        """Called by MONAI's engines."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Before an epoch: (seed, epoch, process) decide everything random in it."""
+        rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+        seed = self.seed + 100_003 * engine.state.epoch + 1_000_003 * rank
+        set_determinism(seed % 2**31)
+        set_rnd(self.dataset, seed % 2**31)
+
+
+class StepProgress:
+    """A progress bar for each epoch with the step's scalars, read from the device every `interval` steps only."""
+
+    def __init__(self, interval: int = 20) -> None:
+        self.interval = interval
+
+    def attach(self, engine: Engine) -> None:
+        """Called by MONAI's engines."""
+        ProgressBar(persist=False).attach(
+            engine, output_transform=scalars, event_name=Events.ITERATION_COMPLETED(every=self.interval)
+        )
+
+
+class StateExporter:
+    """At the end of training, writes the best checkpoint's network alone: a state dict of CPU tensors.
+
+    Args:
+        best: the checkpoint that `CheckpointSaver` kept of the best epoch; the last state serves when there is none.
+        network: the network, saved there under the key `network`.
+        path: file to write.
+    """
+
+    def __init__(self, best: str, network: nn.Module, path: str) -> None:
+        self.best = Path(best)
+        self.network = network
+        self.path = Path(path)
+
+    def attach(self, engine: Engine) -> None:
+        """Called by MONAI's engines."""
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Write the file."""
+        state = self.network.state_dict()
+        if self.best.is_file():
+            state = torch.load(self.best, map_location="cpu", weights_only=True)
+            state = state.get("network", state)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({name: value.detach().cpu() for name, value in state.items()}, self.path)
+
+
+class InpaintingReconstruction(nn.Module):
+    """What stage 2 is validated on: the pseudo-healthy image of a healthy slice with the same holes every time.
+
+    Args:
+        network: PHANES.
+        holes: number of fixed ellipse masks, used in turn along the batch.
+        seed: of these masks.
+        ellipses: arguments of `random_ellipse_masks`, as in training.
+    """
+
+    masks: Tensor
+
+    def __init__(self, network: Phanes, holes: int = 64, seed: int = 0, ellipses: dict[str, float] | None = None) -> None:
+        super().__init__()
+        self.network = network
+        generator = torch.Generator().manual_seed(seed)
+        self.register_buffer("masks", random_ellipse_masks(holes, generator=generator, **(ellipses or {})))  # type: ignore[arg-type]
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, 1, H, W) in [0, 1] -> its pseudo-healthy image, same shape."""
+        own = self.network.mask(self.network.coarse(image)[1])
+        fixed = self.masks[torch.arange(len(image), device=image.device) % len(self.masks)]
+        return self.network.forward_with_mask(image, torch.maximum(own, fixed))[1]
+
+
+class MontageHandler(TensorBoardHandler):
+    """TensorBoard pictures at each validation: x, coarse, mask, x_ph of the first slices, side by side.
+
+    Args:
+        log_dir: TensorBoard's folder.
+        network: PHANES, or the autoencoder alone (then x and coarse).
+        images: number of slices shown.
+    """
+
+    def __init__(self, log_dir: str, network: nn.Module, images: int = 4) -> None:
+        super().__init__(log_dir=log_dir)
+        self.network = network
+        self.images = images
+
+    def attach(self, engine: Engine) -> None:
+        """Called by MONAI's engines."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    @torch.no_grad()
+    def __call__(self, engine: Engine) -> None:
+        """Write one montage from the engine's last batch."""
+        images = image_batch(engine.state.batch, engine.state.device)[: self.images]
+        self.network.eval()
+        outputs = self.network(images)
+        # PHANES stacks anomaly, pseudo-healthy, mask, coarse.
+        columns = [images, outputs] if outputs.shape[1] == 1 else [images, *(outputs[:, c : c + 1] for c in (3, 2, 1))]
+        rows = torch.cat([torch.cat(list(c), dim=1) for c in columns], dim=2)
+        self._writer.add_image("montage", rows.clamp(0, 1).cpu(), engine.state.epoch)
+        self._writer.flush()
+
+
+def latest_checkpoint(folder: str) -> str:
+    """The newest `checkpoint_epoch=N.pt` in a folder, for resuming; an empty string when there is none."""
+    found = {int(path.stem.rpartition("=")[2]): path for path in Path(folder).glob("checkpoint_epoch=*.pt")}
+    return str(found[max(found)]) if found else ""
+
+
+def scalars(output: dict[str, Tensor]) -> dict[str, float]:
+    """A step's output for progress bar and TensorBoard: plain numbers."""
+    return {name: float(value) for name, value in output.items()}

@@ -1,0 +1,243 @@
+"""One optimisation step of each stage, free of host synchronisation; the engines in `engines.py` call them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from .losses import (
+    SoftIntroLoss,
+    SoftMaskAdversarialLoss,
+    kl_divergence,
+    perceptual_loss,
+    reconstruction_error,
+    reversed_embedding_similarity,
+    style_loss,
+)
+from .networks.soft_intro_vae import SoftIntroVAE, sample_posterior
+from .ops.anomaly import compose_pseudo_healthy, fill_hole
+from .ops.ellipses import random_ellipse_masks
+from .phanes import Phanes
+
+
+def _autocast(device: torch.device, enabled: bool) -> AbstractContextManager[None]:
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+
+
+def descend(loss: Tensor, parameters: Iterable[nn.Parameter], optimizer: Optimizer, retain_graph: bool = False) -> None:
+    """One optimiser step of `parameters` alone; their gradients are averaged over the processes of a distributed run."""
+    trained = [p for p in parameters if p.requires_grad]
+    gradients = torch.autograd.grad(loss, trained, retain_graph=retain_graph)
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        flat = torch.cat([g.flatten() for g in gradients])
+        dist.all_reduce(flat)
+        flat /= dist.get_world_size()
+        pieces = flat.split([p.numel() for p in trained])
+        gradients = tuple(piece.view_as(p) for piece, p in zip(pieces, trained, strict=True))
+    for parameter, gradient in zip(trained, gradients, strict=True):
+        parameter.grad = gradient
+    optimizer.step()
+
+
+class AutoencoderStep:
+    """The encoder's and the decoder's update of eq. (2), in turn, on one batch.
+
+    The decoder does not change between the two updates, so its images are decoded once and their graph serves both.
+
+    Args:
+        network: the autoencoder, in training mode.
+        encoder_optimizer: optimiser of `network.encoder`.
+        decoder_optimizer: optimiser of `network.decoder`.
+        loss: the objectives.
+        detach_rereconstruction: stop the encoder's gradient at re-reconstructed images (published PHANES code); the paper
+            and soft-introspective VAE let it through.
+        amp: bfloat16 autocast.
+    """
+
+    def __init__(
+        self,
+        network: SoftIntroVAE,
+        encoder_optimizer: Optimizer,
+        decoder_optimizer: Optimizer,
+        loss: SoftIntroLoss,
+        detach_rereconstruction: bool = False,
+        amp: bool = False,
+    ) -> None:
+        self.network = network
+        self.encoder_optimizer = encoder_optimizer
+        self.decoder_optimizer = decoder_optimizer
+        self.loss = loss
+        self.detach_rereconstruction = detach_rereconstruction
+        self.amp = amp
+
+    def _encode(self, images: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+        with _autocast(images.device, self.amp):
+            mu, log_var, embeddings = self.network.encode(images)
+        return mu.float(), log_var.float(), [e.float() for e in embeddings]
+
+    def _decode(self, z: Tensor) -> Tensor:
+        with _autocast(z.device, self.amp):
+            image = self.network.decode(z)
+        return image.float()
+
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        """images: (B, 1, H, W) in [0, 1] -> detached scalars `loss`, `encoder`, `decoder`, `rec`, `kl`, `kl_generated`, ..."""
+        pixels = images[0].numel()
+        mu, log_var, embeddings = self._encode(images)
+        z = sample_posterior(mu, log_var)
+        # A leaf between encoder and decoder: the decoder's graph is walked once for dz (encoder's update) and once for its
+        # own parameters (decoder's update), without touching encoder weights that have changed in between.
+        latent = z.detach().requires_grad_(True)
+        reconstruction = self._decode(latent)
+        sample = self._decode(torch.randn_like(mu))
+        rec_real, kl_real = reconstruction_error(images, reconstruction), kl_divergence(mu, log_var)
+
+        # Encoder: everything the decoder made is a fixed image.
+        generated, kl_generated, reversed_similarity = [], [], images.new_zeros(())
+        for fake in (reconstruction.detach(), sample.detach()):
+            fake_mu, fake_log_var, fake_embeddings = self._encode(fake)
+            again = self._decode(sample_posterior(fake_mu, fake_log_var))
+            if self.detach_rereconstruction:
+                again = again.detach()
+            kl_generated.append(kl_divergence(fake_mu, fake_log_var))
+            generated.append((reconstruction_error(fake, again), kl_generated[-1]))
+            if len(generated) == 1:
+                reversed_similarity = reversed_embedding_similarity(embeddings, fake_embeddings)
+        (latent_gradient,) = torch.autograd.grad(
+            self.loss.beta_rec * rec_real.mean() / pixels, latent, retain_graph=True
+        )
+        encoder_loss = self.loss.encoder(rec_real.detach(), kl_real, generated, reversed_similarity, pixels)
+        # d(rec)/d(encoder) enters through z: the gradient at the leaf, contracted with z, has that derivative.
+        descend(
+            encoder_loss + (latent_gradient * z).sum(), self.network.encoder.parameters(), self.encoder_optimizer
+        )
+
+        # Decoder: its images must look likely to the encoder as it is now.
+        generated = []
+        for fake in (reconstruction, sample):
+            fake_mu, fake_log_var, _ = self._encode(fake)
+            again = self._decode(sample_posterior(fake_mu, fake_log_var).detach())
+            generated.append((reconstruction_error(fake.detach(), again), kl_divergence(fake_mu, fake_log_var)))
+        decoder_loss = self.loss.decoder(rec_real, generated, pixels)
+        descend(decoder_loss, self.network.decoder.parameters(), self.decoder_optimizer)
+        return {
+            "loss": (encoder_loss + decoder_loss).detach(),
+            "encoder": encoder_loss.detach(),
+            "decoder": decoder_loss.detach(),
+            "mse": rec_real.detach().mean() / pixels,
+            "kl": kl_real.detach().mean(),
+            "kl_reconstructed": kl_generated[0].detach().mean(),
+            "kl_sampled": kl_generated[1].detach().mean(),
+            "reversed": reversed_similarity.detach(),
+        }
+
+
+class VAEWarmupStep(AutoencoderStep):
+    """A plain VAE step (both networks, one loss), the cheap start that soft-introspective VAE offers as an option."""
+
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        """images: (B, 1, H, W) in [0, 1] -> detached scalars."""
+        pixels = images[0].numel()
+        mu, log_var, _ = self._encode(images)
+        reconstruction = self._decode(sample_posterior(mu, log_var))
+        rec, kl = reconstruction_error(images, reconstruction), kl_divergence(mu, log_var)
+        loss = self.loss.elbo(rec, kl, pixels)
+        descend(loss, self.network.encoder.parameters(), self.encoder_optimizer, retain_graph=True)
+        # The decoder's gradient does not pass through encoder weights, so the order of the two steps does not matter.
+        descend(loss, self.network.decoder.parameters(), self.decoder_optimizer)
+        return {"loss": loss.detach(), "mse": rec.detach().mean() / pixels, "kl": kl.detach().mean()}
+
+
+class InpainterStep:
+    """The generator's and the discriminator's update of stage 2 on one batch of healthy slices.
+
+    Args:
+        network: PHANES with a trained first stage and a calibrated `mask_threshold`; its inpainter is trained.
+        discriminator: patch discriminator.
+        generator_optimizer: optimiser of `network.inpainter`.
+        discriminator_optimizer: optimiser of `discriminator`.
+        trunk: perceptual trunk with `features(images) -> list`; frozen.
+        adversarial: the soft-mask adversarial loss.
+        l1_weight: of the whole raw prediction's mean absolute error.
+        style_weight: of `style_loss`.
+        perceptual_weight: of `perceptual_loss`.
+        adversarial_weight: of the generator's adversarial term; 0 reproduces the published code.
+        ellipses: arguments of `random_ellipse_masks`.
+        amp: bfloat16 autocast.
+    """
+
+    def __init__(
+        self,
+        network: Phanes,
+        discriminator: nn.Module,
+        generator_optimizer: Optimizer,
+        discriminator_optimizer: Optimizer,
+        trunk: nn.Module,
+        adversarial: SoftMaskAdversarialLoss,
+        l1_weight: float = 1.0,
+        style_weight: float = 250.0,
+        perceptual_weight: float = 0.1,
+        adversarial_weight: float = 0.01,
+        ellipses: dict[str, float] | None = None,
+        amp: bool = False,
+    ) -> None:
+        self.network = network
+        self.discriminator = discriminator
+        self.generator_optimizer = generator_optimizer
+        self.discriminator_optimizer = discriminator_optimizer
+        self.trunk = trunk.requires_grad_(False)
+        self.adversarial = adversarial
+        self.weights = {
+            "l1": l1_weight,
+            "style": style_weight,
+            "perceptual": perceptual_weight,
+            "adversarial": adversarial_weight,
+        }
+        self.ellipses = ellipses or {}
+        self.amp = amp
+
+    @torch.no_grad()
+    def masks(self, images: Tensor) -> Tensor:
+        """Holes to learn from: the model's own coarse mask united with random ellipses; (B, 1, H, W), 0 or 1."""
+        own = self.network.mask(self.network.coarse(images)[1])
+        ellipses = random_ellipse_masks(len(images), images.shape[-1], device=images.device, **self.ellipses)  # type: ignore[arg-type]
+        return torch.maximum(own, ellipses)
+
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        """images: (B, 1, H, W) in [0, 1] -> detached scalars `loss`, `l1`, `style`, ..., `discriminator`, `mask_area`."""
+        masks = self.masks(images)
+        with _autocast(images.device, self.amp):
+            raw = self.network.inpainter(fill_hole(images, masks, self.network.hole_fill), masks)
+        raw = raw.float()
+        # The composition keeps the gradient where the image was filled; see compose_pseudo_healthy for the clamp.
+        composed = compose_pseudo_healthy(images, raw, masks)
+
+        with _autocast(images.device, self.amp):
+            predicted, target = self.trunk.features(raw.clamp(0.0, 1.0)), self.trunk.features(images)
+            scores = self.discriminator(composed)
+        predicted, target = [f.float() for f in predicted], [f.float() for f in target]
+        terms = {
+            "l1": F.l1_loss(raw, images),
+            "style": style_loss(predicted, target),
+            "perceptual": perceptual_loss(predicted, target),
+            "adversarial": self.adversarial.generator(scores, masks),
+        }
+        loss = torch.stack([self.weights[name] * value for name, value in terms.items()]).sum()
+        descend(loss, self.network.inpainter.parameters(), self.generator_optimizer)
+
+        with _autocast(images.device, self.amp):
+            real_scores, composed_scores = self.discriminator(torch.cat([images, composed.detach()])).chunk(2)
+        discriminator_loss = self.adversarial.discriminator(real_scores.float(), composed_scores.float(), masks)
+        descend(discriminator_loss, self.discriminator.parameters(), self.discriminator_optimizer)
+        return {
+            "loss": loss.detach(),
+            **{name: value.detach() for name, value in terms.items()},
+            "discriminator": discriminator_loss.detach(),
+            "mask_area": masks.mean(),
+        }
