@@ -1,0 +1,65 @@
+"""Checksums of data, weights and settings: what a result depends on, and so the key it is stored under."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+PLAIN = (bool, int, float, str, bytes, type(None))
+
+
+def fingerprint(*values: Any) -> str:
+    """SHA-256 (hex) of any nesting of plain values, arrays, tensors, modules and simple objects.
+
+    A module counts with its class, its state dict and the plain settings of all its parts; another object with its
+    class and attributes; a function with its name. Two networks with equal weights but another map sigma differ.
+    """
+    digest = hashlib.sha256()
+    for value in values:
+        _update(digest, value, ())
+    return digest.hexdigest()
+
+
+def file_sha256(path: str | Path) -> str:
+    """SHA-256 (hex) of a file's bytes."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _update(digest: Any, value: Any, parents: tuple[int, ...]) -> None:
+    digest.update(type(value).__qualname__.encode() + b"(")
+    if id(value) in parents:
+        pass  # an object that holds itself
+    elif isinstance(value, PLAIN):
+        digest.update(repr(value).encode())
+    elif isinstance(value, torch.Tensor):
+        _update(digest, value.detach().cpu().contiguous().numpy(), parents)
+    elif isinstance(value, np.ndarray | np.generic):
+        array = np.ascontiguousarray(value)
+        digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
+    elif isinstance(value, Mapping):
+        for key in sorted(value, key=str):
+            _update(digest, str(key), parents)
+            _update(digest, value[key], (*parents, id(value)))
+    elif isinstance(value, list | tuple | set | frozenset):
+        for item in sorted(value, key=str) if isinstance(value, set | frozenset) else value:
+            _update(digest, item, (*parents, id(value)))
+    elif isinstance(value, nn.Module):
+        _update(digest, value.state_dict(), parents)
+        for name, part in value.named_modules():
+            settings = {k: v for k, v in vars(part).items() if isinstance(v, (*PLAIN, tuple, list)) and k[0] != "_"}
+            settings.pop("training", None)
+            _update(digest, [name, type(part).__qualname__, settings], (*parents, id(value)))
+    elif isinstance(value, Path):
+        digest.update(str(value).encode())
+    elif callable(value) and hasattr(value, "__qualname__"):
+        digest.update(value.__qualname__.encode())
+    else:
+        _update(digest, getattr(value, "__dict__", {}), (*parents, id(value)))
+    digest.update(b")")

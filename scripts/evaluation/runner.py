@@ -1,0 +1,253 @@
+"""The evaluation: every system on every set of slices, resumable, then tables, figures and a record of it all."""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from .. import __version__
+from ..baselines.protocol import AnomalySystem
+from ..errors import PhanesInputError
+from .benchmarks import Benchmark, LesionSet
+from .figures import examples_figure, precision_recall_figure
+from .fingerprint import file_sha256, fingerprint
+from .scoring import OWN, Result, Scorer, example_indices
+from .store import ResultStore, to_plain, write_text
+from .summary import Cell, summarise
+from .systems import Entry
+from .tables import Line, show, tables, to_csv, to_markdown
+
+PACKAGES = ("torch", "monai", "numpy", "scipy", "scikit-learn", "scikit-image", "lpips", "torchvision")
+
+logger = logging.getLogger(__name__)
+
+
+class Evaluation:
+    """Runs systems over a benchmark and writes what was found to `output_dir`.
+
+        results/<set>[-<seed>]/<system>.json, .npz   one result each, found again when the evaluation is restarted
+        table.md, table.csv, record.json             the tables; versions, seeds and checksums of all of it
+        figure_<set>.png, precision_recall_<set>.png
+
+    A system that cannot run (no weights, no calibration) costs its own rows only: the others get theirs, and `run`
+    raises at the end.
+
+    Args:
+        title: of the report.
+        benchmark: the sets of slices.
+        systems: rows of the table by key, in its order.
+        scorer: what is measured.
+        output_dir: made when it is not there.
+        chosen: keys of the systems to run; None for all.
+        spread: what the standard deviations are over, "seeds" or "bootstrap".
+        paper: published numbers, times 100, by set, system key and measure (as in `tables.HEADINGS`).
+    """
+
+    def __init__(
+        self,
+        title: str,
+        benchmark: Benchmark,
+        systems: Mapping[str, Entry],
+        scorer: Scorer,
+        output_dir: str | Path,
+        chosen: Sequence[str] | None = None,
+        spread: str = "seeds",
+        paper: Mapping[str, Mapping[str, Mapping[str, float]]] | None = None,
+    ) -> None:
+        self.title = title
+        self.benchmark = benchmark
+        self.systems = dict(systems)
+        self.scorer = scorer
+        self.output_dir = Path(output_dir)
+        self.chosen = None if chosen is None else list(chosen)
+        self.spread = spread
+        self.paper = paper or {}
+        self.store = ResultStore(self.output_dir / "results")
+
+    def run(self) -> list[Cell]:
+        """Evaluate, report, and return the numbers of the tables.
+
+        Raises:
+            PhanesInputError: an unknown system was asked for, there is nothing to evaluate on, or a system could not
+                run; in the last case the report of the others has been written.
+        """
+        chosen = list(self.systems) if self.chosen is None else self.chosen
+        unknown = [key for key in chosen if key not in self.systems]
+        if unknown or not chosen:
+            raise PhanesInputError(f"systems is {chosen}: choose among {', '.join(self.systems)}.")
+        tasks = self.benchmark.tasks()
+        sets = {task: self.benchmark.load(*task) for task in tasks[:1]}  # fails at once when there is no data
+        results: dict[tuple[str, int | None, str], Result] = {}
+        built: dict[str, dict[str, Any]] = {}
+        failed: dict[str, str] = {}
+        total = len(tasks) * len(chosen) * len(sets[tasks[0]].images)
+        with tqdm(total=total, unit="slice", dynamic_ncols=True) as bar:
+            for key in chosen:
+                bar.set_description(key)
+                try:
+                    system = self.systems[key].build(self.scorer.device)
+                    built[key] = self._describe(key, system)
+                    for name, seed in tasks:
+                        bar.set_description(f"{key}, {name}" + ("" if seed is None else f", seed {seed}"))
+                        results[name, seed, key] = self._result(
+                            key, system, built[key], self.benchmark.load(name, seed), bar
+                        )
+                except PhanesInputError as error:
+                    failed[key] = str(error)
+                    results = {index: result for index, result in results.items() if index[2] != key}
+                    bar.write(f"{key} left out: {error}")
+        cells: list[Cell] = []
+        if results:
+            cells = self._report(results, built, failed)
+        if failed:
+            raise PhanesInputError(
+                f"{len(failed)} of {len(chosen)} systems could not run. " + " ".join(failed.values())
+            )
+        return cells
+
+    def _result(self, key: str, system: AnomalySystem, about: dict[str, Any], lesions: LesionSet, bar: tqdm) -> Result:
+        """The stored result, or a fresh one."""
+        stamp = fingerprint(about["fingerprint"], lesions.checksum, self.scorer.settings())
+        path = self.store.path(lesions.name, lesions.seed, key)
+        stored = self.store.load(path, stamp)
+        if stored is not None:
+            bar.update(len(lesions.images))
+            return stored
+        result = self.scorer.score(self.scorer.analyse(system, lesions, bar.update), lesions)
+        result.record.update(system=key, data=lesions.checksum)
+        return self.store.save(path, stamp, Result(to_plain(result.record), result.arrays))
+
+    def _describe(self, key: str, system: AnomalySystem) -> dict[str, Any]:
+        """What the record says of a system."""
+        entry = self.systems[key]
+        return {
+            "name": entry.label or system.name,
+            "class": f"{type(system).__module__}.{type(system).__qualname__}",
+            "role": entry.role,
+            "parameters": sum(parameter.numel() for parameter in system.parameters()),
+            "weights": None if entry.weights is None else entry.weights.name,
+            "weights_sha256": None if entry.weights is None else file_sha256(entry.weights),
+            "fingerprint": fingerprint(system),
+        }
+
+    def _report(
+        self, results: dict[tuple[str, int | None, str], Result], built: dict[str, Any], failed: dict[str, str]
+    ) -> list[Cell]:
+        """Write tables, figures and the record; print the tables."""
+        roles = {key: about["role"] for key, about in built.items()}
+        cells = summarise(results, roles, self.spread)
+        text = [f"# {self.title}\n"]
+        for name in dict.fromkeys(name for name, _ in self.benchmark.tasks()):
+            group = {key: result for key, result in results.items() if key[0] == name}
+            if not group:
+                continue
+            lines = {
+                key: Line(about["name"], about["role"], _mean_seconds(group, key))
+                for key, about in built.items()
+                if any(system == key for _, _, system in group)
+            }
+            caption = self._caption(group)
+            text.append(f"## {name}\n\n{caption}\n")
+            for title, headings, rows in tables(cells, name, lines, self.paper.get(name)):
+                show(title or f"{name}: {caption}", headings, rows)
+                text += [*([f"{title}:\n"] if title else []), to_markdown(headings, rows)]
+            self._draw(name, group, lines, cells)
+        text += [f"Left out: {key} ({reason})\n" for key, reason in failed.items()]
+        everything = {key: Line(about["name"], about["role"]) for key, about in built.items()}
+        write_text(self.output_dir / "table.md", "\n".join(text))
+        write_text(self.output_dir / "table.csv", to_csv(cells, everything, self.spread, self.paper))
+        record = self._record(results, built, failed)
+        write_text(self.output_dir / "record.json", json.dumps(to_plain(record), indent=1))
+        logger.info("Tables, figures and record written to %s", self.output_dir)
+        return cells
+
+    def _caption(self, group: Mapping[tuple[str, int | None, str], Result]) -> str:
+        """What a reader must know beside the numbers."""
+        first = next(iter(group.values())).record
+        seeds = sorted({seed for _, seed, _ in group if seed is not None})
+        prevalences = {seed: result.record["maps"][OWN]["prevalence"] for (_, seed, _), result in group.items()}
+        prevalence = sum(prevalences.values()) / len(prevalences)
+        drawn = f", {len(seeds)} seed{'s' if len(seeds) > 1 else ''} of lesions" if seeds else ""
+        over = "seeds" if self.spread == "seeds" else f"{self.scorer.resamples} bootstrap resamples of the subjects"
+        return (
+            f"{first['slices']} slices of {first['subjects']} subjects{drawn}, {100 * prevalence:.2f} % lesion pixels; "
+            f"all times 100; ± standard deviation over {over}; ⌈Dice⌉: best achievable; "
+            f"p: paired bootstrap against the best baseline's AUPRC."
+        )
+
+    def _draw(
+        self,
+        name: str,
+        group: Mapping[tuple[str, int | None, str], Result],
+        lines: Mapping[str, Line],
+        cells: list[Cell],
+    ) -> None:
+        """The set's figures, from the first seed that every system has."""
+        seed = next(seed for set_name, seed in self.benchmark.tasks() if set_name == name)
+        shown = {system: result for (_, its_seed, system), result in group.items() if its_seed == seed}
+        lesions = self.benchmark.load(name, seed)
+        kept = example_indices(len(lesions.images), self.scorer.examples)
+        examples_figure(
+            self.output_dir / f"figure_{name}.png",
+            lesions.images[kept, 0].numpy(),
+            lesions.masks[kept, 0].numpy(),
+            {
+                lines[system].label: (result.arrays.get("example.reconstruction"), result.arrays["example.map"])
+                for system, result in shown.items()
+                if lines[system].role != "sanity"
+            },
+            [lesions.cases[index] for index in kept],
+        )
+        scores = {cell.system: cell.value for cell in cells if cell.set == name and cell.measure == f"{OWN}.auprc"}
+        curves = {
+            system: (
+                result.arrays["recall"],
+                result.arrays["precision"],
+                f"{lines[system].label} ({100 * scores[system]:.1f})",
+            )
+            for system, result in shown.items()
+            if lines[system].role != "sanity"
+        }
+        prevalence = next(iter(shown.values())).record["maps"][OWN]["prevalence"]
+        precision_recall_figure(self.output_dir / f"precision_recall_{name}.png", curves, prevalence)
+
+    def _record(
+        self, results: dict[tuple[str, int | None, str], Result], built: dict[str, Any], failed: dict[str, str]
+    ) -> dict[str, Any]:
+        return {
+            "title": self.title,
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "versions": {"phanes": __version__, "python": platform.python_version()} | _versions(),
+            "device": str(self.scorer.device),
+            "threads": torch.get_num_threads(),
+            "spread": self.spread,
+            "bootstrap": {"resamples": self.scorer.resamples, "seed": self.scorer.bootstrap_seed},
+            "lpips_drop_zeros": self.scorer.lpips_drop_zeros,
+            "systems": built,
+            "left_out": failed,
+            "results": [result.record for result in results.values()],
+        }
+
+
+def _mean_seconds(group: Mapping[tuple[str, int | None, str], Result], system: str) -> float:
+    times = [result.record["seconds_per_slice"] for (_, _, key), result in group.items() if key == system]
+    return sum(times) / len(times)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,71 @@
+"""Results on disk: one JSON and one NPZ for each (set, seed, system), under the checksum of all they depend on."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .scoring import Result
+
+
+class ResultStore:
+    """A folder of results. A result is found again only under the key it was stored with, so a stopped evaluation
+    resumes where it was, and one whose weights, data or settings changed is done again.
+
+    Args:
+        folder: made when the first result is stored.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def path(self, name: str, seed: int | None, system: str) -> Path:
+        """Where a result lies, without suffix."""
+        parts = [name if seed is None else f"{name}-{seed:03d}", system]
+        return self.folder.joinpath(*(re.sub(r"[^\w.+-]+", "_", part) for part in parts))
+
+    def load(self, path: Path, key: str) -> Result | None:
+        """The result stored there under this key, or None."""
+        try:
+            record = json.loads(path.with_name(path.name + ".json").read_text(encoding="utf-8"))
+            if record.get("key") != key:
+                return None
+            with np.load(path.with_name(path.name + ".npz"), allow_pickle=False) as stored:
+                return Result(record, dict(stored))
+        except (OSError, ValueError, EOFError):
+            return None  # not there, or cut off by a full disk: done again
+
+    def save(self, path: Path, key: str, result: Result) -> Result:
+        """Store a result; the JSON, which holds the key, appears last and whole."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".npz.part")
+        with partial.open("wb") as file:
+            np.savez_compressed(file, **result.arrays)  # type: ignore[arg-type]
+        partial.replace(path.with_name(path.name + ".npz"))
+        record = {"key": key, **result.record}
+        write_text(path.with_name(path.name + ".json"), json.dumps(record, indent=1))
+        return Result(record, result.arrays)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all."""
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def to_plain(value: Any) -> Any:
+    """Values JSON can hold: NaN and infinity become None, numpy scalars plain ones."""
+    if isinstance(value, dict):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,103 @@
+"""What stands in the table: systems built from their own configs when their turn comes, and the sanity rows.
+
+A system is an `AnomalySystem` of `scripts.baselines.protocol`. An `Entry` names one for the table, says what part it
+plays there, and builds it late, so that a missing weights file costs one row and not the whole evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from monai.bundle import ConfigParser
+from torch import Tensor
+
+from ..baselines.protocol import AnomalySystem, load_system
+from ..errors import PhanesInputError
+
+ROLES = ("proposed", "baseline", "ablation", "oracle", "sanity")
+
+
+class Entry:
+    """One row of the table.
+
+    Args:
+        system: the system itself, ready to use; or None, and then the next three say how to build it.
+        config_files: configs that define the system, later ones over earlier ones (as `monai.bundle run` reads them).
+        weights: file of its trained weights; None when its definition loads them, or it has none.
+        overrides: config entries to replace, such as `{"size": "compact"}`.
+        definition: id of the system in those configs.
+        label: name in the table; the system's own when None.
+        role: "proposed", "baseline" (the best of these is what p-values compare with), "ablation", "oracle" (is shown
+            the true mask) or "sanity" (a known answer).
+
+    Raises:
+        ValueError: for another role, or when there is neither a system nor a config.
+    """
+
+    def __init__(
+        self,
+        system: AnomalySystem | None = None,
+        config_files: str | Path | Sequence[str | Path] = (),
+        weights: str | Path | None = None,
+        overrides: Mapping[str, Any] | None = None,
+        definition: str = "network_def",
+        label: str | None = None,
+        role: str = "baseline",
+    ) -> None:
+        if role not in ROLES:
+            raise ValueError(f"role must be one of {', '.join(ROLES)}, got {role!r}")
+        files = [config_files] if isinstance(config_files, str | Path) else list(config_files)
+        if (system is None) == (not files):
+            raise ValueError("give either a system or the config files that define it")
+        self.system = system
+        self.config_files = [str(file) for file in files]
+        self.weights = None if weights is None else Path(weights)
+        self.overrides = dict(overrides or {})
+        self.definition = definition
+        self.label = label
+        self.role = role
+
+    def build(self, device: torch.device | str = "cpu") -> AnomalySystem:
+        """The system with its weights, in evaluation mode on the device.
+
+        Raises:
+            PhanesInputError: a config or the weights are missing, or do not fit each other.
+        """
+        system = self.system
+        if system is None:
+            missing = [file for file in self.config_files if not Path(file).is_file()]
+            if missing:
+                raise PhanesInputError(f"No config at '{missing[0]}': correct config_files of the system.")
+            parser = ConfigParser()
+            parser.read_config(self.config_files)
+            parser.update(self.overrides)
+            system = parser.get_parsed_content(self.definition)
+        if self.weights is not None:
+            system = load_system(system, self.weights)
+        return system.to(device).eval()
+
+
+class ConstantMap(AnomalySystem):
+    """Sanity row: every pixel is as abnormal as any other. Its average precision is the prevalence."""
+
+    name = "constant map"
+
+    def anomaly_map(self, images: Tensor, masks: Tensor | None = None) -> Tensor:
+        """(B, 1, H, W) -> ones."""
+        return torch.ones_like(images)
+
+
+class PerfectMap(AnomalySystem):
+    """Sanity row: the true mask as the map. It scores 100 in everything."""
+
+    name = "perfect map"
+    needs_masks: ClassVar[bool] = True
+
+    def anomaly_map(self, images: Tensor, masks: Tensor | None = None) -> Tensor:
+        """(B, 1, H, W) -> the masks, 0 or 1."""
+        if masks is None:
+            raise ValueError("the perfect map needs the true masks")
+        return masks.to(images)

@@ -1,0 +1,210 @@
+"""The tables: Markdown, CSV and the terminal's, with the paper's numbers beside ours. Every cell comes from a run."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from .summary import Cell
+
+NOTHING = "-"
+PUBLISHED = "paper"
+
+# The tables of a lesion set: title -> {measure: heading}. Each shows what was measured.
+SECTIONS = {
+    "": {
+        "own.auprc": "AUPRC",
+        "own.best_dice": "⌈Dice⌉",
+        "lpips.healthy": "LPIPS healthy",
+        "lpips.anomaly": "LPIPS anomaly",
+    },
+    "One map for all reconstructions": {
+        "residual.auprc": "AUPRC, residual",
+        "residual.best_dice": "⌈Dice⌉, residual",
+        "eq_residual_lpips.auprc": "AUPRC, eq-residual x LPIPS",
+        "eq_residual_lpips.best_dice": "⌈Dice⌉, eq-residual x LPIPS",
+    },
+    "By size of the lesion": {},
+}
+SIZE_HEADINGS = {"auprc": "AUPRC", "best_dice": "⌈Dice⌉"}
+LOWER_IS_BETTER = ("lpips.healthy", "lpips.anomaly")
+FIELDS = (
+    "set",
+    "system",
+    "role",
+    "map",
+    "metric",
+    "mean",
+    "std",
+    "spread",
+    "bootstrap_mean",
+    "p_value",
+    "seeds",
+    "paper",
+)
+
+
+@dataclass(frozen=True)
+class Line:
+    """What a table needs to know of a system: its name there and its part (see `systems.ROLES`)."""
+
+    label: str
+    role: str
+    seconds_per_slice: float = float("nan")
+
+
+def tables(
+    cells: Sequence[Cell],
+    name: str,
+    lines: Mapping[str, Line],
+    paper: Mapping[str, Mapping[str, float]] | None = None,
+) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Title, headings and rows of each table of one lesion set; numbers times 100, with the standard deviation.
+
+    The best number of a column among the systems that are not shown the truth is set in **bold**. A system without a
+    run has no row, a measure nobody has no column.
+
+    Args:
+        cells: from `summary.summarise`.
+        name: of the lesion set.
+        lines: the systems, in the tables' order.
+        paper: published numbers, already times 100, by system and measure; given columns of their own.
+    """
+    found = {(cell.system, cell.measure): cell for cell in cells if cell.set == name}
+    there = dict.fromkeys(measure for _, measure in found)
+    made = []
+    for title, known in SECTIONS.items():
+        headings = {measure: heading for measure, heading in known.items() if measure in there}
+        if not known:
+            headings = {measure: _size_heading(measure) for measure in there if measure.startswith("size.")}
+        if headings:
+            made.append((title, *_table(found, headings, lines, paper or {}, main=not title)))
+    return made
+
+
+def _table(
+    found: Mapping[tuple[str, str], Cell],
+    headings: Mapping[str, str],
+    lines: Mapping[str, Line],
+    paper: Mapping[str, Mapping[str, float]],
+    main: bool,
+) -> tuple[list[str], list[list[str]]]:
+    compared = [measure for measure in headings if any(measure in paper.get(system, {}) for system in lines)]
+    best = {measure: _best(found, measure, lines) for measure in headings}
+    rows = []
+    for system, line in lines.items():
+        if not any((system, measure) in found for measure in headings):
+            continue
+        row = [line.label]
+        for measure in headings:
+            cell = found.get((system, measure))
+            text = NOTHING if cell is None else number(cell.value, cell.std)
+            row.append(f"**{text}**" if cell is not None and cell.value == best[measure] else text)
+            if measure in compared:
+                value = paper.get(system, {}).get(measure)
+                row.append(NOTHING if value is None else f"{value:.2f}")
+        if main:
+            p_value = found[system, next(iter(headings))].p_value
+            row.append(NOTHING if math.isnan(p_value) else p_text(p_value))
+            row.append(f"{line.seconds_per_slice:.3f}")
+        rows.append(row)
+    top = ["System"]
+    for measure, heading in headings.items():
+        top += [heading, f"{heading}, {PUBLISHED}"] if measure in compared else [heading]
+    return top + (["p", "s / slice"] if main else []), rows
+
+
+def number(value: float, std: float = float("nan")) -> str:
+    """0.7793, 0.012 -> "77.93 ± 1.20"."""
+    return f"{100 * value:.2f}" if math.isnan(std) else f"{100 * value:.2f} ± {100 * std:.2f}"
+
+
+def p_text(value: float) -> str:
+    """A p-value as tables print it."""
+    return f"{value:.3f}" if value >= 0.0995 else f"{value:.2g}"
+
+
+def to_markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, numbers to the right."""
+    ruler = [":--", *["--:"] * (len(headings) - 1)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [headings, ruler, *rows]) + "\n"
+
+
+def to_csv(
+    cells: Sequence[Cell],
+    lines: Mapping[str, Line],
+    spread: str,
+    paper: Mapping[str, Mapping[str, Mapping[str, float]]] | None = None,
+) -> str:
+    """One line a number, as fractions in full precision; the paper's divided by 100 to match.
+
+    Args:
+        cells: from `summary.summarise`.
+        lines: the systems.
+        spread: what `std` is over.
+        paper: published numbers times 100, by set, system and measure.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
+    writer.writeheader()
+    for cell in cells:
+        kind, _, metric = cell.measure.rpartition(".")
+        published = (paper or {}).get(cell.set, {}).get(cell.system, {}).get(cell.measure)
+        writer.writerow(
+            {
+                "set": cell.set,
+                "system": lines[cell.system].label,
+                "role": lines[cell.system].role,
+                "map": kind,
+                "metric": metric,
+                "mean": _plain(cell.value),
+                "std": _plain(cell.std),
+                "spread": spread,
+                "bootstrap_mean": _plain(cell.bootstrap_mean),
+                "p_value": _plain(cell.p_value),
+                "seeds": cell.seeds,
+                "paper": "" if published is None else _plain(published / 100),
+            }
+        )
+    return text.getvalue()
+
+
+def show(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], console: Console | None = None) -> None:
+    """Print a table to the terminal."""
+    grid = Table(title=title, title_justify="left")
+    for index, heading in enumerate(headings):
+        grid.add_column(
+            heading, justify="left" if index == 0 else "right", style="dim" if PUBLISHED in heading else None
+        )
+    for row in rows:
+        grid.add_row(*[f"[bold]{cell[2:-2]}[/bold]" if cell.startswith("**") else cell for cell in row])
+    if console is None:
+        console = Console()
+        console = console if console.is_terminal else Console(width=160)
+    console.print(grid)
+
+
+def _size_heading(measure: str) -> str:
+    _, area, metric = measure.split(".")
+    return f"{SIZE_HEADINGS[metric]}, {area} px"
+
+
+def _best(found: Mapping[tuple[str, str], Cell], measure: str, lines: Mapping[str, Line]) -> float | None:
+    values = [
+        cell.value
+        for (system, key), cell in found.items()
+        if key == measure and lines[system].role not in ("oracle", "sanity") and not math.isnan(cell.value)
+    ]
+    if not values:
+        return None
+    return min(values) if measure in LOWER_IS_BETTER else max(values)
+
+
+def _plain(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.6g}"
