@@ -1,7 +1,7 @@
 """DAE: a U-Net that removes coarse noise from healthy brains, and its residual.
 
-Source: Kascenas, Pugeault, O'Neil, "Denoising autoencoders for unsupervised anomaly detection in brain MRI" (MIDL 2022).
-The noise is drawn on a 16 x 16 grid and upsampled, so that it has the size of lesions; skip connections let the network
+Source: Kascenas, Pugeault, O'Neil, "Denoising autoencoders for unsupervised anomaly detection in brain MRI" (MIDL
+2022). The noise is drawn on a 16 x 16 grid and upsampled, so that it has the size of lesions; skip connections let the network
 keep the rest of the brain sharp. 7.70 M parameters with the defaults.
 """
 
@@ -14,7 +14,7 @@ from monai.networks.layers import median_filter
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .protocol import ReconstructionSystem
+from .protocol import ReconstructionSystem, Trainable
 
 
 class WeightStandardizedConv2d(nn.Conv2d):
@@ -44,9 +44,7 @@ class DenoisingUNet(nn.Module):
         groups: groups of the normalisation, one number a level.
     """
 
-    def __init__(
-        self, channels: Sequence[int] = (64, 128, 256, 512), groups: Sequence[int] = (8, 16, 16, 32)
-    ) -> None:
+    def __init__(self, channels: Sequence[int] = (64, 128, 256, 512), groups: Sequence[int] = (8, 16, 16, 32)) -> None:
         super().__init__()
         widths = (1, *channels)
         self.down = nn.ModuleList(_block(widths[n], widths[n + 1], groups[n]) for n in range(len(channels)))
@@ -91,7 +89,7 @@ def coarse_noise(
     return noise.gather(2, rows).gather(3, columns)
 
 
-class DAE(ReconstructionSystem):
+class DAE(Trainable, ReconstructionSystem):
     """The denoising autoencoder.
 
     Args:
@@ -127,10 +125,10 @@ class DAE(ReconstructionSystem):
         self.median_size = median_size
         self.erosion_size = erosion_size
 
-    def training_loss(self, images: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+    def training_loss(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean squared error to the clean image, over the foreground of the batch."""
         inside = (images > self.foreground).to(images.dtype)
-        noise = coarse_noise(images, self.noise_resolution, self.noise_std, generator)
+        noise = coarse_noise(images, self.noise_resolution, self.noise_std)
         denoised = self.network(images + noise * inside)
         loss = ((denoised - images).square() * inside).sum() / inside.sum().clamp(min=1.0)
         return loss, {"mse": loss.detach()}

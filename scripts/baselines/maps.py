@@ -28,7 +28,9 @@ class ResidualMap(nn.Module):
         ValueError: for another kind, or when S is missing.
     """
 
-    def __init__(self, kind: str = "residual", perceptual: nn.Module | None = None, saliency_sigma: float = 2.0) -> None:
+    def __init__(
+        self, kind: str = "residual", perceptual: nn.Module | None = None, saliency_sigma: float = 2.0
+    ) -> None:
         super().__init__()
         if kind not in KINDS:
             raise ValueError(f"anomaly_map must be one of {KINDS}, not {kind!r}")

@@ -2,7 +2,7 @@
 
     AnomalySystem            anomaly_map(images), analyse(images)
       ReconstructionSystem   + reconstruct(images), compare(images, reconstruction)
-    Trainable                + training_loss(images): trained by gradients (VAE, DAE, AnoDDPM, MKD)
+    Trainable                + training_loss(images), healthy_error(images): trained by gradients (VAE, DAE, ...)
     Fittable                 + fit(batches): one pass over the healthy slices (z-score, PatchCore)
 
 Slices are float32 (B, 1, H, W) in [0, 1], anterior up. Maps are (B, 1, H, W), >= 0, larger is more abnormal. Each image
@@ -86,21 +86,16 @@ class ReconstructionSystem(AnomalySystem):
         return self.analyse(images, masks).anomaly_map
 
 
-@runtime_checkable
-class Trainable(Protocol):
-    """Trained by gradient descent."""
+class Trainable(ABC):
+    """Mixin of systems trained by gradient descent."""
 
-    def training_loss(self, images: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch and its parts, all scalars.
+    @abstractmethod
+    def training_loss(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch and its parts, all scalars; images: (B, 1, H, W) in [0, 1], healthy."""
 
-        The same quantity in evaluation mode, with a generator seeded afresh, is the validation error that chooses the
-        best checkpoint.
-
-        Args:
-            images: (B, 1, H, W) in [0, 1], healthy.
-            generator: source of the noise that the loss needs, on the images' device; None for torch's own.
-        """
-        ...
+    def healthy_error(self, images: Tensor) -> Tensor:
+        """Error on healthy slices in evaluation mode, a scalar; the best checkpoint is the one where it is lowest."""
+        return self.training_loss(images)[0]
 
 
 @runtime_checkable
@@ -146,5 +141,7 @@ def load_system(system: AnomalySystem, path: str | Path) -> AnomalySystem:
     try:
         system.load_state_dict(state, strict=False)
     except RuntimeError as error:
-        raise PhanesInputError(f"'{path}' holds {system.name} at another size: choose the size it was trained at.") from error
+        raise PhanesInputError(
+            f"'{path}' holds {system.name} at another size: choose the size it was trained at."
+        ) from error
     return system.eval()

@@ -11,14 +11,14 @@ import itertools
 import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from ..losses import kl_divergence, reconstruction_error
-from .protocol import ReconstructionSystem
+from ..networks.soft_intro_vae import sample_posterior
+from .protocol import ReconstructionSystem, Trainable
 
 
-class VAE(ReconstructionSystem):
+class VAE(Trainable, ReconstructionSystem):
     """Encoder, decoder, and the negative evidence lower bound.
 
     Args:
@@ -85,13 +85,12 @@ class VAE(ReconstructionSystem):
         rec = rec + pixels * (0.5 * math.log(2.0 * math.pi) + math.log(self.sigma))
         return rec, kl_divergence(mu, log_var)
 
-    def training_loss(self, images: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+    def training_loss(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Negative evidence lower bound, mean over the batch; from the posterior's mean in evaluation mode."""
         mu, log_var = self.encode(images)
         z = mu
         if self.training:
-            noise = torch.randn(mu.shape, generator=generator, device=mu.device)
-            z = mu + torch.exp(0.5 * log_var) * noise
+            z = sample_posterior(mu, log_var)
         rec, kl = self.elbo(images, self.decode(z), mu, log_var)
         return (rec + kl).mean(), {"reconstruction": rec.mean(), "kl": kl.mean()}
 
