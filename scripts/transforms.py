@@ -4,7 +4,7 @@ After `CaseLoadImaged` and MONAI's `EnsureChannelFirstd` and `Orientationd(axcod
 rows run anterior -> posterior, columns patient left -> right, slices inferior -> superior. `SelectSlicesd` keeps D of
 the slices, `FieldOfViewd` cuts or pads them to a square, `NormalizeSlicesd` brings each to [0, 1], MONAI's `Resized`
 to 128x128.
-`Invertd` undoes the spatial steps exactly; `RestoreUnitsd` undoes the normalisation where that is wanted.
+`Invertd` undoes the spatial steps exactly; `postprocessing.RestoreUnitsd` undoes the normalisation where wanted.
 """
 
 from __future__ import annotations
@@ -191,7 +191,7 @@ class NormalizeSlicesd(MapTransform):
 
     The percentile is taken over the middle columns that the training slices fill (197 of 233), so that it does not
     depend on how much air a scan or the padding adds. It is kept as `intensity_scale` (one a slice) in the meta data,
-    for `RestoreUnitsd`.
+    for `postprocessing.RestoreUnitsd`.
 
     Args:
         keys: keys of square images.
@@ -235,23 +235,3 @@ def slice_scale(image: torch.Tensor, percentile: float = 98.0, width: float = 19
     values = image[0, :, first : first + columns].flatten(0, 1)
     scale = torch.quantile(values, percentile / 100.0, dim=0)
     return torch.where(scale > 0, scale, image[0].amax(dim=(0, 1)))
-
-
-class RestoreUnitsd(MapTransform):
-    """Multiply each slice of the network's images by the scale of its input, (1, H, W, D) -> same, in input units.
-
-    Args:
-        keys: keys of images in [0, 1] on the network's grid.
-        ref_key: key of the preprocessed input.
-    """
-
-    def __init__(self, keys: KeysCollection, ref_key: str = "image", allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.ref_key = ref_key
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        d = dict(data)
-        for key in self.key_iterator(d):
-            scale = torch.as_tensor(d[self.ref_key].meta["intensity_scale"], dtype=d[key].dtype, device=d[key].device)
-            d[key] = d[key] * scale.reshape(-1)
-        return d

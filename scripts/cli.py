@@ -1,0 +1,55 @@
+"""Courtesy on the command line: mistakes end in one sentence and a non-zero exit status, without a traceback."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from monai.bundle import ConfigParser
+
+from .errors import PhanesInputError
+
+# Options of `monai.bundle run` itself.
+RUN_OPTIONS = frozenset(
+    {"run_id", "init_id", "final_id", "meta_file", "config_file", "logging_file", "tracking", "args_file"}
+)
+
+
+def started_by_monai_bundle() -> bool:
+    """True inside `python -m monai.bundle ...` (also under torchrun)."""
+    return Path(sys.argv[0]).parts[-3:] == ("monai", "bundle", "__main__.py")
+
+
+def fail(message: str) -> NoReturn:
+    """End the program with the sentence on stderr and exit status 1; in a Python session raise `PhanesInputError`."""
+    if started_by_monai_bundle():
+        raise SystemExit(f"Error: {message}")
+    raise PhanesInputError(message)
+
+
+def check_overrides(argv: list[str] | None = None) -> None:
+    """Refuse `--name value` overrides that no config file knows: MONAI would take them silently.
+
+    Args:
+        argv: the command line after the program's name; default: this process's, when MONAI's bundle command is
+            running, else nothing is checked.
+    """
+    if argv is None:
+        argv = sys.argv[1:] if started_by_monai_bundle() else []
+    flags: dict[str, str] = {}
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+        if word.startswith("--"):
+            name, _, value = word[2:].partition("=")
+            flags[name.replace("-", "_")] = value or following
+    if "config_file" not in flags:
+        return
+    files = [f.strip(" '\"") for f in flags["config_file"].strip("[]()").split(",")]
+    known = set(ConfigParser.load_config_files(files)) | RUN_OPTIONS
+    for name in flags:
+        root = name.split("::")[0].split("#")[0]
+        if root not in known:
+            close = difflib.get_close_matches(root, [k for k in known if not k.startswith("_")], n=1)
+            hint = f"did you mean --{close[0]}?" if close else f"the options are the ids in {', '.join(files)}."
+            fail(f"unknown option --{name}: {hint}")

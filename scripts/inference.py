@@ -1,0 +1,166 @@
+"""Running the bundle on a user's images: the checks before, and an evaluator that outlives a bad case."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import EventEnum
+from monai.data import Dataset
+from monai.engines import SupervisedEvaluator
+from monai.transforms import apply_transform
+
+from .cli import fail
+from .data import find_cases
+from .errors import PhanesInputError
+
+logger = logging.getLogger(__name__)
+
+
+class CaseEvents(EventEnum):
+    """Event of `CaseEvaluator` beside MONAI's: the case could not be analysed; `engine.state.error` says why."""
+
+    CASE_FAILED = "case_failed"
+
+
+def sentence_of(error: BaseException) -> str:
+    """The one sentence a user needs: of the `PhanesInputError` behind an exception, or of the exception's root."""
+    root = error
+    chain: BaseException | None = error
+    while chain is not None:
+        if isinstance(chain, PhanesInputError):
+            return " ".join(str(chain).split())
+        root, chain = chain, chain.__cause__ or chain.__context__
+    return " ".join(f"Unexpected {type(root).__name__}: {root}".split())[:500]
+
+
+class CaseDataset(Dataset):
+    """`monai.data.Dataset` whose items keep their case's name and path, and whose failures are items too.
+
+    Args:
+        data: items of `find_cases`, `{"image": path, "case": name}`.
+        transform: the preprocessing.
+
+    Items are the transform's with `case` and `path` added, or `{"case", "path", "error"}` when the transform failed.
+    """
+
+    def _transform(self, index: int) -> dict[str, Any]:
+        item = dict(self.data[index])
+        record = {"case": item["case"], "path": item["image"]}
+        try:
+            return {**apply_transform(self.transform, item), **record}
+        except Exception as error:
+            logger.debug("case %s", item["case"], exc_info=True)
+            return {**record, "error": sentence_of(error)}
+
+
+class CaseEvaluator(SupervisedEvaluator):
+    """`SupervisedEvaluator` for which a case that fails, wherever, is one `CASE_FAILED` event and not the end.
+
+    Handlers that belong to a case (writing its results) attach to `IterationEvents.MODEL_COMPLETED`, inside this net.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs["event_names"] = [*(kwargs.get("event_names") or []), CaseEvents]
+        super().__init__(*args, **kwargs)
+
+    def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> dict:
+        engine.state.case, engine.state.path = batchdata["case"][0], batchdata["path"][0]
+        if "error" in batchdata:
+            engine.state.error = batchdata["error"][0]
+        else:
+            try:
+                return super()._iteration(engine, batchdata)
+            except Exception as error:
+                logger.debug("case %s", engine.state.case, exc_info=True)
+                engine.state.error = sentence_of(error)
+        engine.state.output = {}
+        engine.fire_event(CaseEvents.CASE_FAILED)
+        return {}
+
+
+def checked_cases(dataset_dir: str, output_dir: str, device: str | torch.device = "cpu") -> list[dict[str, str]]:
+    """The cases of a run, after the checks that need no image: input, output folder, device.
+
+    Returns:
+        Items of `find_cases`, without those that lie inside the output folder.
+
+    Raises:
+        SystemExit: one sentence on the command line (`PhanesInputError` elsewhere).
+    """
+    try:
+        cases = find_cases(dataset_dir)
+        _check_output_dir(Path(output_dir), Path(dataset_dir))
+        _check_device(device)
+    except PhanesInputError as error:
+        fail(str(error))
+    output = Path(output_dir).resolve()
+    cases = [case for case in cases if output not in Path(case["image"]).resolve().parents]
+    if not cases:
+        fail(f"dataset_dir '{dataset_dir}' holds nothing but earlier results in output_dir: choose another output_dir.")
+    return cases
+
+
+def _check_output_dir(output: Path, dataset: Path) -> None:
+    if output.resolve() == dataset.resolve():
+        raise PhanesInputError(f"output_dir '{output}' is also the dataset_dir: choose another folder for the results.")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PhanesInputError(
+            f"output_dir '{output}' cannot be created ({error.strerror}): choose another."
+        ) from error
+    if not os.access(output, os.W_OK | os.X_OK):
+        raise PhanesInputError(f"output_dir '{output}' is not writable: choose another.")
+
+
+def _check_device(device: str | torch.device) -> None:
+    try:
+        torch.empty(0, device=device)
+    except Exception as error:
+        raise PhanesInputError(f"device '{device}' cannot be used here: leave it out, or give cpu or cuda.") from error
+
+
+def sha256_of(path: str | Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def read_calibration(path: str | Path, weights: str | Path) -> dict[str, Any]:
+    """`calibration.json`, checked to belong to the weights.
+
+    Args:
+        path: the record that the calibrate workflow wrote; keys `label_threshold` (>= 0) and `weights_sha256` at least.
+        weights: the state dict it was made for.
+
+    Raises:
+        SystemExit: one sentence on the command line (`PhanesInputError` elsewhere) when a file is missing, unreadable
+            or made for other weights.
+    """
+    for file, what in ((weights, "weights"), (path, "calibration")):
+        if not Path(file).is_file():
+            fail(f"{what} '{file}' not found: give the bundle's folder with --bundle_root, or run train and calibrate.")
+    try:
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
+        float(record["label_threshold"])
+        expected = str(record["weights_sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        fail(f"calibration '{path}' is not a calibration record: run the calibrate workflow again.")
+    if sha256_of(weights) != expected:
+        fail(f"calibration '{path}' was made for other weights than '{weights}': run the calibrate workflow for them.")
+    return dict(record)
+
+
+def label_threshold(override: float | None, calibration: Mapping[str, Any]) -> float:
+    """The label threshold: the user's, or the calibrated one."""
+    return float(calibration["label_threshold"]) if override is None else override
