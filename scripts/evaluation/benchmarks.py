@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..data import slice_files
+from ..errors import PhanesInputError
 from .fingerprint import fingerprint
 
 
@@ -52,6 +53,10 @@ class Benchmark(Protocol):
 
     def load(self, name: str, seed: int | None) -> LesionSet:
         """One set; the same at every call."""
+        ...
+
+    def read_maps(self, folder: str | Path, name: str, seed: int | None) -> Tensor:
+        """Another tool's maps of that set, (N, 1, H, W)."""
         ...
 
 
@@ -95,6 +100,16 @@ class SyntheticBenchmark:
         clean, subjects = self.healthy
         images, masks = self.lesions[name](clean, subjects, seed)
         return LesionSet(name, seed, images, masks, subjects, subjects, clean)
+
+    def read_maps(self, folder: str | Path, name: str, seed: int | None) -> Tensor:
+        """Not here: other tools never saw these lesions.
+
+        Raises:
+            PhanesInputError: always.
+        """
+        raise PhanesInputError(
+            f"Maps of other tools ('{folder}') can only be compared on real lesions: evaluate_lesions."
+        )
 
     @cached_property
     def healthy(self) -> tuple[Tensor, list[str]]:

@@ -26,12 +26,6 @@ def fingerprint(*values: Any) -> str:
     return digest.hexdigest()
 
 
-def file_sha256(path: str | Path) -> str:
-    """SHA-256 (hex) of a file's bytes."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _update(digest: Any, value: Any, parents: tuple[int, ...]) -> None:
     digest.update(type(value).__qualname__.encode() + b"(")
     if id(value) in parents:

@@ -5,22 +5,24 @@ from __future__ import annotations
 import json
 import logging
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from .. import __version__
 from ..baselines.protocol import AnomalySystem
 from ..errors import PhanesInputError
+from ..inference import sha256_of
 from .benchmarks import Benchmark, LesionSet
 from .figures import examples_figure, precision_recall_figure
-from .fingerprint import file_sha256, fingerprint
-from .scoring import OWN, Result, Scorer, example_indices
+from .fingerprint import fingerprint
+from .scoring import OWN, Maps, Result, Scorer, example_indices
 from .store import ResultStore, to_plain, write_text
 from .summary import Cell, summarise
 from .systems import Entry
@@ -29,6 +31,15 @@ from .tables import Line, show, tables, to_csv, to_markdown
 PACKAGES = ("torch", "monai", "numpy", "scipy", "scikit-learn", "scikit-image", "lpips", "torchvision")
 
 logger = logging.getLogger(__name__)
+
+
+class Source(NamedTuple):
+    """Where the maps of one row come from: a system that is run, or a function that reads them."""
+
+    key: str
+    about: dict[str, Any]
+    system: AnomalySystem | None = None
+    read: Callable[[LesionSet], Tensor] | None = None
 
 
 class Evaluation:
@@ -77,9 +88,16 @@ class Evaluation:
         """Evaluate, report, and return the numbers of the tables.
 
         Raises:
-            PhanesInputError: an unknown system was asked for, there is nothing to evaluate on, or a system could not
-                run; in the last case the report of the others has been written.
+            SystemExit: one sentence on the command line (`PhanesInputError` elsewhere) when an unknown system was asked
+                for, there is nothing to evaluate on, or a system could not run; in the last case the report of the
+                others has been written.
         """
+        try:
+            return self._evaluate()
+        except PhanesInputError as error:
+            fail(str(error))
+
+    def _evaluate(self) -> list[Cell]:
         chosen = list(self.systems) if self.chosen is None else self.chosen
         unknown = [key for key in chosen if key not in self.systems]
         if unknown or not chosen:
@@ -94,13 +112,11 @@ class Evaluation:
             for key in chosen:
                 bar.set_description(key)
                 try:
-                    system = self.systems[key].build(self.scorer.device)
-                    built[key] = self._describe(key, system)
+                    source = self._source(key)
+                    built[key] = source.about
                     for name, seed in tasks:
                         bar.set_description(f"{key}, {name}" + ("" if seed is None else f", seed {seed}"))
-                        results[name, seed, key] = self._result(
-                            key, system, built[key], self.benchmark.load(name, seed), bar
-                        )
+                        results[name, seed, key] = self._result(source, self.benchmark.load(name, seed), bar)
                 except PhanesInputError as error:
                     failed[key] = str(error)
                     results = {index: result for index, result in results.items() if index[2] != key}
@@ -114,30 +130,48 @@ class Evaluation:
             )
         return cells
 
-    def _result(self, key: str, system: AnomalySystem, about: dict[str, Any], lesions: LesionSet, bar: tqdm) -> Result:
+    def _result(self, source: Source, lesions: LesionSet, bar: tqdm) -> Result:
         """The stored result, or a fresh one."""
-        stamp = fingerprint(about["fingerprint"], lesions.checksum, self.scorer.settings())
-        path = self.store.path(lesions.name, lesions.seed, key)
+        maps = torch.empty(0) if source.read is None else source.read(lesions)
+        stamp = fingerprint(source.about["fingerprint"], maps, lesions.checksum, self.scorer.settings())
+        path = self.store.path(lesions.name, lesions.seed, source.key)
         stored = self.store.load(path, stamp)
         if stored is not None:
             bar.update(len(lesions.images))
             return stored
-        result = self.scorer.score(self.scorer.analyse(system, lesions, bar.update), lesions)
-        result.record.update(system=key, data=lesions.checksum)
+        if source.system is not None:
+            found = self.scorer.analyse(source.system, lesions, bar.update)
+        else:
+            found = Maps({OWN: maps}, None, float("nan"))
+            bar.update(len(lesions.images))
+        result = self.scorer.score(found, lesions)
+        result.record.update(system=source.key, data=lesions.checksum)
         return self.store.save(path, stamp, Result(to_plain(result.record), result.arrays))
 
-    def _describe(self, key: str, system: AnomalySystem) -> dict[str, Any]:
-        """What the record says of a system."""
+    def _source(self, key: str) -> Source:
+        """The system or folder behind a row, and what the record says of it."""
         entry = self.systems[key]
-        return {
+        about: dict[str, Any]
+        if entry.maps_dir is not None:
+            folder = entry.maps_dir
+            about = {
+                "name": entry.label or key,
+                "class": "maps of another tool",
+                "role": entry.role,
+                "fingerprint": None,
+            }
+            return Source(key, about, read=lambda lesions: self.benchmark.read_maps(folder, lesions.name, lesions.seed))
+        system = entry.build(self.scorer.device)
+        about = {
             "name": entry.label or system.name,
             "class": f"{type(system).__module__}.{type(system).__qualname__}",
             "role": entry.role,
             "parameters": sum(parameter.numel() for parameter in system.parameters()),
             "weights": None if entry.weights is None else entry.weights.name,
-            "weights_sha256": None if entry.weights is None else file_sha256(entry.weights),
+            "weights_sha256": None if entry.weights is None else sha256_of(entry.weights),
             "fingerprint": fingerprint(system),
         }
+        return Source(key, about, system=system)
 
     def _report(
         self, results: dict[tuple[str, int | None, str], Result], built: dict[str, Any], failed: dict[str, str]
@@ -157,8 +191,9 @@ class Evaluation:
             }
             caption = self._caption(group)
             text.append(f"## {name}\n\n{caption}\n")
+            print(f"\n{caption}")
             for title, headings, rows in tables(cells, name, lines, self.paper.get(name)):
-                show(title or f"{name}: {caption}", headings, rows)
+                show(title or name, headings, rows)
                 text += [*([f"{title}:\n"] if title else []), to_markdown(headings, rows)]
             self._draw(name, group, lines, cells)
         text += [f"Left out: {key} ({reason})\n" for key, reason in failed.items()]

@@ -127,10 +127,11 @@ class Scorer:
         }
         arrays: dict[str, NDArray] = {}
         owners = subject_indices(lesions.subjects)
-        weights = resample_weights(int(owners.max()) + 1, self.resamples, self.bootstrap_seed)
+        subjects = int(owners.max()) + 1
+        weights = resample_weights(subjects, self.resamples, self.bootstrap_seed)
         for name, values in found.maps.items():
             record["maps"][name] = evaluate_map(values, lesions.masks)
-            if self.resamples:
+            if self.resamples and subjects > 1:
                 resampled = bootstrap(values, lesions.masks, owners, weights)
                 arrays[f"{name}.auprc"], arrays[f"{name}.best_dice"] = resampled
         arrays["recall"], arrays["precision"] = precision_recall_points(rank(found.maps[OWN], lesions.masks))

@@ -9,60 +9,64 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from monai.utils import optional_import
+from monai.transforms import Compose, EnsureChannelFirstd, Orientationd, Resized
 from numpy.typing import NDArray
-from PIL import Image
 from scipy import ndimage
 from skimage import draw, measure
 
-load_mni152_brain_mask, _ = optional_import("nilearn.datasets", name="load_mni152_brain_mask")
+from ..errors import PhanesInputError
+from ..inference import sentence_of
+from ..readers import CaseLoadImaged
+from ..skull import template_brain_mask
+from ..transforms import FieldOfViewd, SelectSlicesd
 
 IMAGE_SIZE = 128
-TEMPLATE_SLICE = 95  # MNI z = +23 mm on the grid of the registered slices: the level the networks see
-
-
-def to_network_grid(image: NDArray, size: int = IMAGE_SIZE) -> NDArray[np.float32]:
-    """Pad a (H, W) slice to a square with its minimum, resize it bilinearly without anti-aliasing: as the images."""
-    side = max(image.shape)
-    pads = [((side - n) // 2, side - n - (side - n) // 2) for n in image.shape]
-    square = torch.from_numpy(np.pad(image.astype(np.float32), pads, constant_values=float(image.min())))
-    resized = F.interpolate(square[None, None], size=(size, size), mode="bilinear", align_corners=False)
-    return resized[0, 0].numpy()
+PIXEL_MM = 233.0 / IMAGE_SIZE
 
 
 @lru_cache(maxsize=4)
-def template_brain_mask(margin: float = 4.0, size: int = IMAGE_SIZE) -> NDArray[np.bool_]:
-    """Brain of the MNI152 template at the slice level of the networks: (size, size), anterior up.
+def lesion_region(margin: float = 4.0) -> NDArray[np.bool_]:
+    """Where lesions may lie: the MNI152 template's brain at the networks' level, (128, 128), anterior up.
 
     Args:
         margin: mm to stay away from the brain's rim, since subjects are aligned to the template by an affine map only.
-        size: of the result, in pixels.
     """
-    volume = load_mni152_brain_mask(resolution=1).get_fdata()
-    brain = volume[:, ::-1, TEMPLATE_SLICE].T > 0  # (x, y) -> rows from anterior to posterior, columns along x
-    inside = ndimage.distance_transform_edt(brain) > margin
-    return to_network_grid(inside, size) > 0.5
+    brain = template_brain_mask(IMAGE_SIZE, dilation=0).numpy()
+    return ndimage.distance_transform_edt(brain) * PIXEL_MM > margin
 
 
 def read_shapes(folder: str | Path) -> list[NDArray[np.float32]]:
-    """Read every PNG mask of a folder (on the grid of the slices, anterior up, > 0 in the lesion), in name order.
+    """Read every mask of a folder (PNG or NIfTI, > 0 in the lesion), brought to the grid as the slices are.
+
+    Returns:
+        One (128, 128) shape a file, in name order; masks without a lesion at the networks' level are passed over.
 
     Raises:
-        FileNotFoundError: the folder holds no PNG.
-        ValueError: a mask is empty.
+        PhanesInputError: the folder holds no mask, or one cannot be read.
     """
-    files = sorted(Path(folder).glob("*.png"))
-    if not files:
-        raise FileNotFoundError(f"no lesion mask (*.png) in {folder}; leave the folder out to use generated shapes")
+    files = sorted(path for path in Path(folder).glob("*") if path.name.endswith((".png", ".nii", ".nii.gz")))
+    to_grid = Compose(
+        [
+            CaseLoadImaged("image"),
+            EnsureChannelFirstd("image"),
+            Orientationd("image", axcodes="PRS", labels=None),
+            SelectSlicesd("image"),
+            FieldOfViewd("image"),
+            Resized("image", (IMAGE_SIZE, IMAGE_SIZE, -1), mode="trilinear", align_corners=False, anti_aliasing=False),
+        ]
+    )
     shapes = []
     for file in files:
-        with Image.open(file) as picture:
-            mask = np.asarray(picture.convert("L")) > 0
-        if not mask.any():
-            raise ValueError(f"{file} is an empty lesion mask: remove it")
-        shapes.append(to_network_grid(mask))
+        try:
+            mask = to_grid({"image": str(file)})["image"].numpy()[0, :, :, 0]
+        except RuntimeError as error:
+            raise PhanesInputError(sentence_of(error)) from error
+        if (mask > 0.5 * mask.max()).any():
+            shapes.append((mask / mask.max()).astype(np.float32))
+    if not shapes:
+        raise PhanesInputError(
+            f"No lesion mask in '{folder}': give a folder of PNG or NIfTI masks, or None for made-up shapes."
+        )
     return shapes
 
 

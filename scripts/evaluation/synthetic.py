@@ -18,7 +18,7 @@ from scipy import ndimage, signal
 from skimage import draw
 from torch import Tensor
 
-from .shapes import irregular_shape, place, read_shapes, template_brain_mask
+from .shapes import irregular_shape, lesion_region, place, read_shapes
 
 # Lesion area in pixels of the 128 x 128 grid (3.3 mm2 each): the size bins of reference 3.2, bounded at both ends.
 STROKE_AREAS = {"small": (12, 71), "medium": (72, 570), "large": (571, 1500)}
@@ -86,7 +86,7 @@ class StrokeLesions:
     Args:
         size: "small" (12-71 pixels of 128 x 128, 40-235 mm2), "medium" (72-570, up to 1,900 mm2) or "large"
             (571-1,500, up to 5,000 mm2); the area is drawn log-uniformly.
-        shapes_dir: folder of PNG masks on the grid of the slices, whose outlines are used; None for generated ones.
+        shapes_dir: folder of lesion masks (see `shapes.read_shapes`) whose outlines are used; None for generated ones.
         level: range of the lesion's intensity relative to the tissue it replaces.
         texture: relative standard deviation of the lesion's texture.
         detail: fraction of the healthy fine anatomy that shines through.
@@ -109,7 +109,7 @@ class StrokeLesions:
         self.level = (float(level[0]), float(level[1]))
         self.texture = texture
         self.detail = detail
-        self.brain = template_brain_mask() if brain is None else np.asarray(brain, dtype=bool)
+        self.brain = lesion_region() if brain is None else np.asarray(brain, dtype=bool)
 
     @property
     def name(self) -> str:

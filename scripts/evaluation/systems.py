@@ -29,12 +29,13 @@ class Entry:
         weights: file of its trained weights; None when its definition loads them, or it has none.
         overrides: config entries to replace, such as `{"size": "compact"}`.
         definition: id of the system in those configs.
+        maps_dir: instead of all these, a folder with the maps another tool made of the same images.
         label: name in the table; the system's own when None.
-        role: "proposed", "baseline" (the best of these is what p-values compare with), "ablation", "oracle" (is shown
-            the true mask) or "sanity" (a known answer).
+        role: "proposed", "baseline" (the best of these is what p-values compare with), "ablation", "oracle" (it is
+            shown the true mask) or "sanity" (its scores are known beforehand).
 
     Raises:
-        ValueError: for another role, or when there is neither a system nor a config.
+        ValueError: for another role, or without exactly one source of maps.
     """
 
     def __init__(
@@ -44,19 +45,21 @@ class Entry:
         weights: str | Path | None = None,
         overrides: Mapping[str, Any] | None = None,
         definition: str = "network_def",
+        maps_dir: str | Path | None = None,
         label: str | None = None,
         role: str = "baseline",
     ) -> None:
         if role not in ROLES:
             raise ValueError(f"role must be one of {', '.join(ROLES)}, got {role!r}")
         files = [config_files] if isinstance(config_files, str | Path) else list(config_files)
-        if (system is None) == (not files):
-            raise ValueError("give either a system or the config files that define it")
+        if (system is not None) + bool(files) + (maps_dir is not None) != 1:
+            raise ValueError("give one of: a system, the config files that define it, a folder of maps")
         self.system = system
         self.config_files = [str(file) for file in files]
         self.weights = None if weights is None else Path(weights)
         self.overrides = dict(overrides or {})
         self.definition = definition
+        self.maps_dir = maps_dir
         self.label = label
         self.role = role
 

@@ -112,12 +112,12 @@ def _table(
         if main:
             p_value = found[system, next(iter(headings))].p_value
             row.append(NOTHING if math.isnan(p_value) else p_text(p_value))
-            row.append(f"{line.seconds_per_slice:.3f}")
+            row.append(NOTHING if math.isnan(line.seconds_per_slice) else f"{1000 * line.seconds_per_slice:.1f}")
         rows.append(row)
     top = ["System"]
     for measure, heading in headings.items():
         top += [heading, f"{heading}, {PUBLISHED}"] if measure in compared else [heading]
-    return top + (["p", "s / slice"] if main else []), rows
+    return top + (["p", "ms / slice"] if main else []), rows
 
 
 def number(value: float, std: float = float("nan")) -> str:
