@@ -54,7 +54,7 @@ class CaseDataset(Dataset):
         item = dict(self.data[index])
         record = {"case": item["case"], "path": item["image"]}
         try:
-            return {**apply_transform(self.transform, item), **record}
+            return dict(apply_transform(self.transform, item)) | record
         except Exception as error:
             logger.debug("case %s", item["case"], exc_info=True)
             return {**record, "error": sentence_of(error)}

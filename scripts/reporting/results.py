@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -80,7 +81,7 @@ def save_nifti(image: MetaTensor, path: Path, dtype: type) -> None:
     For a NIfTI source its header gives shape, sform, qform, their codes and units; the free-text fields, which may
     name a person, are left empty. Other sources get the affine they were read with.
     """
-    array = np.ascontiguousarray(image.as_tensor()[0].cpu().numpy().astype(dtype))
+    array: NDArray = np.ascontiguousarray(image.as_tensor()[0].cpu().numpy().astype(dtype))
     source = Path(str(image.meta.get("filename_or_obj", "")))
     if source.name.lower().endswith((".nii", ".nii.gz")) and source.is_file():
         nifti = _like(nib.load(source), array, dtype)
@@ -89,7 +90,7 @@ def save_nifti(image: MetaTensor, path: Path, dtype: type) -> None:
     nib.save(nifti, path)
 
 
-def _like(source: nib.Nifti1Image, array: NDArray, dtype: type) -> nib.Nifti1Image:
+def _like(source: Any, array: NDArray, dtype: type) -> nib.Nifti1Image:
     header = source.header.copy()
     header.set_data_dtype(dtype)
     header["scl_slope"], header["scl_inter"] = np.nan, np.nan

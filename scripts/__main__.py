@@ -1,0 +1,43 @@
+"""`python -m scripts VERB`: what is not a bundle workflow. `python -m scripts --help` lists the verbs."""
+
+from __future__ import annotations
+
+import sys
+
+import fire
+
+from .demo import print_demo_summary, write_demo_input
+from .errors import PhanesInputError
+
+
+class Commands:
+    """PHANES beside its bundle workflows (`python -m monai.bundle run ...`)."""
+
+    def demo_input(self, out: str = "demo") -> None:
+        """Write the demo's input: the MNI152 template head, healthy and with a painted stroke-like lesion.
+
+        Args:
+            out: folder; the two heads go to OUT/input, the true lesion to OUT/stroke_truth.nii.gz.
+        """
+        for path in write_demo_input(out).values():
+            print(path)
+
+    def demo_summary(self, out: str = "demo") -> None:
+        """Print the demo's scores and the paths of its report and picture.
+
+        Args:
+            out: the folder given to demo_input; the results are in OUT/results.
+        """
+        print_demo_summary(out)
+
+
+def main() -> None:
+    """Run a verb; a user's mistake ends in one sentence and exit status 1."""
+    try:
+        fire.Fire(Commands, name="python -m scripts")
+    except PhanesInputError as error:
+        sys.exit(f"Error: {error}")
+
+
+if __name__ == "__main__":
+    main()
