@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from .. import __version__
 from ..baselines.protocol import AnomalySystem
+from ..cli import fail
 from ..errors import PhanesInputError
 from ..inference import sha256_of
 from .benchmarks import Benchmark, LesionSet
@@ -58,9 +59,10 @@ class Evaluation:
         systems: rows of the table by key, in its order.
         scorer: what is measured.
         output_dir: made when it is not there.
-        chosen: keys of the systems to run; None for all.
+        chosen: keys of the systems to run, a list or one string with commas; None for all.
         spread: what the standard deviations are over, "seeds" or "bootstrap".
-        paper: published numbers, times 100, by set, system key and measure (as in `tables.HEADINGS`).
+        paper: published numbers, times 100, by set, system key and measure (as in `tables.SECTIONS`).
+        paper_label: heading of their columns.
     """
 
     def __init__(
@@ -70,18 +72,20 @@ class Evaluation:
         systems: Mapping[str, Entry],
         scorer: Scorer,
         output_dir: str | Path,
-        chosen: Sequence[str] | None = None,
+        chosen: Sequence[str] | str | None = None,
         spread: str = "seeds",
         paper: Mapping[str, Mapping[str, Mapping[str, float]]] | None = None,
+        paper_label: str = "paper",
     ) -> None:
         self.title = title
         self.benchmark = benchmark
         self.systems = dict(systems)
         self.scorer = scorer
         self.output_dir = Path(output_dir)
-        self.chosen = None if chosen is None else list(chosen)
+        self.chosen = [key.strip() for key in chosen.split(",")] if isinstance(chosen, str) else chosen
         self.spread = spread
         self.paper = paper or {}
+        self.paper_label = paper_label
         self.store = ResultStore(self.output_dir / "results")
 
     def run(self) -> list[Cell]:
@@ -98,7 +102,7 @@ class Evaluation:
             fail(str(error))
 
     def _evaluate(self) -> list[Cell]:
-        chosen = list(self.systems) if self.chosen is None else self.chosen
+        chosen = list(self.systems if self.chosen is None else self.chosen)
         unknown = [key for key in chosen if key not in self.systems]
         if unknown or not chosen:
             raise PhanesInputError(f"systems is {chosen}: choose among {', '.join(self.systems)}.")
@@ -192,7 +196,7 @@ class Evaluation:
             caption = self._caption(group)
             text.append(f"## {name}\n\n{caption}\n")
             print(f"\n{caption}")
-            for title, headings, rows in tables(cells, name, lines, self.paper.get(name)):
+            for title, headings, rows in tables(cells, name, lines, self.paper.get(name), self.paper_label):
                 show(title or name, headings, rows)
                 text += [*([f"{title}:\n"] if title else []), to_markdown(headings, rows)]
             self._draw(name, group, lines, cells)

@@ -86,7 +86,7 @@ class StrokeLesions:
     Args:
         size: "small" (12-71 pixels of 128 x 128, 40-235 mm2), "medium" (72-570, up to 1,900 mm2) or "large"
             (571-1,500, up to 5,000 mm2); the area is drawn log-uniformly.
-        shapes_dir: folder of lesion masks (see `shapes.read_shapes`) whose outlines are used; None for generated ones.
+        shapes_dir: folder of lesion masks (see `shapes.read_shapes`) whose outlines are used; without, made-up ones.
         level: range of the lesion's intensity relative to the tissue it replaces.
         texture: relative standard deviation of the lesion's texture.
         detail: fraction of the healthy fine anatomy that shines through.
@@ -119,7 +119,7 @@ class StrokeLesions:
     @cached_property
     def shapes(self) -> list[NDArray[np.float32]]:
         """Outlines read from `shapes_dir`; empty when shapes are generated."""
-        return [] if self.shapes_dir is None else read_shapes(self.shapes_dir)
+        return read_shapes(self.shapes_dir) if self.shapes_dir else []
 
     def __call__(self, images: Tensor, subjects: Sequence[str], seed: int) -> tuple[Tensor, Tensor]:
         """Return images with one lesion each, (B, 1, H, W) in [0, 1], and their boolean masks."""

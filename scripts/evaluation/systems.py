@@ -12,10 +12,13 @@ from typing import Any, ClassVar
 
 import torch
 from monai.bundle import ConfigParser
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..baselines.phanes import PhanesSystem
 from ..baselines.protocol import AnomalySystem, load_system
+from ..cli import fail
 from ..errors import PhanesInputError
+from ..phanes import Phanes
 
 ROLES = ("proposed", "baseline", "ablation", "oracle", "sanity")
 
@@ -27,6 +30,7 @@ class Entry:
         system: the system itself, ready to use; or None, and then the next three say how to build it.
         config_files: configs that define the system, later ones over earlier ones (as `monai.bundle run` reads them).
         weights: file of its trained weights; None when its definition loads them, or it has none.
+        part: attribute of the system that the weights belong to (PHANES' `network`); None for the system itself.
         overrides: config entries to replace, such as `{"size": "compact"}`.
         definition: id of the system in those configs.
         maps_dir: instead of all these, a folder with the maps another tool made of the same images.
@@ -43,6 +47,7 @@ class Entry:
         system: AnomalySystem | None = None,
         config_files: str | Path | Sequence[str | Path] = (),
         weights: str | Path | None = None,
+        part: str | None = None,
         overrides: Mapping[str, Any] | None = None,
         definition: str = "network_def",
         maps_dir: str | Path | None = None,
@@ -57,6 +62,7 @@ class Entry:
         self.system = system
         self.config_files = [str(file) for file in files]
         self.weights = None if weights is None else Path(weights)
+        self.part = part
         self.overrides = dict(overrides or {})
         self.definition = definition
         self.maps_dir = maps_dir
@@ -78,9 +84,44 @@ class Entry:
             parser.read_config(self.config_files)
             parser.update(self.overrides)
             system = parser.get_parsed_content(self.definition)
-        if self.weights is not None:
+        if self.weights is not None and self.part is None:
             system = load_system(system, self.weights)
+        elif self.weights is not None and self.part is not None:
+            load_network(getattr(system, self.part), self.weights)
         return system.to(device).eval()
+
+
+def load_network(network: nn.Module, path: str | Path) -> None:
+    """Fill a network with a whole state dict, such as the bundle's `model.pt`.
+
+    Raises:
+        PhanesInputError: no such file, weights of another network or size, or PHANES before its calibration.
+    """
+    if not Path(path).is_file():
+        raise PhanesInputError(f"No weights at '{path}': train first or correct weights_file.")
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        network.load_state_dict(state)
+    except (RuntimeError, TypeError) as error:
+        raise PhanesInputError(f"'{path}' does not hold weights of the network in the config.") from error
+    if any(bool(torch.isnan(value).any()) for value in state.values() if value.is_floating_point()):
+        raise PhanesInputError(f"'{path}' holds NaN: it has not been calibrated, run the calibrate workflow first.")
+
+
+class PhanesCoarse(PhanesSystem):
+    """PHANES' first stage alone: its coarse reconstruction and the map of eq. (3) before the threshold."""
+
+    def __init__(self, network: Phanes, name: str = "PHANES, coarse stage") -> None:
+        super().__init__(network, name)
+
+    def _run(self, images: Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor]:
+        coarse, coarse_map = self.network.coarse(images)
+        return coarse_map, coarse
+
+
+def external_entries(folders: Mapping[str, str | Path]) -> dict[str, Entry]:
+    """Rows for other tools' maps: folder by name."""
+    return {name: Entry(maps_dir=folder, label=name) for name, folder in folders.items()}
 
 
 class ConstantMap(AnomalySystem):
@@ -104,3 +145,14 @@ class PerfectMap(AnomalySystem):
         if masks is None:
             raise ValueError("the perfect map needs the true masks")
         return masks.to(images)
+
+
+def check_paths(**paths: str | Path | None) -> None:
+    """End with one sentence when a file or folder given as an option does not exist; None or "" stand for "without".
+
+    Raises:
+        SystemExit: on the command line (`PhanesInputError` elsewhere).
+    """
+    for option, path in paths.items():
+        if path and not Path(path).exists():
+            fail(f"{option} '{path}' does not exist: correct the path; --{option} '' leaves out what can be left out.")

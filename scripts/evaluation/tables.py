@@ -14,7 +14,6 @@ from rich.table import Table
 from .summary import Cell
 
 NOTHING = "-"
-PUBLISHED = "paper"
 
 # The tables of a lesion set: title -> {measure: heading}. Each shows what was measured.
 SECTIONS = {
@@ -64,6 +63,7 @@ def tables(
     name: str,
     lines: Mapping[str, Line],
     paper: Mapping[str, Mapping[str, float]] | None = None,
+    paper_label: str = "paper",
 ) -> list[tuple[str, list[str], list[list[str]]]]:
     """Title, headings and rows of each table of one lesion set; numbers times 100, with the standard deviation.
 
@@ -75,6 +75,7 @@ def tables(
         name: of the lesion set.
         lines: the systems, in the tables' order.
         paper: published numbers, already times 100, by system and measure; given columns of their own.
+        paper_label: heading of these.
     """
     found = {(cell.system, cell.measure): cell for cell in cells if cell.set == name}
     there = dict.fromkeys(measure for _, measure in found)
@@ -84,7 +85,7 @@ def tables(
         if not known:
             headings = {measure: _size_heading(measure) for measure in there if measure.startswith("size.")}
         if headings:
-            made.append((title, *_table(found, headings, lines, paper or {}, main=not title)))
+            made.append((title, *_table(found, headings, lines, paper or {}, paper_label, main=not title)))
     return made
 
 
@@ -93,6 +94,7 @@ def _table(
     headings: Mapping[str, str],
     lines: Mapping[str, Line],
     paper: Mapping[str, Mapping[str, float]],
+    paper_label: str,
     main: bool,
 ) -> tuple[list[str], list[list[str]]]:
     compared = [measure for measure in headings if any(measure in paper.get(system, {}) for system in lines)]
@@ -116,7 +118,7 @@ def _table(
         rows.append(row)
     top = ["System"]
     for measure, heading in headings.items():
-        top += [heading, f"{heading}, {PUBLISHED}"] if measure in compared else [heading]
+        top += [heading, f"{heading}, {paper_label}"] if measure in compared else [heading]
     return top + (["p", "ms / slice"] if main else []), rows
 
 
@@ -179,9 +181,7 @@ def show(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], con
     """Print a table to the terminal."""
     grid = Table(title=title, title_justify="left")
     for index, heading in enumerate(headings):
-        grid.add_column(
-            heading, justify="left" if index == 0 else "right", style="dim" if PUBLISHED in heading else None
-        )
+        grid.add_column(heading, justify="left" if index == 0 else "right", style="dim" if "paper" in heading else None)
     for row in rows:
         grid.add_row(*[f"[bold]{cell[2:-2]}[/bold]" if cell.startswith("**") else cell for cell in row])
     if console is None:
