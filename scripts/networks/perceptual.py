@@ -102,7 +102,7 @@ class SpatialLPIPS(nn.Module):
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Distance of two batches of images in [0, 1], (B, 1, H, W) each -> (B, 1, H, W), >= 0."""
         maps = self.tap_maps(self.features(a), self.features(b))
-        return self._sum(maps, a.shape[2], a.shape[3])
+        return self.sum_maps(maps, a.shape[2], a.shape[3])
 
     @torch.jit.export
     def features(self, images: Tensor) -> list[Tensor]:
@@ -112,7 +112,7 @@ class SpatialLPIPS(nn.Module):
     @torch.jit.export
     def distance(self, features_a: list[Tensor], features_b: list[Tensor], size: int) -> Tensor:
         """Distance map of (B, 1, size, size) from what `features` returned for two batches of square images."""
-        return self._sum(self.tap_maps(features_a, features_b), size, size)
+        return self.sum_maps(self.tap_maps(features_a, features_b), size, size)
 
     @torch.jit.export
     def tap_maps(self, features_a: list[Tensor], features_b: list[Tensor]) -> list[Tensor]:
@@ -122,7 +122,7 @@ class SpatialLPIPS(nn.Module):
             maps.append(head(features_a[index], features_b[index]))
         return maps
 
-    def _sum(self, maps: list[Tensor], height: int, width: int) -> Tensor:
+    def sum_maps(self, maps: list[Tensor], height: int, width: int) -> Tensor:
         """The taps' maps resized to the image and summed."""
         total = F.interpolate(maps[0], size=[height, width], mode="bilinear", align_corners=False)
         for tap in maps[1:]:

@@ -58,10 +58,10 @@ def _redistribute(counts: Tensor, excess: Tensor, limit: int, rounds: int = _ROU
             break
         below = counts < limit
         step = (below.sum(dim=2, keepdim=True, dtype=torch.int32) // excess.clamp(min=1)).clamp(min=1)
-        last = torch.where(below, position, -1).amax(dim=2, keepdim=True)
-        start = torch.where(start > last, 0, start)  # the next pass
+        last = position.masked_fill(~below, -1).amax(dim=2, keepdim=True)
+        start = start.masked_fill(start > last, 0)  # the next pass
         offset = position - start
-        phase = torch.where(below & (offset >= 0), offset % step, nbins)
+        phase = (offset % step).masked_fill(~below | (offset < 0), nbins)
         first = phase.amin(dim=2, keepdim=True)
         chosen = below & (phase == first) & (excess > 0)
         counts = counts + chosen.to(torch.int32)
@@ -76,7 +76,7 @@ def _clip_histograms(counts: Tensor, limit: int) -> Tensor:
     counts = counts.clamp(max=limit)
     even_share = excess // counts.shape[2]
     shared = torch.where(counts < limit - even_share, counts + even_share, counts)
-    shared = torch.where(shared >= limit - even_share, limit, shared)
+    shared = shared.masked_fill(shared >= limit - even_share, limit)
     excess = excess - (shared - counts).sum(dim=2, keepdim=True, dtype=torch.int32)
     return _redistribute(shared, excess, limit)
 

@@ -1,0 +1,331 @@
+"""Distilling LPIPS' ImageNet trunk into a small network of our own: pairs of images, loss, training step, agreement.
+
+The student sees the same two images as its teacher and learns the teacher's distance at every tap. Everything between
+the training slices and the optimiser runs on the device, without waiting for it, so that the step can be captured.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import torch
+from ignite.engine import Engine, Events
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from .engines import StateExporter
+from .networks.perceptual import SpatialLPIPS
+from .ops import degrade
+from .ops.equalize import equalize_adapthist
+
+KINDS = ("pca", "pca_moved", "blur", "blend", "paint", "patch", "fill", "noise", "contrast", "move", "strip")
+
+
+def stack_slices(dataset: Iterable[Mapping[str, Tensor]], device: torch.device | str) -> Tensor:
+    """All images of a data set as one (N, 1, H, W) tensor on the device."""
+    return torch.stack([torch.as_tensor(item["image"]) for item in dataset]).to(device, torch.float32)
+
+
+def with_stripped(slices: Tensor, brain_mask: Tensor, percentile: float = 98.0) -> Tensor:
+    """Slices, then the same without skull and divided by their percentile again: (N, 1, H, W) -> (2N, 1, H, W)."""
+    stripped = slices * brain_mask.to(slices)
+    scale = torch.quantile(stripped.flatten(1), percentile / 100, dim=1).clamp(min=1e-3).view(-1, 1, 1, 1)
+    return torch.cat([slices, (stripped / scale).clamp(0, 1)])
+
+
+@torch.no_grad()
+def initialize(student: SpatialLPIPS, teacher: SpatialLPIPS, slices: Tensor) -> SpatialLPIPS:
+    """Make a student trainable: He's initialisation, each tap's mean distance that of the teacher.
+
+    Args:
+        student: of any weights.
+        teacher: on the same device.
+        slices: (N, 1, H, W), two or more; neighbours in the batch are the pairs.
+    """
+    for module in student.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    _, taps = pair_maps(student, slices[1:], slices[:-1])
+    _, target_taps = pair_maps(teacher, slices[1:], slices[:-1])
+    for head, tap, target in zip(student.heads, taps, target_taps, strict=True):
+        for parameter in head.parameters():
+            parameter.mul_(target.mean() / tap.mean())
+    return student.requires_grad_(True)
+
+
+def load_reconstructor(network: nn.Module, weights: str) -> nn.Module | None:
+    """An autoencoder with its weights, frozen; None without a path."""
+    if not weights:
+        return None
+    network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+    return network.eval().requires_grad_(False)
+
+
+class SliceBatches:
+    """Batches of randomly drawn slices that already lie on the device; one epoch is `steps` batches."""
+
+    def __init__(self, slices: Tensor, batch_size: int, steps: int) -> None:
+        self.slices, self.batch_size, self.steps = slices, batch_size, steps
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        for _ in range(self.steps):
+            index = torch.randint(len(self.slices), (self.batch_size,), device=self.slices.device)
+            yield {"image": self.slices[index]}
+
+
+class PrincipalComponents:
+    """Linear reconstruction from principal components of slices, (N, 1, H, W)."""
+
+    def __init__(self, slices: Tensor, components: int = 256) -> None:
+        flat = slices.flatten(1).double()
+        self.mean = flat.mean(dim=0)
+        centred = flat - self.mean
+        # Eigenvectors of the small N x N Gram matrix give those of the large covariance.
+        values, vectors = torch.linalg.eigh(centred @ centred.T)
+        rank = min(components, len(slices) - 1)
+        values, vectors = values.flip(0)[:rank], vectors.flip(1)[:, :rank]
+        self.axes = (vectors.T @ centred / values.clamp(min=1e-12).sqrt()[:, None]).float()
+        self.mean = self.mean.float()
+
+    def __len__(self) -> int:
+        return len(self.axes)
+
+    def reconstruct(self, images: Tensor, components: Tensor | int) -> Tensor:
+        """Images from their first components, one number for all or one an image; clipped to [0, 1]."""
+        weights = (images.flatten(1) - self.mean) @ self.axes.T
+        order = torch.arange(len(self), device=images.device)
+        keep = order < (components if isinstance(components, int) else components.view(-1, 1))
+        return ((weights * keep) @ self.axes + self.mean).view_as(images).clamp(0, 1)
+
+
+class PairMaker:
+    """Training pairs: slices, augmented, and changed versions of them.
+
+    The batch is split into equal parts, one for each kind of change; a second, slight change is added to some, and both
+    images of every other pair are equalised, as in eq. (3).
+
+    Args:
+        slices: (N, 1, H, W) training slices, for blends and patches.
+        components: of the same slices.
+        brain_mask: (H, W).
+        kinds: some of `KINDS`, each as often as it is named.
+        reconstructor: an autoencoder, (B, 1, H, W) -> (B, 1, H, W), whose reconstructions make up another quarter.
+        second: probability of the second change.
+
+    Raises:
+        ValueError: an unknown kind.
+    """
+
+    def __init__(
+        self,
+        slices: Tensor,
+        components: PrincipalComponents,
+        brain_mask: Tensor,
+        kinds: Sequence[str] = KINDS,
+        reconstructor: nn.Module | None = None,
+        second: float = 0.3,
+    ) -> None:
+        unknown = sorted(set(kinds) - set(KINDS))
+        if unknown:
+            raise ValueError(f"No pairs of kind {', '.join(unknown)}; choose among {', '.join(KINDS)}.")
+        self.slices, self.components, self.second = slices, components, second
+        self.brain_mask = brain_mask.to(slices)
+        self.kinds, self.reconstructor = list(kinds), reconstructor
+        if reconstructor is not None:
+            self.kinds += ["reconstruction"] * max(len(self.kinds) // 3, 1)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 1, H, W) slices -> two batches of the same shape in [0, 1]."""
+        images = degrade.flip(images)
+        # Half of them stay where they were: components reconstruct registered slices best, as the autoencoder does.
+        images = torch.where(degrade.coin(images, 0.5), degrade.warp(images, 10, 0.1, 0.1), images)
+        images = torch.where(degrade.coin(images, 0.3), degrade.contrast(images), images)
+        parts = images.tensor_split(len(self.kinds))
+        changed = torch.cat([self._change(kind, part) for kind, part in zip(self.kinds, parts, strict=True)])
+        for slight in (degrade.noise, degrade.contrast, lambda x: degrade.warp(x, 2, 0.01, 0.02, 0.003)):
+            changed = torch.where(degrade.coin(images, self.second / 3), slight(changed), changed)
+        both = torch.stack([images, changed])
+        both[:, ::2] = equalize_adapthist(both[:, ::2].flatten(0, 1)).view_as(both[:, ::2])
+        return both[0], both[1]
+
+    def _change(self, kind: str, images: Tensor) -> Tensor:
+        """One kind of change of a part of the batch."""
+        if kind == "pca":
+            return self._project(images)
+        if kind == "pca_moved":
+            return self._project(degrade.warp(images, 2, 0.01, 0.02, 0.003))
+        if kind == "blend":
+            return torch.lerp(images, self._others(images), degrade.uniform(images, 0.05, 1.0))
+        if kind == "patch":
+            return degrade.patch(images, self._others(images))
+        if kind == "fill":
+            smooth = torch.where(degrade.coin(images, 0.5), self._project(images), degrade.blur(images, 2.0, 10.0))
+            return degrade.patch(images, smooth)
+        if kind == "move":
+            return degrade.warp(images, 4, 0.03, 0.05, 0.01)
+        if kind == "strip":
+            return images * (1 - degrade.uniform(images, 0.3, 1.0) * (1 - self.brain_mask))
+        if kind == "reconstruction" and self.reconstructor is not None:
+            return self.reconstructor(images).clamp(0, 1)
+        return {"blur": degrade.blur, "paint": degrade.paint, "noise": degrade.noise, "contrast": degrade.contrast}[
+            kind
+        ](images)
+
+    def _project(self, images: Tensor) -> Tensor:
+        return self.components.reconstruct(images, degrade.log_uniform(images, 4, len(self.components)))
+
+    def _others(self, images: Tensor) -> Tensor:
+        """Other subjects' slices, augmented likewise; sometimes the images themselves, moved."""
+        index = torch.randint(len(self.slices), (len(images),), device=images.device)
+        others = degrade.flip(degrade.warp(self.slices[index], 10, 0.1, 0.1))
+        return torch.where(degrade.coin(images, 0.3), degrade.warp(images, 30, 0.2, 0.2), others)
+
+
+class DistillationLoss:
+    """Distance between the student's and the teacher's maps, alike for large and small distances.
+
+    Mean over the batch of the squared error relative to the teacher's squared map (a linear fit's 1 - r^2), for the
+    summed map and for each tap, and the mean absolute difference of logarithms of the summed map.
+
+    Args:
+        taps: weight of the taps' mean.
+        logarithm: weight of the logarithmic term.
+        floor: distance below which differences stop to matter.
+    """
+
+    def __init__(self, taps: float = 0.5, logarithm: float = 0.1, floor: float = 0.002) -> None:
+        self.taps, self.logarithm, self.floor = taps, logarithm, floor
+
+    def relative(self, student: Tensor, teacher: Tensor, floor: float) -> Tensor:
+        """Squared error over squared map, (B, 1, h, w) each -> scalar."""
+        error = (student - teacher).square().mean(dim=(1, 2, 3))
+        return (error / (teacher.square().mean(dim=(1, 2, 3)) + floor**2)).mean()
+
+    def __call__(
+        self, student: Tensor, teacher: Tensor, student_taps: Sequence[Tensor], teacher_taps: Sequence[Tensor]
+    ) -> Tensor:
+        """Summed maps (B, 1, H, W) and the taps' maps (B, 1, h, w) -> scalar."""
+        taps = [self.relative(s, t, self.floor / 7) for s, t in zip(student_taps, teacher_taps, strict=True)]
+        ratio = ((student + self.floor) / (teacher + self.floor)).log().abs().mean()
+        tap_loss = torch.stack(taps).mean()
+        return self.relative(student, teacher, self.floor) + self.taps * tap_loss + self.logarithm * ratio
+
+
+class DistillationStep:
+    """One optimiser step of the student on one batch of slices.
+
+    Args:
+        student: trainable.
+        teacher: frozen.
+        pairs: slices -> two batches of images.
+        optimizer: of the student.
+        loss: between their maps.
+        amp: bfloat16 autocast of the student; it blurs small distances, so that it pays on slow machines only.
+    """
+
+    def __init__(
+        self,
+        student: SpatialLPIPS,
+        teacher: SpatialLPIPS,
+        pairs: PairMaker,
+        optimizer: Optimizer,
+        loss: DistillationLoss,
+        amp: bool = False,
+    ) -> None:
+        self.student, self.teacher, self.pairs = student, teacher, pairs
+        self.optimizer, self.loss, self.amp = optimizer, loss, amp
+
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        """images: (B, 1, H, W) in [0, 1] -> detached scalar `loss`."""
+        a, b = self.pairs(images)
+        with torch.no_grad():
+            target, target_taps = pair_maps(self.teacher, a, b)
+        with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=self.amp):
+            maps, taps = pair_maps(self.student, a, b)
+        loss = self.loss(maps, target, taps, target_taps)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        return {"loss": loss.detach()}
+
+
+def pair_maps(model: SpatialLPIPS, a: Tensor, b: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Summed map of two batches, and the taps' maps.
+
+    The taps compare more than the pairs, without another pass through the trunk: each image also with its neighbour's
+    and with itself moved by a third of the side, in rows (3B, 1, h, w).
+    """
+    both = model.features(torch.cat([a, b]))
+    first, second = [f[: len(a)] for f in both], [f[len(a) :] for f in both]
+    taps = model.tap_maps(first, second)
+    total = model.sum_maps(taps, a.shape[2], a.shape[3])
+    neighbours = model.tap_maps(first, [f.roll(1, 0) for f in second])
+    moved = model.tap_maps(second, [f.roll((f.shape[2] // 3, f.shape[3] // 3), (2, 3)) for f in second])
+    return total, [torch.cat(maps) for maps in zip(taps, neighbours, moved, strict=True)]
+
+
+class Annealing:
+    """Linear warm-up, then a cosine to zero at the last step, or at the end of the time where that comes first.
+
+    A run limited in time ends after the epoch that would be its last, so that its best weights are still evaluated.
+
+    Args:
+        optimizer: whose learning rate to set.
+        peak: highest learning rate.
+        warmup: steps of the warm-up.
+        max_seconds: time limit; None for none, and then the schedule depends on the steps alone.
+    """
+
+    def __init__(self, optimizer: Optimizer, peak: float, warmup: int = 200, max_seconds: float | None = None) -> None:
+        self.optimizer, self.peak, self.warmup, self.max_seconds = optimizer, peak, warmup, max_seconds
+        self.started = self.epoch_started = 0.0
+
+    def attach(self, engine: Engine) -> None:
+        """Called by MONAI's engines."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
+        engine.add_event_handler(Events.ITERATION_STARTED, self)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._stop_in_time)
+
+    def _start(self, engine: Engine) -> None:
+        self.started = time.monotonic()
+
+    def _start_epoch(self, engine: Engine) -> None:
+        self.epoch_started = time.monotonic()
+
+    def __call__(self, engine: Engine) -> None:
+        """Set the learning rate of the step to come."""
+        done = engine.state.iteration - 1
+        total = (engine.state.max_epochs or 1) * (engine.state.epoch_length or 1)
+        progress = done / total
+        if self.max_seconds:
+            progress = max(progress, (time.monotonic() - self.started) / self.max_seconds)
+        rate = self.peak * min(1.0, (done + 1) / self.warmup) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+        for group in self.optimizer.param_groups:
+            if torch.is_tensor(group["lr"]):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+    def _stop_in_time(self, engine: Engine) -> None:
+        now = time.monotonic()
+        if self.max_seconds and now - self.started + 0.5 * (now - self.epoch_started) > self.max_seconds:
+            engine.terminate()
+
+
+class HalfExporter(StateExporter):
+    """At the end of training, writes the best checkpoint's weights in half precision, for the bundle."""
+
+    def __call__(self, engine: Engine) -> None:
+        """Write the file."""
+        super().__call__(engine)
+        state = torch.load(self.path, map_location="cpu", weights_only=True)
+        torch.save({name: value.half() for name, value in state.items()}, self.path)
