@@ -1,8 +1,8 @@
 """DAE: a U-Net that removes coarse noise from healthy brains, and its residual.
 
 Source: Kascenas, Pugeault, O'Neil, "Denoising autoencoders for unsupervised anomaly detection in brain MRI" (MIDL
-2022). The noise is drawn on a 16 x 16 grid and upsampled, so that it has the size of lesions; skip connections let the network
-keep the rest of the brain sharp. 7.70 M parameters with the defaults.
+2022). The noise is drawn on a 16 x 16 grid and upsampled, so that it has the size of lesions; skip connections let the
+network keep the rest of the brain sharp. 7.70 M parameters with the defaults.
 """
 
 from __future__ import annotations

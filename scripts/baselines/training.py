@@ -1,0 +1,265 @@
+"""Training and fitting of the systems, on PHANES' own engine: step, validation, and the record of a run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import monai.bundle
+import torch
+from ignite.engine import Engine, Events
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from tqdm import tqdm
+
+from .. import __version__
+from ..engines import image_batch
+from .protocol import AnomalySystem, Fittable, Trainable, learnt_state, load_system, save_system
+
+
+class LossStep:
+    """One optimiser step on a system's `training_loss`.
+
+    Args:
+        system: in training mode; its pretrained parts take no gradient.
+        optimizer: of its parameters.
+        max_norm: gradients are scaled down to this norm; None leaves them.
+        average: a `torch.optim.swa_utils.AveragedModel` of the system, updated after every step; None for none.
+        amp: bfloat16 autocast.
+    """
+
+    def __init__(
+        self,
+        system: Trainable,
+        optimizer: Optimizer,
+        max_norm: float | None = None,
+        average: nn.Module | None = None,
+        amp: bool = False,
+    ) -> None:
+        self.system = system
+        self.optimizer = optimizer
+        self.max_norm = max_norm
+        self.average = average
+        self.amp = amp
+
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        """images: (B, 1, H, W) in [0, 1] -> detached scalars, `loss` and its parts."""
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=self.amp):
+            loss, parts = self.system.training_loss(images)
+        loss.backward()
+        if self.max_norm is not None:
+            trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(trained, self.max_norm)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.system)
+        return {"loss": loss.detach(), **{name: value.detach() for name, value in parts.items()}}
+
+
+class HealthyError:
+    """MONAI `iteration_update` of the validation: the system's error on healthy slices, the same noise every time.
+
+    Args:
+        system: what is validated; needs `healthy_error`.
+        seed: of the noise.
+    """
+
+    def __init__(self, system: Any, seed: int = 0) -> None:
+        self.system = system
+        self.seed = seed
+
+    @torch.no_grad()
+    def __call__(self, engine: Engine, batch: dict[str, Any]) -> dict[str, float]:
+        """-> `healthy_error`; training's randomness goes on as if nothing had been drawn."""
+        images = image_batch(batch, engine.state.device)  # type: ignore[attr-defined]
+        self.system.eval()
+        with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
+            torch.manual_seed(self.seed + engine.state.iteration)
+            return {"healthy_error": float(self.system.healthy_error(images))}
+
+
+class BestKeeper:
+    """After each validation keeps the weights with the lowest healthy error, and stops when it no longer falls.
+
+    Unlike MONAI's own handlers for this it has a state, so that a resumed run remembers what it had achieved.
+
+    Args:
+        validator: engine whose metric `healthy_error` counts.
+        system: its state dict is written.
+        path: file of the best weights.
+        patience: validations without improvement before the training stops; None for never.
+    """
+
+    def __init__(self, validator: Engine, system: AnomalySystem, path: str, patience: int | None = None) -> None:
+        self.validator = validator
+        self.system = system
+        self.path = Path(path)
+        self.patience = patience
+        self.error, self.epoch, self.waited = float("inf"), 0, 0
+
+    def state_dict(self) -> dict[str, float]:
+        """What was achieved."""
+        return {"error": self.error, "epoch": self.epoch, "waited": self.waited}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up an interrupted run."""
+        self.error, self.epoch, self.waited = state["error"], state["epoch"], state["waited"]
+
+    def attach(self, engine: Engine) -> None:
+        """To the trainer, after its ValidationHandler."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Compare the last validation with the best one."""
+        error = self.validator.state.metrics["healthy_error"]
+        if error < self.error:
+            self.error, self.epoch, self.waited = error, engine.state.epoch, 0
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(learnt_state(self.system), self.path)
+            return
+        self.waited += 1
+        if self.patience is not None and self.waited >= self.patience:
+            engine.terminate()
+
+
+class RunRecord:
+    """At the end, writes `model.pt` (the best weights in half precision) and `record.json` (what was run).
+
+    Args:
+        system: the trained system; filled with the best weights at the end.
+        output_dir: folder of both files.
+        size: name of the size, for the record.
+        best: what kept the best weights; without it, or before the first validation, the system is written as it is.
+        settings: anything else worth recording, plain values.
+    """
+
+    def __init__(
+        self,
+        system: AnomalySystem,
+        output_dir: str,
+        size: str,
+        best: BestKeeper | None = None,
+        settings: dict[str, Any] | None = None,
+    ) -> None:
+        self.system = system
+        self.output_dir = Path(output_dir)
+        self.size = size
+        self.best = best
+        self.settings = settings or {}
+        self.seconds = 0.0
+        self.started = time.monotonic()
+
+    def state_dict(self) -> dict[str, float]:
+        """Seconds trained so far: a resumed run counts on."""
+        return {"seconds": self._elapsed()}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Take up the seconds of the interrupted run."""
+        self.seconds = state["seconds"]
+
+    def attach(self, engine: Engine) -> None:
+        """Called by MONAI's engines."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def _start(self) -> None:
+        self.started = time.monotonic()
+
+    def _elapsed(self) -> float:
+        return self.seconds + time.monotonic() - self.started
+
+    def __call__(self, engine: Engine) -> None:
+        """Write both files."""
+        progress: dict[str, Any] = {"epochs": engine.state.epoch, "steps": engine.state.iteration}
+        if self.best is not None and self.best.epoch > 0:
+            load_system(self.system, self.best.path)
+            progress |= {"best_epoch": self.best.epoch, "best_healthy_error": self.best.error}
+        self.write(progress)
+
+    def write(self, progress: dict[str, Any] | None = None) -> None:
+        """Write both files from the system as it is."""
+        weights = self.output_dir / "model.pt"
+        save_system(self.system, weights)
+        record = {
+            "system": self.system.name,
+            "size": self.size,
+            "parameters": sum(p.numel() for p in self.system.parameters()),
+            "trained_parameters": sum(p.numel() for p in self.system.parameters() if p.requires_grad),
+            "seconds": round(self._elapsed(), 1),
+            **(progress or {}),
+            **self.settings,
+            "device": _device_name(self.system),
+            "versions": {"phanes": __version__, "torch": torch.__version__, "monai": monai.__version__},
+            "weights": weights.name,
+            "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        }
+        (self.output_dir / "record.json").write_text(json.dumps(record, indent=4) + "\n")
+
+
+class Fitter:
+    """Runs a system's `fit` with a progress bar; the fitted systems' counterpart of a trainer.
+
+    Args:
+        system: on the device already.
+        data_loader: dictionaries with `image`, (B, 1, H, W) in [0, 1]; gone through once.
+        device: of the system.
+        record: writes the result.
+    """
+
+    def __init__(
+        self, system: AnomalySystem, data_loader: Iterable, device: torch.device | str, record: RunRecord
+    ) -> None:
+        if not isinstance(system, Fittable):
+            raise TypeError(f"{system.name} cannot be fitted: it is trained by gradient descent")
+        self.system = system
+        self.data_loader = data_loader
+        self.device = device
+        self.record = record
+
+    def run(self) -> None:
+        """Fit, and write `model.pt` and `record.json`."""
+        count = 0
+
+        def batches() -> Iterable[Tensor]:
+            nonlocal count
+            for batch in tqdm(self.data_loader, desc=self.system.name, unit="batch"):
+                images = image_batch(batch, self.device)
+                count += len(images)
+                yield images
+
+        self.system.fit(batches())
+        self.record.write({"slices": count})
+
+
+def train_as_phanes(
+    system: AnomalySystem,
+    record: RunRecord,
+    config_file: str,
+    overrides: dict[str, Any],
+    trained_autoencoder: str | None = None,
+) -> None:
+    """Train a system whose network is PHANES' first stage by PHANES' own config, and write it as a system of its own.
+
+    Args:
+        system: with the submodule `autoencoder` (RA, SI-VAE).
+        record: writes the result.
+        config_file: PHANES' training config; it writes `autoencoder.pt` to its output_dir.
+        overrides: entries of that config to replace, output_dir among them.
+        trained_autoencoder: such a file, when that training has been run already; then nothing is trained.
+    """
+    if trained_autoencoder is None:
+        monai.bundle.run(run_id="run", config_file=config_file, **overrides)
+        trained_autoencoder = f"{overrides['output_dir']}/autoencoder.pt"
+    state = torch.load(trained_autoencoder, map_location="cpu", weights_only=True)
+    system.get_submodule("autoencoder").load_state_dict(state)
+    record.write({"autoencoder_file": trained_autoencoder})
+
+
+def _device_name(system: nn.Module) -> str:
+    tensor = next(iter(system.state_dict().values()))
+    return torch.cuda.get_device_name(tensor.device) if tensor.is_cuda else f"cpu, {torch.get_num_threads()} threads"
