@@ -94,7 +94,7 @@ class StepTrainer(Trainer):
             objects = {**(checkpoint or {}), "trainer": self}
             CheckpointSaver(checkpoint_dir, objects, save_interval=1, n_saved=1).attach(self)
             if resume and (newest := latest_checkpoint(checkpoint_dir)):
-                CheckpointLoader(newest, objects, map_location=device).attach(self)
+                CheckpointLoader(newest, objects, map_location=str(device)).attach(self)  # type: ignore[arg-type]
 
     def _train_mode(self) -> None:
         for network in self.networks:
@@ -181,11 +181,14 @@ class InpaintingReconstruction(nn.Module):
 
     masks: Tensor
 
-    def __init__(self, network: Phanes, holes: int = 64, seed: int = 0, ellipses: dict[str, float] | None = None) -> None:
+    def __init__(
+        self, network: Phanes, holes: int = 64, seed: int = 0, ellipses: dict[str, float] | None = None
+    ) -> None:
         super().__init__()
         self.network = network
         generator = torch.Generator().manual_seed(seed)
-        self.register_buffer("masks", random_ellipse_masks(holes, generator=generator, **(ellipses or {})))  # type: ignore[arg-type]
+        masks = random_ellipse_masks(holes, generator=generator, **(ellipses or {}))  # type: ignore[arg-type]
+        self.register_buffer("masks", masks)
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, 1, H, W) in [0, 1] -> its pseudo-healthy image, same shape."""
@@ -215,7 +218,7 @@ class MontageHandler(TensorBoardHandler):
     @torch.no_grad()
     def __call__(self, engine: Engine) -> None:
         """Write one montage from the engine's last batch."""
-        images = image_batch(engine.state.batch, engine.state.device)[: self.images]
+        images = image_batch(engine.state.batch, engine.state.device)[: self.images]  # type: ignore
         self.network.eval()
         outputs = self.network(images)
         # PHANES stacks anomaly, pseudo-healthy, mask, coarse.

@@ -123,7 +123,9 @@ def gram_matrix(features: Tensor) -> Tensor:
 
 def style_loss(prediction: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
     """Mean absolute difference of Gram matrices, summed over the taps of a perceptual trunk; a scalar."""
-    return torch.stack([F.l1_loss(gram_matrix(p), gram_matrix(t)) for p, t in zip(prediction, target, strict=True)]).sum()
+    return torch.stack(
+        [F.l1_loss(gram_matrix(p), gram_matrix(t)) for p, t in zip(prediction, target, strict=True)]
+    ).sum()
 
 
 def perceptual_loss(prediction: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:

@@ -1,7 +1,5 @@
 """PHANES, the whole method as one module: slices in, anomaly map, pseudo-healthy image, mask and coarse image out."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 
@@ -38,8 +36,8 @@ class Phanes(nn.Module):
         scan_quantile: for that rule.
         hole_fill: constant the inpainter sees in the hole.
 
-    The threshold of the mask is the buffer `mask_threshold`; `calibrate` fills it and it travels in the state dict. As long
-    as it is NaN every output is NaN: a network without its weights cannot pass for a healthy finding.
+    The threshold of the mask is the buffer `mask_threshold`; `calibrate` fills it and it travels in the state dict. As
+    long as it is NaN, anomaly map and mask are NaN: a network without its weights cannot pass for a healthy finding.
 
     Raises:
         ValueError: for an unknown choice.
@@ -68,7 +66,9 @@ class Phanes(nn.Module):
         if coarse_saliency not in COARSE_INPUTS:
             raise ValueError(f"coarse_saliency must be one of {COARSE_INPUTS}, not {coarse_saliency!r}")
         if mask_threshold_rule not in ("calibrated", "scan_quantile"):
-            raise ValueError(f"mask_threshold_rule must be 'calibrated' or 'scan_quantile', not {mask_threshold_rule!r}")
+            raise ValueError(
+                f"mask_threshold_rule must be 'calibrated' or 'scan_quantile', not {mask_threshold_rule!r}"
+            )
         self.autoencoder = autoencoder
         self.inpainter = inpainter
         self.perceptual = perceptual
@@ -111,10 +111,7 @@ class Phanes(nn.Module):
             equalized, equalized_coarse = equalize_adapthist(image), equalize_adapthist(coarse)
         else:
             equalized, equalized_coarse = image, coarse
-        if self.equalized_residual:
-            residual = torch.abs(equalized_coarse - equalized)
-        else:
-            residual = torch.abs(coarse - image)
+        residual = torch.abs(equalized_coarse - equalized) if self.equalized_residual else torch.abs(coarse - image)
         saliency = torch.ones_like(image)
         if self.equalized_saliency:
             saliency = saliency * self.saliency(equalized_coarse, equalized)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 
 import torch
@@ -31,7 +31,7 @@ def _autocast(device: torch.device, enabled: bool) -> AbstractContextManager[Non
 
 
 def descend(loss: Tensor, parameters: Iterable[nn.Parameter], optimizer: Optimizer, retain_graph: bool = False) -> None:
-    """One optimiser step of `parameters` alone; their gradients are averaged over the processes of a distributed run."""
+    """One optimiser step of `parameters` alone; gradients are averaged over the processes of a distributed run."""
     trained = [p for p in parameters if p.requires_grad]
     gradients = torch.autograd.grad(loss, trained, retain_graph=retain_graph)
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
@@ -55,8 +55,8 @@ class AutoencoderStep:
         encoder_optimizer: optimiser of `network.encoder`.
         decoder_optimizer: optimiser of `network.decoder`.
         loss: the objectives.
-        detach_rereconstruction: stop the encoder's gradient at re-reconstructed images (published PHANES code); the paper
-            and soft-introspective VAE let it through.
+        detach_rereconstruction: stop the encoder's gradient at re-reconstructed images (published PHANES code); the
+            paper and soft-introspective VAE let it through.
         amp: bfloat16 autocast.
     """
 
@@ -87,12 +87,12 @@ class AutoencoderStep:
         return image.float()
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
-        """images: (B, 1, H, W) in [0, 1] -> detached scalars `loss`, `encoder`, `decoder`, `rec`, `kl`, `kl_generated`, ..."""
+        """images: (B, 1, H, W) in [0, 1] -> detached scalars `loss`, `encoder`, `decoder`, `mse`, `kl`, ..."""
         pixels = images[0].numel()
         mu, log_var, embeddings = self._encode(images)
         z = sample_posterior(mu, log_var)
-        # A leaf between encoder and decoder: the decoder's graph is walked once for dz (encoder's update) and once for its
-        # own parameters (decoder's update), without touching encoder weights that have changed in between.
+        # A leaf between encoder and decoder: the decoder's graph is walked once for dz (the encoder's update) and once
+        # for its own parameters (the decoder's), without touching encoder weights that have changed in between.
         latent = z.detach().requires_grad_(True)
         reconstruction = self._decode(latent)
         sample = self._decode(torch.randn_like(mu))
@@ -114,9 +114,7 @@ class AutoencoderStep:
         )
         encoder_loss = self.loss.encoder(rec_real.detach(), kl_real, generated, reversed_similarity, pixels)
         # d(rec)/d(encoder) enters through z: the gradient at the leaf, contracted with z, has that derivative.
-        descend(
-            encoder_loss + (latent_gradient * z).sum(), self.network.encoder.parameters(), self.encoder_optimizer
-        )
+        descend(encoder_loss + (latent_gradient * z).sum(), self.network.encoder.parameters(), self.encoder_optimizer)
 
         # Decoder: its images must look likely to the encoder as it is now.
         generated = []
@@ -191,7 +189,8 @@ class InpainterStep:
         self.discriminator = discriminator
         self.generator_optimizer = generator_optimizer
         self.discriminator_optimizer = discriminator_optimizer
-        self.trunk = trunk.requires_grad_(False)
+        trunk.requires_grad_(False)
+        self.features: Callable[[Tensor], list[Tensor]] = trunk.features  # type: ignore[assignment]
         self.adversarial = adversarial
         self.weights = {
             "l1": l1_weight,
@@ -206,11 +205,12 @@ class InpainterStep:
     def masks(self, images: Tensor) -> Tensor:
         """Holes to learn from: the model's own coarse mask united with random ellipses; (B, 1, H, W), 0 or 1."""
         own = self.network.mask(self.network.coarse(images)[1])
-        ellipses = random_ellipse_masks(len(images), images.shape[-1], device=images.device, **self.ellipses)  # type: ignore[arg-type]
+        batch, _, size, _ = images.shape
+        ellipses = random_ellipse_masks(batch, size, device=images.device, **self.ellipses)  # type: ignore[arg-type]
         return torch.maximum(own, ellipses)
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
-        """images: (B, 1, H, W) in [0, 1] -> detached scalars `loss`, `l1`, `style`, ..., `discriminator`, `mask_area`."""
+        """images: (B, 1, H, W) in [0, 1] -> detached scalars `loss`, its terms, `discriminator`, `mask_area`."""
         masks = self.masks(images)
         with _autocast(images.device, self.amp):
             raw = self.network.inpainter(fill_hole(images, masks, self.network.hole_fill), masks)
@@ -219,7 +219,7 @@ class InpainterStep:
         composed = compose_pseudo_healthy(images, raw, masks)
 
         with _autocast(images.device, self.amp):
-            predicted, target = self.trunk.features(raw.clamp(0.0, 1.0)), self.trunk.features(images)
+            predicted, target = self.features(raw.clamp(0.0, 1.0)), self.features(images)
             scores = self.discriminator(composed)
         predicted, target = [f.float() for f in predicted], [f.float() for f in target]
         terms = {

@@ -4,10 +4,8 @@ Layout: PHANES (MICCAI 2023) section 2.1 and its predecessor RA. Two sizes share
 parameters with the defaults) and `compact` (fewer channels, `stem_stride=2`); both are chosen in the configs.
 """
 
-from __future__ import annotations
-
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +39,18 @@ class ResidualBlock(nn.Module):
         return self.activation(y + self.skip(x))
 
 
+class NoPath(nn.Module):
+    """Stands where a linear path could be and adds nothing: (B, N) -> (B, features) zeros."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.features = features
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N) -> (B, features), zeros."""
+        return torch.zeros(x.shape[0], self.features, dtype=x.dtype, device=x.device)
+
+
 class Encoder(nn.Module):
     """Image to the Gaussian posterior q(z|x), and the pooled embeddings of every level."""
 
@@ -51,8 +61,10 @@ class Encoder(nn.Module):
         latent_dim: int,
         stem_stride: int = 1,
         force_skip_conv: bool = False,
+        linear_path: bool = False,
     ) -> None:
         super().__init__()
+        self.linear: nn.Module = nn.Linear(image_size**2, latent_dim) if linear_path else NoPath(latent_dim)
         self.stem = nn.Conv2d(1, channels[0], 5, stride=stem_stride, padding=2, bias=False)
         self.stem_norm = nn.BatchNorm2d(channels[0])
         self.activation = nn.LeakyReLU(0.2)
@@ -67,17 +79,18 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
         """(B, 1, H, W) in [0, 1] -> mu (B, Z), log variance (B, Z), an embedding (B, C_l, H / 2^l, W / 2^l) a level."""
+        linear = self.linear(x.flatten(1))
         x = self.stem_pool(self.activation(self.stem_norm(self.stem(x))))
         embeddings = [x]
         for level in self.levels:
             x = F.avg_pool2d(level(x), 2)
             embeddings.append(x)
         mu, log_var = self.posterior(self.bottleneck(x).flatten(1)).chunk(2, dim=1)
-        return mu, log_var, embeddings
+        return mu + linear, log_var, embeddings
 
 
 class Decoder(nn.Module):
-    """Latent to image in [0, 1]."""
+    """Latent to image in [0, 1]: a sigmoid of the convolutions' output, or with a linear path the clamped sum."""
 
     def __init__(
         self,
@@ -86,8 +99,11 @@ class Decoder(nn.Module):
         latent_dim: int,
         stem_stride: int = 1,
         force_skip_conv: bool = False,
+        linear_path: bool = False,
     ) -> None:
         super().__init__()
+        self.linear_path = linear_path
+        self.linear: nn.Module = nn.Linear(latent_dim, image_size**2) if linear_path else NoPath(image_size**2)
         self.side = image_size // 2 ** len(channels)
         self.channels = channels[-1]
         self.project = nn.Linear(latent_dim, channels[-1] * self.side * self.side)
@@ -113,6 +129,8 @@ class Decoder(nn.Module):
         logits = self.output(self.head(x))
         if self.output_scale > 1:
             logits = F.interpolate(logits, scale_factor=float(self.output_scale), mode="bilinear", align_corners=False)
+        if self.linear_path:
+            return torch.clamp(self.linear(z).reshape(logits.shape) + torch.tanh(logits), 0.0, 1.0)
         return torch.sigmoid(logits)
 
 
@@ -125,6 +143,9 @@ class SoftIntroVAE(nn.Module):
         latent_dim: size of z.
         stem_stride: 1 (paper), or 2 to keep every residual block at half resolution and below (compact).
         force_skip_conv: see `ResidualBlock`; 29,955,073 parameters at paper size.
+        linear_path: a linear map beside the convolutions of encoder and decoder, so that training can begin at
+            probabilistic PCA (`start_from_principal_components`) and the convolutions learn what is left. Not in the
+            paper; it lets the compact size train in minutes on a CPU.
         frozen_norm: keep the batch normalisation in evaluation mode while training, as the published training does
             without saying so: its running statistics stay as they are and it acts as a learnt scale and shift.
 
@@ -139,6 +160,7 @@ class SoftIntroVAE(nn.Module):
         latent_dim: int = 128,
         stem_stride: int = 1,
         force_skip_conv: bool = False,
+        linear_path: bool = False,
         frozen_norm: bool = False,
     ) -> None:
         super().__init__()
@@ -148,11 +170,11 @@ class SoftIntroVAE(nn.Module):
             raise ValueError(f"stem_stride must be 1 or 2, not {stem_stride}")
         self.latent_dim = latent_dim
         self.frozen_norm = frozen_norm
-        self.encoder = Encoder(image_size, channels, latent_dim, stem_stride, force_skip_conv)
-        self.decoder = Decoder(image_size, channels, latent_dim, stem_stride, force_skip_conv)
+        self.encoder = Encoder(image_size, channels, latent_dim, stem_stride, force_skip_conv, linear_path)
+        self.decoder = Decoder(image_size, channels, latent_dim, stem_stride, force_skip_conv, linear_path)
 
     @torch.jit.unused
-    def train(self, mode: bool = True) -> SoftIntroVAE:
+    def train(self, mode: bool = True) -> "SoftIntroVAE":
         """Training mode; with `frozen_norm` the normalisation layers stay in evaluation mode."""
         super().train(mode)
         if self.frozen_norm:
@@ -160,6 +182,38 @@ class SoftIntroVAE(nn.Module):
                 if isinstance(module, nn.BatchNorm2d):
                     module.eval()
         return self
+
+    @torch.jit.unused
+    @torch.no_grad()
+    def start_from_principal_components(self, images: Iterable[Tensor]) -> None:
+        """Begin at the probabilistic PCA of the images (Tipping and Bishop 1999) with unit noise variance.
+
+        With `elbo`'s weights (half the squared error, the KL divergence) this is the best linear VAE there is. It stays
+        fixed, and the convolutions, which start at zero, learn what is left. Only with `linear_path`; otherwise nothing
+        happens.
+
+        Args:
+            images: training slices, (1, H, W) each, more than `latent_dim` of them.
+        """
+        if not isinstance(self.encoder.linear, nn.Linear) or not isinstance(self.decoder.linear, nn.Linear):
+            return
+        data = torch.stack([torch.as_tensor(image).flatten() for image in images])
+        mean = data.mean(dim=0)
+        # Eigenvectors of the covariance by way of the smaller Gram matrix.
+        values, vectors = torch.linalg.eigh((data - mean) @ (data - mean).T / len(data))
+        values, vectors = values.flip(0)[: self.latent_dim], vectors.flip(1)[:, : self.latent_dim]
+        directions = torch.nn.functional.normalize((data - mean).T @ vectors, dim=0)
+        values = values.clamp(min=1.0)  # what explains less than the noise is left out
+        gain = (values - 1.0).sqrt()
+        self.decoder.linear.weight.copy_(directions * gain)
+        self.decoder.linear.bias.copy_(mean)
+        self.encoder.linear.weight.copy_((directions * (gain / values)).T)
+        self.encoder.linear.bias.copy_(-self.encoder.linear.weight @ mean)
+        for parameter in (*self.encoder.posterior.parameters(), *self.decoder.output.parameters()):
+            nn.init.zeros_(parameter)
+        self.encoder.posterior.bias[self.latent_dim :] = -values.log()
+        self.encoder.linear.requires_grad_(False)
+        self.decoder.linear.requires_grad_(False)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
         """(B, 1, H, W) in [0, 1] -> mu (B, Z), log variance (B, Z), the embeddings of all levels."""

@@ -21,7 +21,7 @@ def per_image_quantile(images: Tensor, q: float) -> Tensor:
     """
     values = torch.sort(images.flatten(1), dim=1).values
     position = q * (values.shape[1] - 1)
-    lower = int(math.floor(position))
+    lower = math.floor(position)
     upper = min(lower + 1, values.shape[1] - 1)
     weight = position - lower
     quantile = values[:, lower] * (1.0 - weight) + values[:, upper] * weight

@@ -48,5 +48,6 @@ def random_ellipse_masks(
     dy, dx = grid.reshape(1, 1, -1, 1) - centre_y, grid.reshape(1, 1, 1, -1) - centre_x
     along = dx * angle.cos() + dy * angle.sin()
     across = dy * angle.cos() - dx * angle.sin()
-    inside = (along / a).square() + (across / b).square() <= 1.0
+    # Half a pixel more: the ellipse covers the pixels its outline runs through, as rasterisers draw it.
+    inside = (along / (a + 0.5)).square() + (across / (b + 0.5)).square() <= 1.0
     return inside.any(dim=1, keepdim=True).float()

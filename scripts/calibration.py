@@ -1,0 +1,150 @@
+"""Thresholds of the mask (equation 3) and of the label (equation 4) from healthy slices, and their record."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from .errors import PhanesInputError
+from .phanes import Phanes
+
+
+def sha256(path: str | Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def load_part(module: nn.Module, path: str, producer: str) -> nn.Module:
+    """Fill one part of the network from its own file.
+
+    Args:
+        module: the part.
+        path: a state dict, read with `weights_only=True`.
+        producer: the command that writes the file, for the error message.
+
+    Raises:
+        PhanesInputError: the file is missing or belongs to another architecture.
+    """
+    if not Path(path).is_file():
+        raise PhanesInputError(f"'{path}' does not exist: run {producer} first.")
+    try:
+        module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise PhanesInputError(f"'{path}' does not fit this network ({reason}): is it from another size?") from error
+    return module
+
+
+def storable(network: nn.Module) -> dict[str, Tensor]:
+    """State dict of CPU tensors, weights in half precision; small tensors and running statistics stay in single."""
+    state = {}
+    for name, value in network.state_dict().items():
+        half = value.is_floating_point() and value.ndim > 1
+        state[name] = value.detach().cpu().to(torch.float16 if half else value.dtype).clone()
+    return state
+
+
+def maps_of(network: Phanes, batches: Iterable[Any], device: torch.device, what: str) -> Tensor:
+    """`coarse` maps of eq. (3) or final `anomaly` maps of every image: (N, 1, H, W) on the CPU."""
+    maps = []
+    network.eval()
+    with torch.inference_mode():
+        for batch in tqdm(batches, desc=f"{what} maps"):
+            image = torch.as_tensor(batch["image"]).to(device)
+            maps.append((network.coarse(image)[1] if what == "coarse" else network(image)[:, :1]).cpu())
+    return torch.cat(maps)
+
+
+def threshold_at(maps: Tensor, quantile: float, region: Tensor | None = None) -> float:
+    """Pooled quantile of healthy maps (N, 1, H, W), over all pixels or those of a (H, W) region."""
+    values = maps[:, 0][:, region] if region is not None else maps
+    return float(np.quantile(values.numpy(), quantile))
+
+
+def false_positive_interval(shares: np.ndarray, resamples: int, seed: int, level: float = 0.95) -> tuple[float, float]:
+    """Percentile bootstrap over subjects of the mean false-positive share; shares: (N,)."""
+    rng = np.random.default_rng(seed)
+    means = shares[rng.integers(0, len(shares), (resamples, len(shares)))].mean(axis=1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def calibrate_mask(network: Phanes, batches: Iterable[Any], device: torch.device, quantile: float) -> float:
+    """Set `network.mask_threshold` to the quantile of the healthy coarse maps over all pixels (paper, section 2.2)."""
+    threshold = threshold_at(maps_of(network, batches, device, "coarse"), quantile)
+    network.mask_threshold.fill_(threshold)
+    return threshold
+
+
+def calibrate(
+    network: Phanes,
+    batches: Iterable[Any],
+    device: torch.device,
+    weights_file: str,
+    calibration_file: str,
+    brain: Tensor,
+    mask_quantile: float = 0.99,
+    label_quantile: float = 0.99,
+    pixel_mm: float = 233.0 / 128.0,
+    slice_mm: float = 1.0,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Choose both thresholds on healthy slices, then write the shipped weights and the record of their calibration.
+
+    The weights are rounded to their storage precision first, so that what is calibrated is what is shipped.
+
+    Args:
+        network: PHANES with all its weights, on `device`.
+        batches: healthy validation slices, dictionaries with `image` (B, 1, H, W) in [0, 1]; iterated twice.
+        device: where to compute.
+        weights_file: written: one state dict of CPU tensors.
+        calibration_file: written: the record.
+        brain: (H, W) boolean; the label's false-positive share is defined over these pixels.
+        mask_quantile: of the coarse map over all pixels.
+        label_quantile: of the anomaly map over the brain's pixels.
+        pixel_mm: side of a pixel of the network's grid, mm.
+        slice_mm: thickness that a slice stands for, mm.
+        resamples: of the bootstrap over subjects.
+        seed: of the bootstrap.
+
+    Returns:
+        The record, as written.
+    """
+    network.load_state_dict(storable(network))
+    mask_threshold = calibrate_mask(network, batches, device, mask_quantile)
+    maps = maps_of(network, batches, device, "anomaly")
+    label_threshold = threshold_at(maps, label_quantile, brain)
+    above = maps[:, 0] > label_threshold
+    shares = above[:, brain].float().mean(dim=1).numpy()
+    volumes = above.sum(dim=(1, 2)).numpy() * pixel_mm**2 * slice_mm
+    scores = maps.mean(dim=(1, 2, 3)).numpy()
+
+    weights = Path(weights_file)
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(storable(network), weights)
+    record = {
+        "mask_threshold": mask_threshold,
+        "mask_percentile": 100 * mask_quantile,
+        "label_threshold": label_threshold,
+        "label_percentile": 100 * label_quantile,
+        "label_region": "brain of the MNI152 template",
+        "false_positive_rate": float(shares.mean()),
+        "false_positive_rate_interval_95": false_positive_interval(shares, resamples, seed),
+        "expected_false_positive_volume_mm3_per_slice": float(volumes.mean()),
+        "healthy_scans": len(maps),
+        "healthy_score_quantiles": {str(q): float(np.quantile(scores, q)) for q in (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)},
+        "weights_sha256": sha256(weights),
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+    }
+    Path(calibration_file).write_text(json.dumps(record, indent=4) + "\n", encoding="utf-8")
+    return record

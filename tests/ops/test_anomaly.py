@@ -1,0 +1,99 @@
+"""Equations (3) and (4), the mask and the composition, against numpy, scipy and cases counted by hand."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from scripts.ops.anomaly import (
+    anomaly_map,
+    binarize_mask,
+    coarse_anomaly_map,
+    compose_pseudo_healthy,
+    fill_hole,
+    normalize_by_quantile,
+    per_image_quantile,
+)
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.rand(3, 1, 31, 29, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("q", [0.0, 0.5, 0.95, 0.99, 1.0])
+def test_quantile_is_numpys_for_each_image(images, q):
+    expected = [np.quantile(image.numpy(), q) for image in images]
+    np.testing.assert_allclose(per_image_quantile(images, q).flatten(), expected, atol=1e-6)
+
+
+def test_norm95_divides_by_the_images_own_quantile_and_stops_at_one(images):
+    scaled = images * torch.tensor([1.0, 10.0, 0.1]).reshape(3, 1, 1, 1)
+    for image, result in zip(scaled.double(), normalize_by_quantile(scaled), strict=True):
+        expected = np.minimum(1.0, image.numpy() / (np.quantile(image.numpy(), 0.95) + 1e-8))
+        np.testing.assert_allclose(result, expected, atol=1e-5)
+
+
+def test_norm95_of_nothing_is_nothing():
+    assert normalize_by_quantile(torch.zeros(1, 1, 8, 8)).abs().max() == 0
+
+
+def test_coarse_map_is_the_normalised_residual_times_the_saliency():
+    residual = torch.full((1, 1, 10, 10), 0.2)
+    residual[..., 0, 0] = 0.1
+    result = coarse_anomaly_map(residual, torch.full_like(residual, 3.0))
+    assert result[0, 0, 0, 0] == pytest.approx(1.5, abs=1e-6)
+    assert result[0, 0, 5, 5] == pytest.approx(3.0, abs=1e-6)
+
+
+def test_a_single_pixel_stays_one_pixel_and_a_square_of_four_becomes_six():
+    coarse = torch.zeros(2, 1, 40, 40)
+    coarse[0, 0, 20, 20] = 1.0
+    coarse[1, 0, 10:14, 10:14] = 1.0
+    mask = binarize_mask(coarse, torch.tensor(0.5))
+    assert mask.sum(dim=(1, 2, 3)).tolist() == [1.0, 36.0]
+
+
+def test_the_mask_is_scipys_smoothed_threshold_and_does_not_bleed_between_images(images):
+    mask = binarize_mask(images, torch.tensor(0.97))
+    for image, result in zip(images, mask, strict=True):
+        expected = ndimage.gaussian_filter((image[0].numpy() > 0.97).astype(float), 1.2) > 0.1
+        np.testing.assert_array_equal(result[0].bool(), expected)
+
+
+def test_without_smoothing_the_mask_is_the_threshold(images):
+    assert torch.equal(binarize_mask(images, torch.tensor(0.5), sigma=0.0), (images > 0.5).float())
+
+
+def test_an_uncalibrated_threshold_makes_a_mask_that_is_not_a_number(images):
+    assert binarize_mask(images, torch.tensor(float("nan"))).isnan().all()
+
+
+def test_pixels_outside_the_mask_are_the_inputs_own_bit_for_bit(images):
+    mask = (images > 0.6).float()
+    generated = torch.full_like(images, 3.0)
+    composed = compose_pseudo_healthy(images, generated, mask)
+    assert torch.equal(composed[mask == 0], images[mask == 0])
+    assert (composed[mask == 1] == 1.0).all(), "the prediction is clamped to [0, 1]"
+
+
+def test_the_composition_lets_the_gradient_into_the_hole_only():
+    image, generated = torch.full((1, 1, 2, 2), 0.5), torch.full((1, 1, 2, 2), 0.4, requires_grad=True)
+    mask = torch.tensor([[[[1.0, 0.0], [0.0, 1.0]]]])
+    compose_pseudo_healthy(image, generated, mask).sum().backward()
+    assert torch.equal(generated.grad, mask)
+
+
+def test_the_hole_is_filled_with_the_constant():
+    image, mask = torch.full((1, 1, 1, 2), 0.3), torch.tensor([[[[0.0, 1.0]]]])
+    assert fill_hole(image, mask, 1.0).flatten().tolist() == pytest.approx([0.3, 1.0])
+    assert fill_hole(image, mask, 0.0).flatten().tolist() == pytest.approx([0.3, 0.0])
+
+
+def test_anomaly_map_is_zero_exactly_where_nothing_was_replaced(images):
+    mask = (images > 0.8).float()
+    pseudo_healthy = compose_pseudo_healthy(images, 1 - images, mask)
+    result = anomaly_map(images, pseudo_healthy, torch.full_like(images, 2.0))
+    assert (result[mask == 0] == 0).all()
+    expected = 2.0 * (1 - 2 * images.double()).abs()
+    torch.testing.assert_close(result[mask == 1].double(), expected[mask == 1], atol=1e-6, rtol=0)

@@ -1,0 +1,133 @@
+"""The whole method as one module: equals its equations spelled out, slice by slice, and refuses to run uncalibrated."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from skimage.exposure import equalize_adapthist
+from torch import nn
+
+from scripts.networks.perceptual import SpatialLPIPS
+from scripts.networks.soft_intro_vae import SoftIntroVAE
+from scripts.phanes import Phanes
+
+
+class Blur(nn.Module):
+    """A stand-in autoencoder: removes detail, and with it small lesions."""
+
+    def forward(self, image):
+        return nn.functional.avg_pool2d(image, 9, stride=1, padding=4, count_include_pad=False)
+
+
+class Constant(nn.Module):
+    """A stand-in inpainter."""
+
+    def forward(self, masked_image, mask):
+        return torch.full_like(masked_image, 0.5)
+
+
+def small(**options) -> Phanes:
+    torch.manual_seed(0)
+    network = Phanes(Blur(), Constant(), SpatialLPIPS("distilled"), **options).eval()
+    network.mask_threshold.fill_(0.02)
+    return network
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    coarse = torch.rand(8, 1, 16, 16, generator=torch.Generator().manual_seed(2))
+    images = nn.functional.interpolate(coarse, size=(128, 128), mode="bicubic").clamp(0, 1)
+    images[:, :, 60:68, 60:68] = 1.0
+    return images
+
+
+def test_the_output_is_equations_3_and_4_spelled_out_in_numpy(images):
+    network = small()
+    output = network(images).double().numpy()
+    for image, result in zip(images, output, strict=True):
+        x = image[None]
+        coarse = Blur()(x)
+        eq_x, eq_coarse = (equalize_adapthist(i[0, 0].double().numpy()) for i in (x, coarse))
+        residual = np.abs(eq_coarse - eq_x)
+        residual = np.minimum(1, residual / (np.quantile(residual, 0.95) + 1e-8))
+
+        def saliency(a, b):
+            distance = network.perceptual(*(torch.as_tensor(np.array(i))[None, None].float() for i in (a, b)))
+            return ndimage.gaussian_filter(distance[0, 0].double().numpy(), 2.0)
+
+        mask = ndimage.gaussian_filter((residual * saliency(eq_coarse, eq_x) > 0.02).astype(float), 1.2) > 0.1
+        pseudo_healthy = np.where(mask, 0.5, x[0, 0].numpy())
+        anomaly = np.abs(pseudo_healthy - x[0, 0].numpy()) * saliency(pseudo_healthy, x[0, 0].numpy())
+        assert (mask != result[2].astype(bool)).mean() < 1e-3  # a pixel on the threshold may fall either way
+        np.testing.assert_allclose(result[3], coarse[0, 0], atol=1e-6)
+        agree = np.broadcast_to(ndimage.binary_erosion(mask == result[2], iterations=9, border_value=1), mask.shape)
+        np.testing.assert_allclose(result[0][agree], anomaly[agree], atol=1e-5)
+
+
+def test_a_batch_of_eight_equals_eight_batches_of_one(images):
+    network = small()
+    whole = network(images)
+    single = torch.cat([network(image[None]) for image in images])
+    assert (whole - single).abs().max() < 1e-6
+
+
+def test_it_is_deterministic(images):
+    network = small()
+    assert torch.equal(network(images), network(images))
+
+
+def test_outside_the_mask_the_pseudo_healthy_image_is_the_input_bit_for_bit(images):
+    anomaly, pseudo_healthy, mask, _ = small()(images).split(1, dim=1)
+    assert 0 < mask.mean() < 0.5
+    assert torch.equal(pseudo_healthy[mask == 0], images[mask == 0])
+    assert (anomaly[mask == 0] == 0).all()
+
+
+def test_a_given_mask_goes_straight_to_the_inpainter(images):
+    mask = torch.zeros_like(images)
+    mask[..., 60:68, 60:68] = 1.0
+    anomaly, pseudo_healthy = small().forward_with_mask(images, mask)
+    assert (pseudo_healthy[mask == 1] == 0.5).all()
+    assert torch.equal(anomaly > 0, (mask == 1) & ((images - 0.5).abs() > 0))
+
+
+def test_without_calibration_there_is_no_result(images):
+    network = small()
+    network.mask_threshold.fill_(float("nan"))
+    output = network(images)
+    assert output[:, 0].isnan().all()
+    assert output[:, 2].isnan().all()
+
+
+def test_each_choice_of_saliency_changes_the_coarse_map_as_it_says(images):
+    maps = {choice: small(coarse_saliency=choice).coarse(images)[1] for choice in ("equalized", "raw", "product")}
+    network = small()
+    saliency = network.saliency(Blur()(images), images)
+    torch.testing.assert_close(maps["product"], maps["equalized"] * saliency)
+    residual = maps["equalized"] / network.saliency(
+        *(
+            torch.stack([torch.as_tensor(equalize_adapthist(i[0].double().numpy()))[None] for i in stack]).float()
+            for stack in (Blur()(images), images)
+        )
+    )
+    torch.testing.assert_close(maps["raw"], residual * saliency, rtol=1e-2, atol=1e-4)
+
+
+def test_the_published_codes_rule_thresholds_each_scan_by_its_own_quantile(images):
+    network = small(mask_threshold_rule="scan_quantile", mask_sigma=0.0)
+    _, coarse_map = network.coarse(images)
+    expected = [np.mean(m.numpy() > np.quantile(m.numpy(), 0.95)) for m in coarse_map]
+    assert network.mask(coarse_map).mean(dim=(1, 2, 3)).tolist() == pytest.approx(expected, abs=1e-4)
+
+
+def test_it_scripts_and_the_script_agrees(images):
+    network = small()
+    scripted = torch.jit.script(network)
+    torch.testing.assert_close(scripted(images), network(images), atol=1e-6, rtol=0)
+    assert torch.jit.script(SoftIntroVAE(channels=(4, 8)).eval())(images).shape == images.shape
+
+
+@pytest.mark.parametrize("option", [{"coarse_residual": "x"}, {"coarse_saliency": "x"}, {"mask_threshold_rule": "x"}])
+def test_unknown_choices_are_refused(option):
+    with pytest.raises(ValueError, match="must be"):
+        small(**option)

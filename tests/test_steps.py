@@ -1,0 +1,198 @@
+"""What one optimisation step moves, checked against gradients taken the long way and against eq. (2)'s intent."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import SGD
+
+from scripts.losses import (
+    SoftIntroLoss,
+    SoftMaskAdversarialLoss,
+    kl_divergence,
+    reconstruction_error,
+    reversed_embedding_similarity,
+)
+from scripts.networks.aot_gan import AOTGenerator, PatchDiscriminator
+from scripts.networks.perceptual import SpatialLPIPS
+from scripts.networks.soft_intro_vae import SoftIntroVAE, sample_posterior
+from scripts.phanes import Phanes
+from scripts.steps import AutoencoderStep, InpainterStep, VAEWarmupStep
+
+PIXELS = 32 * 32
+
+
+def small_autoencoder() -> SoftIntroVAE:
+    torch.manual_seed(0)
+    # Frozen normalisation makes passes independent of one another, so that they can be repeated in the test.
+    return SoftIntroVAE(image_size=32, channels=(4, 8), latent_dim=6, frozen_norm=True).train()
+
+
+def moved(before: nn.Module, after: nn.Module) -> float:
+    pairs = zip(before.parameters(), after.parameters(), strict=True)
+    return sum(float((a - b).detach().abs().sum()) for a, b in pairs)
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    # Smooth blobs: something a network can learn within a test.
+    coarse = torch.rand(4, 1, 4, 4, generator=torch.Generator().manual_seed(5))
+    return nn.functional.interpolate(coarse, size=(32, 32), mode="bilinear")
+
+
+def test_the_step_is_the_two_updates_of_eq_2_taken_one_after_the_other(images):
+    network, loss = small_autoencoder(), SoftIntroLoss()
+    reference = copy.deepcopy(network)
+    step = AutoencoderStep(
+        network, SGD(network.encoder.parameters(), 1.0), SGD(network.decoder.parameters(), 1.0), loss
+    )
+    torch.manual_seed(1)
+    step(images)
+
+    # The long way: two plain backward passes, the same noise drawn in the same order.
+    torch.manual_seed(1)
+    mu, log_var, embeddings = reference.encode(images)
+    z = sample_posterior(mu, log_var)
+    reconstruction, noise = reference.decode(z), torch.randn_like(mu)
+    sample = reference.decode(noise)
+    generated, similarity = [], None
+    for fake in (reconstruction.detach(), sample.detach()):
+        fake_mu, fake_log_var, fake_embeddings = reference.encode(fake)
+        again = reference.decode(sample_posterior(fake_mu, fake_log_var))
+        generated.append((reconstruction_error(fake, again), kl_divergence(fake_mu, fake_log_var)))
+        if similarity is None:
+            similarity = reversed_embedding_similarity(embeddings, fake_embeddings)
+    rec, kl = reconstruction_error(images, reconstruction), kl_divergence(mu, log_var)
+    loss.encoder(rec, kl, generated, similarity, PIXELS).backward()
+    with torch.no_grad():
+        for p in reference.encoder.parameters():
+            p -= p.grad
+    reference.zero_grad()
+    reconstruction, sample = reference.decode(z.detach()), reference.decode(noise)
+    generated = []
+    for fake in (reconstruction, sample):
+        fake_mu, fake_log_var, _ = reference.encode(fake)
+        again = reference.decode(sample_posterior(fake_mu, fake_log_var).detach())
+        generated.append((reconstruction_error(fake.detach(), again), kl_divergence(fake_mu, fake_log_var)))
+    loss.decoder(reconstruction_error(images, reconstruction), generated, PIXELS).backward()
+    with torch.no_grad():
+        for p in reference.decoder.parameters():
+            p -= p.grad
+    for (name, a), b in zip(network.named_parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def generated_kl(network: SoftIntroVAE) -> float:
+    with torch.no_grad():
+        fake = network.decode(torch.randn(64, 6, generator=torch.Generator().manual_seed(9)))
+        mu, log_var, _ = network.encode(fake)
+        return kl_divergence(mu, log_var).mean().item()
+
+
+def test_the_encoder_raises_the_kl_of_generated_images_and_the_decoder_lowers_it(images):
+    # Real images and reconstructions weigh nothing here, so that only the game between the two networks is left.
+    loss = SoftIntroLoss(beta_rec=0.0, lambda_reversed=0.0)
+    network = small_autoencoder()
+    start = generated_kl(network)
+    encoder_only = AutoencoderStep(
+        network, SGD(network.encoder.parameters(), 0.05), SGD(network.decoder.parameters(), 0.0), loss
+    )
+    for _ in range(10):
+        encoder_only(images)
+    assert generated_kl(network) > start
+
+    network = small_autoencoder()
+    decoder_only = AutoencoderStep(
+        network, SGD(network.encoder.parameters(), 0.0), SGD(network.decoder.parameters(), 5.0), loss
+    )
+    for _ in range(10):
+        decoder_only(images)
+    assert generated_kl(network) < start
+
+
+def test_the_reversed_similarity_shrinks_when_it_is_weighted(images):
+    def similarity_after(weight: float) -> float:
+        network = small_autoencoder()
+        loss = SoftIntroLoss(lambda_reversed=weight)
+        step = AutoencoderStep(
+            network, SGD(network.encoder.parameters(), 0.05), SGD(network.decoder.parameters(), 0.0), loss
+        )
+        torch.manual_seed(3)
+        for _ in range(15):
+            result = step(images)
+        return result["reversed"].item()
+
+    assert similarity_after(1.0) < similarity_after(0.0)
+
+
+def test_detaching_the_rereconstruction_changes_the_encoders_step_only_when_asked(images):
+    results = []
+    for detach in (False, True):
+        network = small_autoencoder()
+        # A strong weight lets the exponential term's reconstruction gradient show.
+        loss = SoftIntroLoss(beta_neg=0.0, beta_rec=1.0)
+        step = AutoencoderStep(
+            network, SGD(network.encoder.parameters(), 1.0), SGD(network.decoder.parameters(), 0.0), loss, detach
+        )
+        torch.manual_seed(1)
+        step(images)
+        results.append(network)
+    assert moved(*results) > 1e-6
+
+
+def test_the_warm_up_learns_to_reconstruct(images):
+    network = small_autoencoder()
+    optimizers = [torch.optim.Adam(part.parameters(), 1e-2) for part in (network.encoder, network.decoder)]
+    step = VAEWarmupStep(network, *optimizers, SoftIntroLoss())
+    torch.manual_seed(0)
+    losses = [step(images)["loss"].item() for _ in range(40)]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+@pytest.fixture
+def inpainting() -> InpainterStep:
+    torch.manual_seed(0)
+    network = Phanes(
+        SoftIntroVAE(image_size=32, channels=(4, 8), latent_dim=6),
+        AOTGenerator(channels=(4, 8, 8), blocks=1, dilations=(1, 2)),
+        SpatialLPIPS("distilled"),
+    ).eval()
+    network.mask_threshold.fill_(10.0)
+    discriminator = PatchDiscriminator(channels=(4, 8))
+    return InpainterStep(
+        network,
+        discriminator,
+        torch.optim.Adam(network.inpainter.parameters(), 1e-2),
+        torch.optim.Adam(discriminator.parameters(), 1e-2),
+        SpatialLPIPS("distilled"),
+        SoftMaskAdversarialLoss(),
+    )
+
+
+def test_the_adversarial_term_really_reaches_the_generator(inpainting, images):
+    def generator_after(weight: float) -> nn.Module:
+        step = copy.deepcopy(inpainting)
+        step.generator_optimizer = SGD(step.network.inpainter.parameters(), 1.0)
+        step.weights = {"l1": 0.0, "style": 0.0, "perceptual": 0.0, "adversarial": weight}
+        torch.manual_seed(2)
+        step(images)
+        return step.network.inpainter
+
+    assert moved(generator_after(1.0), inpainting.network.inpainter) > 0
+    assert moved(generator_after(0.0), inpainting.network.inpainter) == 0
+
+
+def test_the_inpainter_learns_to_fill_holes_and_leaves_the_first_stage_alone(inpainting, images):
+    autoencoder = copy.deepcopy(inpainting.network.autoencoder)
+    constant = torch.full_like(images, 0.6)
+    torch.manual_seed(0)
+    losses = [inpainting(constant)["l1"].item() for _ in range(60)]
+    assert losses[-1] < 0.5 * losses[0]
+    assert moved(autoencoder, inpainting.network.autoencoder) == 0
+
+
+def test_training_holes_are_the_models_own_mask_and_ellipses_together(inpainting, images):
+    assert 0 < inpainting.masks(images).mean() < 0.5
+    inpainting.network.mask_threshold.fill_(-1.0)  # everything is above it
+    assert inpainting.masks(images).min() == 1
