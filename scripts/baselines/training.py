@@ -5,20 +5,43 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import monai.bundle
 import torch
 from ignite.engine import Engine, Events
+from monai.bundle import ConfigParser
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
 from .. import __version__
 from ..engines import image_batch
+from ..errors import PhanesInputError
 from .protocol import AnomalySystem, Fittable, Trainable, learnt_state, load_system, save_system
+
+
+def parts_of(config_file: str, ids: Sequence[str], overrides: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Parts of another config, built there: what two configs share is defined once.
+
+    MONAI's macros would copy a part's text, and its references would then point into the copying config.
+
+    Args:
+        config_file: path; relative ones start from the current folder, the repository's root.
+        ids: of the parts.
+        overrides: entries of that config to replace.
+
+    Raises:
+        PhanesInputError: no such config.
+    """
+    if not Path(config_file).is_file():
+        raise PhanesInputError(f"No config at '{config_file}': run this command from the repository's root.")
+    parser = ConfigParser()
+    parser.read_config(config_file)
+    parser.update(overrides or {})
+    return {name: parser.get_parsed_content(name) for name in ids}
 
 
 class LossStep:
@@ -249,11 +272,12 @@ def train_as_phanes(
         system: with the submodule `autoencoder` (RA, SI-VAE).
         record: writes the result.
         config_file: PHANES' training config; it writes `autoencoder.pt` to its output_dir.
-        overrides: entries of that config to replace, output_dir among them.
+        overrides: entries of that config to replace, output_dir among them; None leaves the config's own.
         trained_autoencoder: such a file, when that training has been run already; then nothing is trained.
     """
     if trained_autoencoder is None:
-        monai.bundle.run(run_id="run", config_file=config_file, **overrides)
+        given = {key: value for key, value in overrides.items() if value is not None}
+        monai.bundle.run(run_id="run", config_file=config_file, **given)
         trained_autoencoder = f"{overrides['output_dir']}/autoencoder.pt"
     state = torch.load(trained_autoencoder, map_location="cpu", weights_only=True)
     system.get_submodule("autoencoder").load_state_dict(state)

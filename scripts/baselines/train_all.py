@@ -1,0 +1,94 @@
+"""One command that trains every compared system, one after the other: `python -m scripts train_baselines`."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import monai.bundle
+
+from ..errors import PhanesInputError
+
+# Quick ones first: a mistake in the data shows early.
+SYSTEMS = ("zscore", "patchcore", "vae", "mkd", "dae", "anoddpm", "si_vae", "ra")
+
+logger = logging.getLogger(__name__)
+
+
+def train_baselines(
+    dataset_dir: str,
+    size: str = "compact",
+    systems: str | Sequence[str] = SYSTEMS,
+    output_dir: str = "runs",
+    trained_autoencoder: str | None = None,
+    again: bool = False,
+    config_dir: str = "bundle/configs/baselines",
+    **overrides: Any,
+) -> None:
+    """Train every system PHANES is compared with; run it from the repository's root.
+
+    Each system gets its folder `<output_dir>/<system>` with `model.pt` and `record.json`. A system with a record of
+    this size is passed over; one that was interrupted goes on where it stopped; one that fails does not stop the
+    others.
+
+    Args:
+        dataset_dir: folder with train/*.png and val/*.png.
+        size: paper, or compact: each within 20 minutes on a 2-core CPU.
+        systems: which ones; all by default.
+        output_dir: parent of the systems' folders.
+        trained_autoencoder: autoencoder.pt of PHANES' own first stage, of this size: RA is that network, and then needs
+            no training of its own.
+        again: train also what has a record.
+        config_dir: folder of the systems' configs.
+        overrides: entries to replace in every config that has them, such as --max_seconds 600 or --num_workers 4.
+
+    Raises:
+        PhanesInputError: an unknown system, or after the others are done, the systems that failed.
+    """
+    chosen = [systems] if isinstance(systems, str) else list(systems)
+    unknown = [name for name in chosen if name not in SYSTEMS]
+    if unknown:
+        raise PhanesInputError(f"systems names {', '.join(unknown)}: choose among {', '.join(SYSTEMS)}.")
+    if not Path(config_dir).is_dir():
+        raise PhanesInputError(f"No configs in '{config_dir}': run this command from the repository's root.")
+    failed: dict[str, str] = {}
+    for name in chosen:
+        folder = Path(output_dir) / name
+        if not again and _finished(folder, size):
+            print(f"{name}: {folder / 'record.json'} is there already, passed over")
+            continue
+        settings = {"dataset_dir": dataset_dir, "output_dir": str(folder), "size": size, "bundle_root": "bundle"}
+        if name == "ra" and trained_autoencoder is not None:
+            settings["trained_autoencoder"] = trained_autoencoder
+        config = Path(config_dir) / f"{name}.json"
+        entries = json.loads(config.read_text())
+        settings.update({key: value for key, value in overrides.items() if key in entries})
+        print(f"{name}: training, results in {folder}")
+        try:
+            monai.bundle.run(run_id="train", config_file=str(config), **settings)
+        except (RuntimeError, ValueError, OSError) as error:
+            logger.debug("%s failed", name, exc_info=True)
+            failed[name] = _reason(error)
+            print(f"{name}: failed: {failed[name]}")
+    if failed:
+        raise PhanesInputError(
+            f"{len(failed)} of {len(chosen)} systems failed. " + " ".join(f"{n}: {why}" for n, why in failed.items())
+        )
+
+
+def _finished(folder: Path, size: str) -> bool:
+    """Whether the folder holds the record of a run of this size, and its weights."""
+    record = folder / "record.json"
+    if not record.is_file() or not (folder / "model.pt").is_file():
+        return False
+    return json.loads(record.read_text()).get("size") == size
+
+
+def _reason(error: BaseException) -> str:
+    """The sentence at the bottom of MONAI's chain of errors."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error) or type(error).__name__
