@@ -26,9 +26,13 @@ VGG19_TAPS = tuple(f"relu{tap}" for tap in ("1_1", "2_1", "2_2", "3_1", "3_4", "
 
 
 def _unit(features: Tensor) -> Tensor:
-    """Features scaled to length 1 over the channels, in float32; the small number is LPIPS'."""
+    """Features scaled to length 1 over the channels, in float32; the 1e-10 is LPIPS'.
+
+    The lower bound keeps the gradient of the root finite where all features are zero.
+    """
     features = features.float()
-    return features / (features.square().sum(dim=1, keepdim=True).sqrt() + 1e-10)
+    length = features.square().sum(dim=1, keepdim=True).clamp(min=1e-20).sqrt()
+    return features / (length + 1e-10)
 
 
 class Head(nn.Module):

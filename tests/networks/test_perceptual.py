@@ -95,6 +95,14 @@ def test_distance_is_zero_for_equal_images_and_nowhere_negative():
     assert model(a, b).shape == a.shape
 
 
+def test_gradients_stay_finite_where_all_features_are_zero():
+    model = SpatialLPIPS().requires_grad_(True)
+    torch.nn.init.constant_(model.trunk.features[0].weight, 0.0)
+    torch.nn.init.constant_(model.trunk.features[0].bias, -1.0)
+    model(*image_pair()).sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
 def test_a_batch_is_its_images_one_by_one():
     model = SpatialLPIPS()
     a, b = image_pair(batch=8)
