@@ -1,0 +1,110 @@
+"""Training through MONAI's engine: resuming repeats the undisturbed curve; the best state is exported."""
+
+import copy
+
+import pytest
+import torch
+from ignite.engine import Events
+from monai.data import CacheDataset, DataLoader
+from monai.transforms import Compose, RandFlipd, RandGaussianNoised
+
+from scripts.cuda_graph import GraphedStep
+from scripts.engines import (
+    EpochSeed,
+    InpaintingReconstruction,
+    StateExporter,
+    StepTrainer,
+    latest_checkpoint,
+    prepare_image_as_target,
+    scalars,
+)
+from scripts.losses import SoftIntroLoss
+from scripts.networks.aot_gan import AOTGenerator
+from scripts.networks.perceptual import SpatialLPIPS
+from scripts.networks.soft_intro_vae import SoftIntroVAE
+from scripts.phanes import Phanes
+from scripts.steps import AutoencoderStep
+
+
+def train(folder, epochs: int, max_seconds=None, stop_after: int | None = None) -> list[float]:
+    """Train a tiny autoencoder with random augmentation; the losses of all steps that ran."""
+    torch.manual_seed(0)
+    network = SoftIntroVAE(image_size=16, channels=(4, 8), latent_dim=4)
+    optimizers = [torch.optim.Adam(part.parameters(), 1e-3) for part in (network.encoder, network.decoder)]
+    items = [{"image": torch.rand(1, 16, 16, generator=torch.Generator().manual_seed(i))} for i in range(6)]
+    augmentation = Compose([RandFlipd("image", 0.5), RandGaussianNoised("image", 1.0, std=0.05)])
+    dataset = CacheDataset(items, augmentation, progress=False)
+    losses: list[float] = []
+    trainer = StepTrainer(
+        "cpu",
+        epochs,
+        DataLoader(dataset, batch_size=2, shuffle=True),
+        GraphedStep(AutoencoderStep(network, *optimizers, SoftIntroLoss())),
+        [network],
+        checkpoint={"network": network, "encoder_optimizer": optimizers[0], "decoder_optimizer": optimizers[1]},
+        checkpoint_dir=str(folder),
+        max_seconds=max_seconds,
+        train_handlers=[EpochSeed(7, dataset)],
+    )
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda e: losses.append(float(e.state.output["loss"])))
+    if stop_after is not None:
+        trainer.add_event_handler(Events.EPOCH_COMPLETED(once=stop_after), lambda e: e.terminate())
+    trainer.run()
+    return losses
+
+
+def test_a_resumed_run_repeats_the_undisturbed_curve(tmp_path):
+    undisturbed = train(tmp_path / "a", 4)
+    first = train(tmp_path / "b", 4, stop_after=2)
+    second = train(tmp_path / "b", 4)
+    assert len(first) == len(second) == 6
+    assert first + second == pytest.approx(undisturbed, rel=1e-6)
+
+
+def test_only_the_newest_checkpoint_is_kept_and_found(tmp_path):
+    assert latest_checkpoint(str(tmp_path)) == ""
+    train(tmp_path, 3)
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint_epoch=3.pt"]
+    assert latest_checkpoint(str(tmp_path)).endswith("checkpoint_epoch=3.pt")
+
+
+def test_checkpoints_load_without_executing_anything(tmp_path):
+    train(tmp_path, 1)
+    state = torch.load(latest_checkpoint(str(tmp_path)), weights_only=True)
+    assert {"network", "encoder_optimizer", "decoder_optimizer", "trainer"} <= set(state)
+
+
+def test_the_exporter_writes_the_best_state_when_there_is_one(tmp_path):
+    network = SoftIntroVAE(image_size=16, channels=(4, 8), latent_dim=4)
+    best = copy.deepcopy(network)
+    torch.nn.init.constant_(best.decoder.output.bias, 3.0)
+    exporter = StateExporter(str(tmp_path / "best.pt"), network, str(tmp_path / "out" / "network.pt"))
+    exporter(None)
+    assert torch.load(tmp_path / "out" / "network.pt", weights_only=True)["decoder.output.bias"] != 3.0
+    torch.save({"network": best.state_dict()}, tmp_path / "best.pt")
+    exporter(None)
+    assert torch.load(tmp_path / "out" / "network.pt", weights_only=True)["decoder.output.bias"] == 3.0
+
+
+def test_validation_of_the_inpainter_uses_the_same_holes_every_time_and_fills_only_them():
+    torch.manual_seed(0)
+    network = Phanes(SoftIntroVAE(channels=(4, 8), latent_dim=4), AOTGenerator((4, 8, 8), 1), SpatialLPIPS("distilled"))
+    network.mask_threshold.fill_(1e6)
+    validated = InpaintingReconstruction(network, holes=3, seed=1).eval()
+    images = torch.rand(5, 1, 128, 128)
+    first, second = validated(images), validated(images)
+    assert torch.equal(first, second)
+    holes = validated.masks[torch.tensor([0, 1, 2, 0, 1])]
+    assert torch.equal(first[holes == 0], images[holes == 0])
+    assert not torch.equal(first, images)
+
+
+def test_an_image_is_its_own_validation_target():
+    batch = {"image": torch.rand(2, 1, 4, 4, dtype=torch.float64)}
+    image, target = prepare_image_as_target(batch, "cpu")
+    assert image.dtype == torch.float32
+    assert torch.equal(image, target)
+
+
+def test_scalars_are_plain_numbers():
+    assert scalars({"loss": torch.tensor(2.0)}) == {"loss": 2.0}
