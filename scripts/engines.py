@@ -17,12 +17,17 @@ from monai.handlers import CheckpointLoader, CheckpointSaver
 from monai.handlers.tensorboard_handlers import TensorBoardHandler
 from monai.utils import set_determinism
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler
 
 from .ops.ellipses import random_ellipse_masks
 from .phanes import Phanes
 
 Step = Callable[[Tensor], dict[str, Tensor]]
+
+
+def process_rank() -> int:
+    """Number of this process in a distributed run; 0 otherwise. Process 0 alone writes files."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def image_batch(batch: dict[str, Any], device: torch.device | str, non_blocking: bool = False) -> Tensor:
@@ -92,7 +97,8 @@ class StepTrainer(Trainer):
         self.add_event_handler(Events.EPOCH_STARTED, self._train_mode)
         if checkpoint_dir:
             objects = {**(checkpoint or {}), "trainer": self}
-            CheckpointSaver(checkpoint_dir, objects, save_interval=1, n_saved=1).attach(self)
+            if process_rank() == 0:
+                CheckpointSaver(checkpoint_dir, objects, save_interval=1, n_saved=1).attach(self)
             if resume and (newest := latest_checkpoint(checkpoint_dir)):
                 CheckpointLoader(newest, objects, map_location=str(device)).attach(self)  # type: ignore[arg-type]
 
@@ -122,10 +128,12 @@ class EpochSeed:
 
     def __call__(self, engine: Engine) -> None:
         """Before an epoch: (seed, epoch, process) decide everything random in it."""
-        rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
-        seed = self.seed + 100_003 * engine.state.epoch + 1_000_003 * rank
+        seed = self.seed + 100_003 * engine.state.epoch + 1_000_003 * process_rank()
         set_determinism(seed % 2**31)
         set_rnd(self.dataset, seed % 2**31)
+        sampler = getattr(engine.state.dataloader, "sampler", None)
+        if isinstance(sampler, DistributedSampler):
+            sampler.set_epoch(engine.state.epoch)
 
 
 class StepProgress:
@@ -141,11 +149,62 @@ class StepProgress:
         )
 
 
+class BestKeeper:
+    """After each validation keeps the network with the lowest error, and stops when the error no longer falls.
+
+    Unlike MONAI's own handlers for this it has a state, so that a resumed run remembers what it had achieved.
+
+    Args:
+        validator: engine whose metric counts.
+        metric: name of that metric; lower is better.
+        network: its state dict is written, under the key `network`.
+        path: file of the best weights.
+        patience: validations without improvement before training stops; None for never.
+    """
+
+    def __init__(
+        self, validator: Engine, metric: str, network: nn.Module, path: str, patience: int | None = None
+    ) -> None:
+        self.validator = validator
+        self.metric = metric
+        self.network = network
+        self.path = Path(path)
+        self.patience = patience
+        self.error, self.epoch, self.waited = float("inf"), 0, 0
+
+    def state_dict(self) -> dict[str, float]:
+        """What was achieved."""
+        return {"error": self.error, "epoch": self.epoch, "waited": self.waited}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up an interrupted run."""
+        self.error, self.epoch, self.waited = state["error"], state["epoch"], state["waited"]
+
+    def attach(self, engine: Engine) -> None:
+        """To the trainer, after its ValidationHandler."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Compare the validation that has just run, if one has."""
+        if self.validator.state.epoch != engine.state.epoch or self.metric not in self.validator.state.metrics:
+            return
+        error = float(self.validator.state.metrics[self.metric])
+        if error < self.error:
+            self.error, self.epoch, self.waited = error, engine.state.epoch, 0
+            if process_rank() == 0:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                torch.save({"network": {k: v.detach().cpu() for k, v in self.network.state_dict().items()}}, self.path)
+            return
+        self.waited += 1
+        if self.patience is not None and self.waited >= self.patience:
+            engine.terminate()
+
+
 class StateExporter:
     """At the end of training, writes the best checkpoint's network alone: a state dict of CPU tensors.
 
     Args:
-        best: the checkpoint that `CheckpointSaver` kept of the best epoch; the last state serves when there is none.
+        best: the file `BestKeeper` wrote; the last state serves when there is none.
         network: the network, saved there under the key `network`.
         path: file to write.
     """
@@ -161,10 +220,11 @@ class StateExporter:
 
     def __call__(self, engine: Engine) -> None:
         """Write the file."""
+        if process_rank() > 0:
+            return
         state = self.network.state_dict()
         if self.best.is_file():
-            state = torch.load(self.best, map_location="cpu", weights_only=True)
-            state = state.get("network", state)
+            state = torch.load(self.best, map_location="cpu", weights_only=True)["network"]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         torch.save({name: value.detach().cpu() for name, value in state.items()}, self.path)
 

@@ -146,6 +146,7 @@ class SoftIntroVAE(nn.Module):
         linear_path: a linear map beside the convolutions of encoder and decoder, so that training can begin at
             probabilistic PCA (`start_from_principal_components`) and the convolutions learn what is left. Not in the
             paper; it lets the compact size train in minutes on a CPU.
+        sample_latent: draw z from the posterior in `forward` too, as the published code does; the mean otherwise.
         frozen_norm: keep the batch normalisation in evaluation mode while training, as the published training does
             without saying so: its running statistics stay as they are and it acts as a learnt scale and shift.
 
@@ -161,6 +162,7 @@ class SoftIntroVAE(nn.Module):
         stem_stride: int = 1,
         force_skip_conv: bool = False,
         linear_path: bool = False,
+        sample_latent: bool = False,
         frozen_norm: bool = False,
     ) -> None:
         super().__init__()
@@ -170,6 +172,7 @@ class SoftIntroVAE(nn.Module):
             raise ValueError(f"stem_stride must be 1 or 2, not {stem_stride}")
         self.latent_dim = latent_dim
         self.frozen_norm = frozen_norm
+        self.sample_latent = sample_latent
         self.encoder = Encoder(image_size, channels, latent_dim, stem_stride, force_skip_conv, linear_path)
         self.decoder = Decoder(image_size, channels, latent_dim, stem_stride, force_skip_conv, linear_path)
 
@@ -185,15 +188,16 @@ class SoftIntroVAE(nn.Module):
 
     @torch.jit.unused
     @torch.no_grad()
-    def start_from_principal_components(self, images: Iterable[Tensor]) -> None:
-        """Begin at the probabilistic PCA of the images (Tipping and Bishop 1999) with unit noise variance.
+    def start_from_principal_components(self, images: Iterable[Tensor], noise_variance: float = 1.0) -> None:
+        """Begin at the probabilistic PCA of the images (Tipping and Bishop 1999).
 
-        With `elbo`'s weights (half the squared error, the KL divergence) this is the best linear VAE there is. It stays
+        At `noise_variance` beta_kl / (2 beta_rec) it is the linear VAE with the best evidence lower bound. It stays
         fixed, and the convolutions, which start at zero, learn what is left. Only with `linear_path`; otherwise nothing
         happens.
 
         Args:
             images: training slices, (1, H, W) each, more than `latent_dim` of them.
+            noise_variance: of a pixel.
         """
         if not isinstance(self.encoder.linear, nn.Linear) or not isinstance(self.decoder.linear, nn.Linear):
             return
@@ -203,15 +207,15 @@ class SoftIntroVAE(nn.Module):
         values, vectors = torch.linalg.eigh((data - mean) @ (data - mean).T / len(data))
         values, vectors = values.flip(0)[: self.latent_dim], vectors.flip(1)[:, : self.latent_dim]
         directions = torch.nn.functional.normalize((data - mean).T @ vectors, dim=0)
-        values = values.clamp(min=1.0)  # what explains less than the noise is left out
-        gain = (values - 1.0).sqrt()
+        values = values.clamp(min=noise_variance)  # what explains less than the noise is left out
+        gain = (values - noise_variance).sqrt()
         self.decoder.linear.weight.copy_(directions * gain)
         self.decoder.linear.bias.copy_(mean)
         self.encoder.linear.weight.copy_((directions * (gain / values)).T)
         self.encoder.linear.bias.copy_(-self.encoder.linear.weight @ mean)
         for parameter in (*self.encoder.posterior.parameters(), *self.decoder.output.parameters()):
             nn.init.zeros_(parameter)
-        self.encoder.posterior.bias[self.latent_dim :] = -values.log()
+        self.encoder.posterior.bias[self.latent_dim :] = (noise_variance / values).log()
         self.encoder.linear.requires_grad_(False)
         self.decoder.linear.requires_grad_(False)
 
@@ -225,7 +229,8 @@ class SoftIntroVAE(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The coarse pseudo-healthy reconstruction, from the posterior's mean: (B, 1, H, W) -> same, in [0, 1]."""
-        return self.decoder(self.encoder(x)[0])
+        mu, log_var, _ = self.encoder(x)
+        return self.decoder(sample_posterior(mu, log_var) if self.sample_latent else mu)
 
 
 def sample_posterior(mu: Tensor, log_var: Tensor) -> Tensor:

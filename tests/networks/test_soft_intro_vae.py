@@ -41,23 +41,24 @@ def test_frozen_normalisation_keeps_its_statistics_while_training():
     assert thawed.encoder.stem_norm.num_batches_tracked == 1
 
 
-def test_the_linear_path_begins_at_probabilistic_pca():
-    # Oracle: scikit-learn's components; Tipping and Bishop's posterior for unit noise shrinks each by (v - 1) / v.
+@pytest.mark.parametrize("noise", [1.0, 0.25])
+def test_the_linear_path_begins_at_probabilistic_pca(noise):
+    # Oracle: scikit-learn's components; Tipping and Bishop's posterior shrinks each by (variance - noise) / variance.
     rng = torch.Generator().manual_seed(0)
     factors = torch.randn(60, 3, generator=rng) * torch.tensor([0.14, 0.10, 0.001])
     images = (0.5 + factors @ torch.randn(3, 256, generator=rng)).clamp(0.0, 1.0).reshape(60, 1, 16, 16)
     network = SoftIntroVAE(image_size=16, channels=(4, 8), latent_dim=8, linear_path=True).eval()
-    network.start_from_principal_components(images)
+    network.start_from_principal_components(images, noise)
 
     flat = images.flatten(1).double().numpy()
     pca = PCA(8).fit(flat)
-    variance = np.maximum(pca.explained_variance_ * 59 / 60, 1.0)
-    shrunk = pca.transform(flat) * (variance - 1) / variance
+    variance = np.maximum(pca.explained_variance_ * 59 / 60, noise)
+    shrunk = pca.transform(flat) * (variance - noise) / variance
     expected = np.clip(shrunk @ pca.components_ + pca.mean_, 0, 1)
     np.testing.assert_allclose(network(images).detach().flatten(1), expected, atol=1e-4)
-    assert (variance > 1).sum() == 2, "the third factor explains less than the noise"
+    assert (variance > noise).sum() == 2, "the third factor explains less than the noise"
     _, log_var, _ = network.encode(images)
-    np.testing.assert_allclose(log_var.detach().exp(), np.tile(1 / variance, (60, 1)), rtol=1e-4)
+    np.testing.assert_allclose(log_var.detach().exp(), np.tile(noise / variance, (60, 1)), rtol=1e-4)
     assert not network.decoder.linear.weight.requires_grad
 
 
