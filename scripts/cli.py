@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import sys
 from pathlib import Path
+from types import TracebackType
 from typing import NoReturn
 
 from monai.bundle import ConfigParser
@@ -29,6 +30,17 @@ def fail(message: str) -> NoReturn:
     raise PhanesInputError(message)
 
 
+def one_sentence(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """`sys.excepthook`: a user's mistake is one sentence, however deep MONAI has wrapped it; all else a traceback."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, PhanesInputError):
+            print(f"Error: {cause}", file=sys.stderr)
+            return
+        cause = cause.__cause__ or cause.__context__
+    sys.__excepthook__(kind, error, trace)
+
+
 def check_overrides(argv: list[str] | None = None) -> None:
     """Refuse `--name value` overrides that no config file knows: MONAI would take them silently.
 
@@ -38,8 +50,10 @@ def check_overrides(argv: list[str] | None = None) -> None:
     """
     if argv is None:
         argv = sys.argv[1:] if started_by_monai_bundle() else []
+        if argv:
+            sys.excepthook = one_sentence
     flags: dict[str, str] = {}
-    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+    for word, following in zip(argv, [*argv, ""][1:], strict=True):
         if word.startswith("--"):
             name, _, value = word[2:].partition("=")
             flags[name.replace("-", "_")] = value or following

@@ -160,16 +160,24 @@ class BestKeeper:
         network: its state dict is written, under the key `network`.
         path: file of the best weights.
         patience: validations without improvement before training stops; None for never.
+        first_epoch: earlier epochs do not compete (a warm-up with another objective).
     """
 
     def __init__(
-        self, validator: Engine, metric: str, network: nn.Module, path: str, patience: int | None = None
+        self,
+        validator: Engine,
+        metric: str,
+        network: nn.Module,
+        path: str,
+        patience: int | None = None,
+        first_epoch: int = 1,
     ) -> None:
         self.validator = validator
         self.metric = metric
         self.network = network
         self.path = Path(path)
         self.patience = patience
+        self.first_epoch = first_epoch
         self.error, self.epoch, self.waited = float("inf"), 0, 0
 
     def state_dict(self) -> dict[str, float]:
@@ -186,7 +194,8 @@ class BestKeeper:
 
     def __call__(self, engine: Engine) -> None:
         """Compare the validation that has just run, if one has."""
-        if self.validator.state.epoch != engine.state.epoch or self.metric not in self.validator.state.metrics:
+        validated = self.validator.state.epoch == engine.state.epoch and self.metric in self.validator.state.metrics
+        if not validated or engine.state.epoch < self.first_epoch:
             return
         error = float(self.validator.state.metrics[self.metric])
         if error < self.error:

@@ -4,12 +4,13 @@ import copy
 
 import pytest
 import torch
-from ignite.engine import Events
+from ignite.engine import Engine, Events, State
 from monai.data import CacheDataset, DataLoader
 from monai.transforms import Compose, RandFlipd, RandGaussianNoised
 
 from scripts.cuda_graph import GraphedStep
 from scripts.engines import (
+    BestKeeper,
     EpochSeed,
     InpaintingReconstruction,
     StateExporter,
@@ -108,3 +109,52 @@ def test_an_image_is_its_own_validation_target():
 
 def test_scalars_are_plain_numbers():
     assert scalars({"loss": torch.tensor(2.0)}) == {"loss": 2.0}
+
+
+class Validated:
+    """A validator that has just run in every epoch, with the given errors."""
+
+    def __init__(self, errors):
+        self.errors = errors
+        self.state = State()
+
+    def at(self, epoch):
+        self.state.epoch, self.state.metrics = epoch, {"val_mse": self.errors[epoch - 1]}
+
+
+def keep_best(tmp_path, errors, stop_after=None, keeper=None, **options):
+    network = torch.nn.Linear(1, 1)
+    validator = Validated(errors)
+    fresh = BestKeeper(validator, "val_mse", network, str(tmp_path / "best.pt"), **options)
+    if keeper is not None:
+        fresh.load_state_dict(keeper.state_dict())
+    trainer = Engine(lambda engine, batch: None)
+    start = 0 if keeper is None else len(errors) // 2
+
+    @trainer.on(Events.EPOCH_COMPLETED)
+    def validate(engine):
+        engine.state.epoch += start
+        torch.nn.init.constant_(network.bias, float(engine.state.epoch))
+        validator.at(engine.state.epoch)
+        fresh(engine)
+        engine.state.epoch -= start
+
+    trainer.run([0], max_epochs=(stop_after or len(errors)) - start)
+    return fresh, torch.load(tmp_path / "best.pt", weights_only=True)["network"]["bias"].item()
+
+
+def test_the_lowest_error_is_kept_and_the_warm_up_does_not_compete(tmp_path):
+    assert keep_best(tmp_path, [0.3, 0.1, 0.2, 0.25])[1] == 2.0
+    assert keep_best(tmp_path, [0.3, 0.1, 0.2, 0.25], first_epoch=3)[1] == 3.0
+
+
+def test_a_resumed_run_does_not_overwrite_a_better_state(tmp_path):
+    errors = [0.3, 0.1, 0.2, 0.25]
+    keeper, _ = keep_best(tmp_path, errors, stop_after=2)
+    assert keep_best(tmp_path, errors, keeper=keeper)[1] == 2.0
+
+
+def test_training_stops_when_the_error_no_longer_falls(tmp_path):
+    keeper, best = keep_best(tmp_path, [0.3, 0.1, 0.2, 0.25, 0.01], patience=2)
+    assert best == 2.0
+    assert keeper.waited == 2
