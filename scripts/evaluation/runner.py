@@ -63,6 +63,7 @@ class Evaluation:
         spread: what the standard deviations are over, "seeds" or "bootstrap".
         paper: published numbers, times 100, by set, system key and measure (as in `tables.SECTIONS`).
         paper_label: heading of their columns.
+        figures: draw them.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Evaluation:
         spread: str = "seeds",
         paper: Mapping[str, Mapping[str, Mapping[str, float]]] | None = None,
         paper_label: str = "paper",
+        figures: bool = True,
     ) -> None:
         self.title = title
         self.benchmark = benchmark
@@ -86,6 +88,7 @@ class Evaluation:
         self.spread = spread
         self.paper = paper or {}
         self.paper_label = paper_label
+        self.figures = figures
         self.store = ResultStore(self.output_dir / "results")
 
     def run(self) -> list[Cell]:
@@ -199,7 +202,8 @@ class Evaluation:
             for title, headings, rows in tables(cells, name, lines, self.paper.get(name), self.paper_label):
                 show(title or name, headings, rows)
                 text += [*([f"{title}:\n"] if title else []), to_markdown(headings, rows)]
-            self._draw(name, group, lines, cells)
+            if self.figures:
+                self._draw(name, group, lines, cells)
         text += [f"Left out: {key} ({reason})\n" for key, reason in failed.items()]
         everything = {key: Line(about["name"], about["role"]) for key, about in built.items()}
         write_text(self.output_dir / "table.md", "\n".join(text))
@@ -278,8 +282,9 @@ class Evaluation:
 
 
 def _mean_seconds(group: Mapping[tuple[str, int | None, str], Result], system: str) -> float:
+    """Of the seeds together; NaN for maps that were read."""
     times = [result.record["seconds_per_slice"] for (_, _, key), result in group.items() if key == system]
-    return sum(times) / len(times)
+    return float("nan") if None in times else sum(times) / len(times)
 
 
 def _versions() -> dict[str, str]:

@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -36,7 +37,7 @@ class ResultStore:
                 return None
             with np.load(path.with_name(path.name + ".npz"), allow_pickle=False) as stored:
                 return Result(record, dict(stored))
-        except (OSError, ValueError, EOFError):
+        except (OSError, ValueError, EOFError, BadZipFile):
             return None  # not there, or cut off by a full disk: done again
 
     def save(self, path: Path, key: str, result: Result) -> Result:

@@ -1,0 +1,174 @@
+"""Both overlays start by `monai.bundle run evaluate`, share what they must share, and end mistakes in one sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import BUNDLE, head_slice
+from monai.bundle import ConfigWorkflow
+from PIL import Image
+
+from scripts.errors import PhanesInputError
+
+
+def read(name: str) -> dict[str, Any]:
+    return json.loads((BUNDLE / "configs" / name).read_text())
+
+
+def run(overlay: str, bundle: Path, **overrides: Any) -> None:
+    """`monai.bundle run evaluate` within this process, without what needs downloaded weights."""
+    files = [str(BUNDLE / "configs" / name) for name in ("inference.json", overlay)]
+    settings = {
+        "bundle_root": str(bundle),
+        "device": "cpu",
+        "perceptual_weights": "",
+        "resamples": 20,
+        "figures": False,
+    }
+    workflow = ConfigWorkflow(
+        files, logging_file=False, workflow_type="infer", run_id="evaluate", **{**settings, **overrides}
+    )
+    workflow.initialize()
+    workflow.run()
+
+
+@pytest.fixture(scope="module")
+def slices(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four healthy phantoms as `test/*.png`, two of them also as a pair with a mask."""
+    root = tmp_path_factory.mktemp("slices")
+    (root / "test").mkdir()
+    (root / "pairs").mkdir()
+    for seed in range(4):
+        Image.fromarray(head_slice(seed)).save(root / "test" / f"head{seed}.png")
+    for seed in range(2):
+        image, mask = head_slice(seed), head_slice(seed) * 0
+        mask[80:110, 40:70] = 255
+        Image.fromarray((image * (1 - mask / 255 * 0.5)).astype("uint8")).save(root / "pairs" / f"head{seed}.png")
+        Image.fromarray(mask).save(root / "pairs" / f"head{seed}_mask.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def synthetic_table(scratch_bundle: Path, slices: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The record of a small synthetic evaluation of PHANES with scratch weights."""
+    out = tmp_path_factory.mktemp("synthetic")
+    systems = ["phanes", "phanes_gt", "phanes_coarse", "constant", "perfect"]
+    options = {"dataset_dir": str(slices), "shapes_dir": "", "lpips_weights": "", "seeds": [0, 1], "systems": systems}
+    run("evaluate_synthetic.json", scratch_bundle, output_dir=str(out), **options)
+    return json.loads((out / "record.json").read_text())
+
+
+def test_every_system_is_scored_on_every_lesion_set_and_seed(synthetic_table):
+    found = {(r["set"], r["seed"], r["system"]) for r in synthetic_table["results"]}
+    assert len(found) == 4 * 2 * 5
+    assert synthetic_table["systems"]["phanes"]["weights_sha256"] is not None
+
+
+def test_phanes_with_the_true_mask_is_nearly_perfect(synthetic_table):
+    for result in synthetic_table["results"]:
+        if result["system"] == "phanes_gt":
+            assert result["maps"]["own"]["auprc"] > 0.99
+
+
+def test_sanity_rows_of_the_bundle_hold(synthetic_table):
+    for result in synthetic_table["results"]:
+        own = result["maps"]["own"]
+        if result["system"] == "constant":
+            assert own["auprc"] == pytest.approx(own["prevalence"], abs=1e-9)
+        if result["system"] == "perfect":
+            assert own["auprc"] == own["best_dice"] == 1.0
+
+
+def test_lesions_are_evaluated_with_other_tools_beside(scratch_bundle, slices, tmp_path):
+    import numpy as np
+
+    for seed in range(2):
+        mask = np.asarray(Image.open(slices / "pairs" / f"head{seed}_mask.png"))
+        np.save(tmp_path / f"head{seed}.npy", mask.astype(np.float32))
+    run(
+        "evaluate_lesions.json",
+        scratch_bundle,
+        dataset_dir=str(slices / "pairs"),
+        output_dir=str(tmp_path / "out"),
+        systems=["phanes", "constant", "other tool"],
+        external={"other tool": str(tmp_path)},
+    )
+    text = (tmp_path / "out" / "table.md").read_text()
+    assert "| other tool | **100.00 ± 0.00** |" in text
+    assert "19.96" in text  # the paper's, in its own column
+    assert "paper's ATLAS" in text
+
+
+def test_missing_weights_cost_their_own_row_only(scratch_bundle, slices, tmp_path):
+    options = {"dataset_dir": str(slices / "pairs"), "output_dir": str(tmp_path), "systems": ["phanes", "constant"]}
+    with pytest.raises(PhanesInputError, match=r"1 of 2 systems could not run\. No weights"):
+        run("evaluate_lesions.json", scratch_bundle, weights_file="nowhere.pt", **options)
+    assert "constant map" in (tmp_path / "table.md").read_text()
+
+
+def test_the_two_overlays_agree_on_systems_and_scores():
+    synthetic, lesions = read("evaluate_synthetic.json"), read("evaluate_lesions.json")
+    for key in (
+        "system_defs",
+        "baselines_dir",
+        "baseline_overrides",
+        "runs_dir",
+        "size",
+        "resamples",
+        "bootstrap_seed",
+    ):
+        assert synthetic[key] == lesions[key], key
+    own = {"lpips", "lpips_drop_zeros", "size_bins"}
+    for key in (synthetic["scorer"].keys() | lesions["scorer"].keys()) - own:
+        assert synthetic["scorer"][key] == lesions["scorer"][key], key
+
+
+def test_all_ten_systems_of_the_tables_are_there():
+    assert set(read("evaluate_synthetic.json")["system_defs"]) == {
+        "phanes", "phanes_gt", "ra", "si_vae", "vae", "dae", "anoddpm", "patchcore", "mkd", "zscore",
+        "phanes_coarse", "constant", "perfect",
+    }  # fmt: skip
+
+
+def test_the_papers_numbers_stand_in_the_config_as_published():
+    paper = read("evaluate_lesions.json")["paper_atlas"]
+    assert paper["phanes"] == {"own.auprc": 19.96, "own.best_dice": 32.17}
+    assert paper["anoddpm"] == {"own.auprc": 16.33, "own.best_dice": 27.64}
+    assert read("evaluate_synthetic.json")["paper"]["ellipses"]["phanes"] == {
+        "own.auprc": 77.93,
+        "own.best_dice": 75.47,
+    }
+
+
+@pytest.mark.parametrize(
+    ("overlay", "option", "value", "sentence"),
+    [
+        ("evaluate_synthetic.json", "--dataset_dir", "nowhere", "dataset_dir 'nowhere' does not exist"),
+        (
+            "evaluate_lesions.json",
+            "--dataset_dri",
+            "nowhere",
+            "unknown option --dataset_dri: did you mean --dataset_dir?",
+        ),
+    ],
+)
+def test_a_mistake_on_the_command_line_ends_in_one_sentence(overlay, option, value, sentence, tmp_path):
+    files = [str(BUNDLE / "configs" / name) for name in ("inference.json", overlay)]
+    command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", "evaluate", "--bundle_root", str(BUNDLE)]
+    result = subprocess.run(
+        [*command, "--config_file", str(files), option, value],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert sentence in result.stderr
+    assert "Traceback" not in result.stderr
