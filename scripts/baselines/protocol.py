@@ -49,6 +49,7 @@ class AnomalySystem(nn.Module, ABC):
     def anomaly_map(self, images: Tensor, masks: Tensor | None = None) -> Tensor:
         """(B, 1, H, W) in [0, 1] -> (B, 1, H, W), >= 0; masks: (B, 1, H, W), 0 or 1, see `needs_masks`."""
 
+    @torch.no_grad()
     def analyse(self, images: Tensor, masks: Tensor | None = None) -> Analysis:
         """Map and reconstruction in one pass; what the evaluation calls."""
         return Analysis(self.anomaly_map(images, masks))
@@ -76,6 +77,7 @@ class ReconstructionSystem(AnomalySystem):
         """The system's own map of a reconstruction it made: two (B, 1, H, W) -> (B, 1, H, W), >= 0."""
         return self.comparison(images, reconstruction)
 
+    @torch.no_grad()
     def analyse(self, images: Tensor, masks: Tensor | None = None) -> Analysis:
         """Map and reconstruction in one pass (AnoDDPM's reconstruction is dear)."""
         reconstruction = self.reconstruct(images, masks)

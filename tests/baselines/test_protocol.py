@@ -43,7 +43,8 @@ def test_a_batch_equals_its_images_one_by_one(key: str, build: Build, images: Te
     system, masks = build(key), lesion_masks(images)
     together = system.anomaly_map(images, masks)
     alone = torch.cat([system.anomaly_map(images[n : n + 1], masks[n : n + 1]) for n in range(len(images))])
-    torch.testing.assert_close(together, alone, atol=2e-4 * float(together.max()) + 1e-7, rtol=1e-4)
+    # Convolutions round differently in other batch sizes, and equalisation (RA, PHANES) turns that into grey levels.
+    torch.testing.assert_close(together, alone, atol=1e-3 * float(together.max()), rtol=1e-4)
 
 
 @pytest.mark.parametrize("key", KEYS)
