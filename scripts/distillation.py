@@ -1,13 +1,15 @@
 """Distilling LPIPS' ImageNet trunk into a small network of our own: pairs of images, loss, training step, agreement.
 
-The student sees the same two images as its teacher and learns the teacher's distance at every tap. Everything between
-the training slices and the optimiser runs on the device, without waiting for it, so that the step can be captured.
+The student sees the same two images as its teacher and learns the teacher's map of their distance. The sum over the
+taps is all it has to match: asking for the teacher's distance at each tap as well slowed the learning down. Everything
+between the slices and the optimiser runs on the device, without waiting for it, so that the step can be captured.
 """
 
 from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
@@ -20,6 +22,7 @@ from .networks.perceptual import SpatialLPIPS
 from .ops import degrade
 from .ops.equalize import equalize_adapthist
 
+Lesson = tuple[Tensor, Tensor, Tensor]  # two batches of images, the teacher's distance maps
 KINDS = ("pca", "pca_moved", "blur", "blend", "paint", "patch", "fill", "noise", "contrast", "move", "strip")
 
 
@@ -37,11 +40,11 @@ def with_stripped(slices: Tensor, brain_mask: Tensor, percentile: float = 98.0) 
 
 @torch.no_grad()
 def initialize(student: SpatialLPIPS, teacher: SpatialLPIPS, slices: Tensor) -> SpatialLPIPS:
-    """Make a student trainable: He's initialisation, each tap's mean distance that of the teacher.
+    """Make a student trainable: He's initialisation, each tap's mean distance that of the teacher's same tap.
 
     Args:
         student: of any weights.
-        teacher: on the same device.
+        teacher: on the same device, with as many taps.
         slices: (N, 1, H, W), two or more; neighbours in the batch are the pairs.
     """
     for module in student.modules():
@@ -49,11 +52,13 @@ def initialize(student: SpatialLPIPS, teacher: SpatialLPIPS, slices: Tensor) -> 
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-    _, taps = pair_maps(student, slices[1:], slices[:-1])
-    _, target_taps = pair_maps(teacher, slices[1:], slices[:-1])
-    for head, tap, target in zip(student.heads, taps, target_taps, strict=True):
+
+    def tap_means(model: SpatialLPIPS) -> list[Tensor]:
+        return [tap.mean() for tap in model.tap_maps(model.features(slices[1:]), model.features(slices[:-1]))]
+
+    for head, own, target in zip(student.heads, tap_means(student), tap_means(teacher), strict=True):
         for parameter in head.parameters():
-            parameter.mul_(target.mean() / tap.mean())
+            parameter.mul_(target / own)
     return student.requires_grad_(True)
 
 
@@ -192,31 +197,23 @@ class PairMaker:
 class DistillationLoss:
     """Distance between the student's and the teacher's maps, alike for large and small distances.
 
-    Mean over the batch of the squared error relative to the teacher's squared map (a linear fit's 1 - r^2), for the
-    summed map and for each tap, and the mean absolute difference of logarithms of the summed map.
+    Mean over the batch of the squared error relative to the teacher's squared map (a linear fit's 1 - r^2), and the
+    mean absolute difference of the logarithms.
 
     Args:
-        taps: weight of the taps' mean.
         logarithm: weight of the logarithmic term.
         floor: distance below which differences stop to matter.
     """
 
-    def __init__(self, taps: float = 0.5, logarithm: float = 0.1, floor: float = 0.002) -> None:
-        self.taps, self.logarithm, self.floor = taps, logarithm, floor
+    def __init__(self, logarithm: float = 0.1, floor: float = 0.002) -> None:
+        self.logarithm, self.floor = logarithm, floor
 
-    def relative(self, student: Tensor, teacher: Tensor, floor: float) -> Tensor:
-        """Squared error over squared map, (B, 1, h, w) each -> scalar."""
+    def __call__(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Two maps (B, 1, H, W) -> scalar."""
         error = (student - teacher).square().mean(dim=(1, 2, 3))
-        return (error / (teacher.square().mean(dim=(1, 2, 3)) + floor**2)).mean()
-
-    def __call__(
-        self, student: Tensor, teacher: Tensor, student_taps: Sequence[Tensor], teacher_taps: Sequence[Tensor]
-    ) -> Tensor:
-        """Summed maps (B, 1, H, W) and the taps' maps (B, 1, h, w) -> scalar."""
-        taps = [self.relative(s, t, self.floor / 7) for s, t in zip(student_taps, teacher_taps, strict=True)]
-        ratio = ((student + self.floor) / (teacher + self.floor)).log().abs().mean()
-        tap_loss = torch.stack(taps).mean()
-        return self.relative(student, teacher, self.floor) + self.taps * tap_loss + self.logarithm * ratio
+        relative = error / (teacher.square().mean(dim=(1, 2, 3)) + self.floor**2)
+        ratio = ((student + self.floor) / (teacher + self.floor)).log().abs()
+        return relative.mean() + self.logarithm * ratio.mean()
 
 
 class DistillationStep:
@@ -229,6 +226,10 @@ class DistillationStep:
         optimizer: of the student.
         loss: between their maps.
         amp: bfloat16 autocast of the student; it blurs small distances, so that it pays on slow machines only.
+        reuse: how often a batch of pairs serves on average. Pairs and the teacher's maps cost more than a step of
+            a small student, so on a CPU a batch in `reuse` is new and the others are drawn from the newest ones. A
+            captured step needs 1.
+        memory: number of batches kept for that.
     """
 
     def __init__(
@@ -239,37 +240,34 @@ class DistillationStep:
         optimizer: Optimizer,
         loss: DistillationLoss,
         amp: bool = False,
+        reuse: int = 1,
+        memory: int = 200,
     ) -> None:
         self.student, self.teacher, self.pairs = student, teacher, pairs
         self.optimizer, self.loss, self.amp = optimizer, loss, amp
+        self.reuse, self.steps = reuse, 0
+        self.memory: deque[Lesson] = deque(maxlen=memory if reuse > 1 else 1)
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
         """images: (B, 1, H, W) in [0, 1] -> detached scalar `loss`."""
-        a, b = self.pairs(images)
-        with torch.no_grad():
-            target, target_taps = pair_maps(self.teacher, a, b)
+        a, b, target = self._lesson(images)
         with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=self.amp):
-            maps, taps = pair_maps(self.student, a, b)
-        loss = self.loss(maps, target, taps, target_taps)
+            maps = self.student(a, b)
+        loss = self.loss(maps, target)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
         return {"loss": loss.detach()}
 
-
-def pair_maps(model: SpatialLPIPS, a: Tensor, b: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Summed map of two batches, and the taps' maps.
-
-    The taps compare more than the pairs, without another pass through the trunk: each image also with its neighbour's
-    and with itself moved by a third of the side, in rows (3B, 1, h, w).
-    """
-    both = model.features(torch.cat([a, b]))
-    first, second = [f[: len(a)] for f in both], [f[len(a) :] for f in both]
-    taps = model.tap_maps(first, second)
-    total = model.sum_maps(taps, a.shape[2], a.shape[3])
-    neighbours = model.tap_maps(first, [f.roll(1, 0) for f in second])
-    moved = model.tap_maps(second, [f.roll((f.shape[2] // 3, f.shape[3] // 3), (2, 3)) for f in second])
-    return total, [torch.cat(maps) for maps in zip(taps, neighbours, moved, strict=True)]
+    @torch.no_grad()
+    def _lesson(self, images: Tensor) -> Lesson:
+        """A new batch of pairs with the teacher's maps, or one from the memory."""
+        self.steps += 1
+        if self.steps % self.reuse == 0 or not self.memory:
+            a, b = self.pairs(images)
+            self.memory.append((a, b, self.teacher(a, b)))
+            return self.memory[-1]
+        return self.memory[int(torch.randint(len(self.memory), ()))]
 
 
 class Annealing:
