@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -69,6 +69,7 @@ class SyntheticBenchmark:
         lesions: `EllipseLesions`, `StrokeLesions`.
         seeds: of the lesions.
         split: "test" for reported numbers, "val" to choose between models.
+        keep: sets kept in memory (60 slices are 5 MB), so that the next system need not have them painted again.
     """
 
     def __init__(
@@ -78,12 +79,14 @@ class SyntheticBenchmark:
         lesions: Sequence[Any],
         seeds: Sequence[int] = range(10),
         split: str = "test",
+        keep: int = 40,
     ) -> None:
         self.dataset_dir = dataset_dir
         self.preprocessing = preprocessing
         self.lesions = {lesion.name: lesion for lesion in lesions}
         self.seeds = [int(seed) for seed in seeds]
         self.split = split
+        self._painted = lru_cache(maxsize=keep)(self._paint)
 
     def tasks(self) -> list[tuple[str, int | None]]:
         """The (name, seed) of every set."""
@@ -97,6 +100,9 @@ class SyntheticBenchmark:
         """
         if seed is None:
             raise ValueError("synthetic lesions need a seed")
+        return self._painted(name, seed)
+
+    def _paint(self, name: str, seed: int) -> LesionSet:
         clean, subjects = self.healthy
         images, masks = self.lesions[name](clean, subjects, seed)
         return LesionSet(name, seed, images, masks, subjects, subjects, clean)

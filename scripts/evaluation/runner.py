@@ -17,9 +17,9 @@ from tqdm import tqdm
 
 from .. import __version__
 from ..baselines.protocol import AnomalySystem
+from ..calibration import sha256
 from ..cli import fail
 from ..errors import PhanesInputError
-from ..inference import sha256_of
 from .benchmarks import Benchmark, LesionSet
 from .figures import examples_figure, precision_recall_figure
 from .fingerprint import fingerprint
@@ -175,7 +175,7 @@ class Evaluation:
             "role": entry.role,
             "parameters": sum(parameter.numel() for parameter in system.parameters()),
             "weights": None if entry.weights is None else entry.weights.name,
-            "weights_sha256": None if entry.weights is None else sha256_of(entry.weights),
+            "weights_sha256": None if entry.weights is None else sha256(entry.weights),
             "fingerprint": fingerprint(system),
         }
         return Source(key, about, system=system)
@@ -272,6 +272,7 @@ class Evaluation:
             "versions": {"phanes": __version__, "python": platform.python_version()} | _versions(),
             "device": str(self.scorer.device),
             "threads": torch.get_num_threads(),
+            "hours": sum((r.record["seconds_per_slice"] or 0.0) * r.record["slices"] for r in results.values()) / 3600,
             "spread": self.spread,
             "bootstrap": {"resamples": self.scorer.resamples, "seed": self.scorer.bootstrap_seed},
             "lpips_drop_zeros": self.scorer.lpips_drop_zeros,

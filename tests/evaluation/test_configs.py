@@ -136,6 +136,17 @@ def test_all_ten_systems_of_the_tables_are_there():
     }  # fmt: skip
 
 
+def test_baselines_are_built_from_the_configs_that_train_them_and_their_weights_looked_for_where_these_write():
+    baselines = {k: d for k, d in read("evaluate_synthetic.json")["system_defs"].items() if "config_files" in d}
+    assert len(baselines) == 8
+    for key, definition in baselines.items():
+        assert definition["config_files"] == f"$@baselines_dir + '/{key}.json'"
+        training = read(f"baselines/{key}.json")
+        assert "_target_" in training["network_def"]
+        assert definition["weights"] == f"$@runs_dir + '/{key}/model.pt'"
+        assert training["output_dir"] == f"runs/{key}"
+
+
 def test_the_papers_numbers_stand_in_the_config_as_published():
     paper = read("evaluate_lesions.json")["paper_atlas"]
     assert paper["phanes"] == {"own.auprc": 19.96, "own.best_dice": 32.17}
