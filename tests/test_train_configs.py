@@ -1,0 +1,214 @@
+"""The training configs: preprocessing and network as in inference; all stages run, resume and end in a bundle."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import BUNDLE, head_slice, run_inference
+from monai.bundle import ConfigParser, ConfigWorkflow
+from PIL import Image
+
+from scripts.errors import PhanesInputError
+
+CONFIGS = BUNDLE / "configs"
+TINY = {
+    "channels": [4, 4, 8, 8, 8],
+    "stem_stride": 2,
+    "linear_path": True,
+    "inpainter_channels": [4, 4, 8],
+    "inpainter_blocks": 1,
+}
+RECIPE = {
+    "max_epochs": 2,
+    "warmup_epochs": 1,
+    "learning_rate": 1e-3,
+    "lr_schedule": "cosine",
+    "early_stopping_patience": 5,
+    "rotate_degrees": 2.0,
+    "translate": 0.01,
+    "scale": 0.01,
+    "frozen_norm": True,
+    "beta_rec": 1.0,
+    "beta_neg": 0.5,
+    "detach_rereconstruction": True,
+}
+
+
+def parser_of(*names: str, **overrides) -> ConfigParser:
+    parser = ConfigParser()
+    parser.read_config([str(CONFIGS / name) for name in names])
+    parser.update({"bundle_root": str(BUNDLE), "device": torch.device("cpu"), **overrides})
+    return parser
+
+
+def steps(transforms: list[dict]) -> list[dict]:
+    """Transforms without what only inference needs: a copy of the input, the path of the code."""
+    dropped = ("_requires_", "_desc_")
+    return [
+        {k: v for k, v in t.items() if k not in dropped} for t in transforms if t["_target_"] not in ("CopyItemsd",)
+    ]
+
+
+def test_training_and_inference_preprocess_alike():
+    train, infer = parser_of("train.json"), parser_of("inference.json")
+    expected = steps(infer.get("preprocessing")["transforms"])
+    ids = {"@image_size": 128, "@slices": "mid", "@slab_mm": 0}
+    resolved = json.loads(json.dumps(expected))
+    for transform in resolved:
+        for key, value in transform.items():
+            if isinstance(value, str) and value in ids:
+                transform[key] = infer.get(value[1:])
+            if isinstance(value, list):
+                transform[key] = [infer.get(v[1:]) if isinstance(v, str) and v in ids else v for v in value]
+    assert steps(train.get("preprocessing")) == resolved
+
+
+def test_training_and_inference_build_the_same_network():
+    train, infer = parser_of("train.json"), parser_of("inference.json")
+    a, b = train.get_parsed_content("network_def"), infer.get_parsed_content("network_def")
+    assert str(a) == str(b)
+    assert {k: v.shape for k, v in a.state_dict().items()} == {k: v.shape for k, v in b.state_dict().items()}
+    settings = [{k: v for k, v in vars(n).items() if isinstance(v, int | float | str)} for n in (a, b)]
+    assert settings[0] == settings[1]
+
+
+@pytest.mark.parametrize(("size", "autoencoder", "inpainter"), [("paper", 29_430_785, 15_193_409)])
+def test_the_paper_size_is_one_option_away(size, autoencoder, inpainter):
+    parser = parser_of("train.json", size=size)
+    counts = [
+        sum(p.numel() for p in parser.get_parsed_content(name).parameters())
+        for name in ("autoencoder_def", "inpainter_def")
+    ]
+    assert counts == [autoencoder, inpainter]
+
+
+def test_the_paper_recipe_is_the_papers():
+    parser = parser_of("train.json", size="paper")
+    recipe = parser.get_parsed_content("recipe")
+    expected = {
+        "max_epochs": 1500,
+        "batch_size": 8,
+        "learning_rate": 5e-5,
+        "rotate_degrees": 10.0,
+        "translate": 0.1,
+        "scale": 0.1,
+    }
+    assert {k: recipe[k] for k in expected} == expected
+    assert parser.get_parsed_content("flip_prob") == 0.5
+
+
+def test_compact_is_an_eighth_of_the_multiply_adds_or_less():
+    from torch.utils.flop_counter import FlopCounterMode
+
+    def flops(size: str) -> int:
+        parser = parser_of("train.json", size=size)
+        image = torch.rand(1, 1, 128, 128)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            parser.get_parsed_content("autoencoder_def").eval()(image)
+            parser.get_parsed_content("inpainter_def").eval()(image, image)
+        return counter.get_total_flops()
+
+    assert flops("compact") <= flops("paper") / 8
+
+
+@pytest.fixture(scope="module")
+def slices(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("slices")
+    for split, count in (("train", 6), ("val", 3)):
+        (root / split).mkdir()
+        for n in range(count):
+            Image.fromarray(head_slice(seed=n + 10 * count)).save(root / split / f"S{n:03d}.png")
+    return root
+
+
+def run(names: list[str], slices: Path, folder: Path, **overrides) -> None:
+    workflow = ConfigWorkflow(
+        config_file=[str(CONFIGS / name) for name in names],
+        meta_file=str(CONFIGS / "metadata.json"),
+        logging_file=False,
+        workflow_type="train",
+        bundle_root=str(BUNDLE),
+        dataset_dir=str(slices),
+        device="cpu",
+        size="tiny",
+        sizes={"tiny": TINY},
+        recipes={"tiny": RECIPE},
+        latent_dim=4,
+        batch_size=3,
+        **overrides,
+    )
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
+
+
+def test_all_stages_run_resume_and_end_in_a_bundle_that_infers(slices, tmp_path):
+    stage1 = {"output_dir": str(tmp_path / "autoencoder"), "start_draws": 2}
+    run(["train.json"], slices, tmp_path, **stage1)
+    first = torch.load(tmp_path / "autoencoder" / "autoencoder.pt", weights_only=True)
+    run(["train.json"], slices, tmp_path, **stage1)  # already complete: a resumed run changes nothing
+    again = torch.load(tmp_path / "autoencoder" / "autoencoder.pt", weights_only=True)
+    assert all(torch.equal(first[k], again[k]) for k in first)
+    assert list((tmp_path / "autoencoder").glob("events.out.tfevents.*"))
+
+    perceptual = tmp_path / "perceptual.pt"
+    torch.save(parser_of("train.json").get_parsed_content("perceptual_def").state_dict(), perceptual)
+    files = {
+        "autoencoder_file": str(tmp_path / "autoencoder" / "autoencoder.pt"),
+        "perceptual_file": str(perceptual),
+    }
+    run(
+        ["train.json", "train_inpainter.json"],
+        slices,
+        tmp_path,
+        output_dir=str(tmp_path / "inpainter"),
+        feature_trunk="distilled",
+        feature_weights=str(perceptual),
+        inpainter_recipes={"tiny": {"max_epochs": 1, "learning_rate": 1e-3, "lr_schedule": "cosine"}},
+        **files,
+    )
+    root = tmp_path / "bundle"
+    (root / "models").mkdir(parents=True)
+    for name in ("configs", "scripts"):
+        (root / name).symlink_to(BUNDLE / name)
+    run(
+        ["train.json", "calibrate.json"],
+        slices,
+        tmp_path,
+        inpainter_file=str(tmp_path / "inpainter" / "inpainter.pt"),
+        weights_file=str(root / "models" / "model.pt"),
+        calibration_file=str(root / "models" / "calibration.json"),
+        **files,
+    )
+    record = json.loads((root / "models" / "calibration.json").read_text())
+    assert record["healthy_scans"] == 3
+    assert np.isfinite(record["label_threshold"])
+    network = {
+        "network_def::autoencoder::channels": TINY["channels"],
+        "network_def::autoencoder::latent_dim": 4,
+        "network_def::inpainter::channels": TINY["inpainter_channels"],
+        "network_def::inpainter::blocks": 1,
+    }
+    run_inference(root, slices / "val", tmp_path / "results", **network)
+    assert len(list((tmp_path / "results").glob("*/*_anomaly.nii.gz"))) == 3
+
+
+def test_stage_2_without_stage_1_says_what_to_run_first(slices, tmp_path):
+    with pytest.raises(RuntimeError) as raised:
+        run(["train.json", "train_inpainter.json"], slices, tmp_path, output_dir=str(tmp_path / "x"))
+    assert isinstance(raised.value.__cause__, PhanesInputError)
+    assert "autoencoder.pt' does not exist: run train.json first" in str(raised.value.__cause__)
+
+
+def test_on_the_command_line_a_mistake_is_one_sentence(tmp_path):
+    command = [sys.executable, "-m", "monai.bundle", "run", "train", "--bundle_root", str(BUNDLE)]
+    config = ["--config_file", str(CONFIGS / "train.json"), "--dataset_dir", str(tmp_path / "nothing")]
+    result = subprocess.run([*command, *config], capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert "nothing" in result.stderr.splitlines()[-1]
+    assert result.stderr.splitlines()[-1].startswith("Error: ")
