@@ -100,33 +100,48 @@ def mean_agreement(table: Mapping[str, Mapping[str, float]]) -> float:
 
 
 class AgreementHandler:
-    """After every epoch, prints the agreement on fixed pairs and keeps it in `engine.state.metrics`.
+    """After every epoch, prints the agreement on fixed pairs and keeps the weights that agree best so far.
 
-    There are `agreement`, by which a `CheckpointSaver` attached later can choose, and `pearson_<kind>`,
-    `spearman_<kind>`.
+    `engine.state.metrics` gets `agreement`, the number they are chosen by, and `pearson_<kind>`, `spearman_<kind>`. Its
+    state belongs into the checkpoint of a run that can be resumed.
 
     Args:
         student: evaluated.
         teacher: its maps are computed once.
         pairs: kind -> two batches of images.
+        path: file for the best weights, a state dict in half precision.
     """
 
-    def __init__(self, student: SpatialLPIPS, teacher: SpatialLPIPS, pairs: Pairs) -> None:
-        self.student, self.pairs = student, pairs
+    def __init__(self, student: SpatialLPIPS, teacher: SpatialLPIPS, pairs: Pairs, path: str) -> None:
+        self.student, self.pairs, self.path = student, pairs, Path(path)
         self.targets = distance_maps(teacher, pairs)
+        self.best = -1.0
+
+    def state_dict(self) -> dict[str, float]:
+        """What was achieved."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Take up an interrupted run."""
+        self.best = state["best"]
 
     def attach(self, engine: Engine) -> None:
         """Called by MONAI's engines."""
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Evaluate."""
+        """Evaluate, print, keep."""
         table = agreement(distance_maps(self.student, self.pairs), self.targets)
-        engine.state.metrics["agreement"] = mean_agreement(table)
+        value = mean_agreement(table)
+        engine.state.metrics["agreement"] = value
         for kind, row in table.items():
             engine.state.metrics |= {f"{name}_{kind}": row[name] for name in ("pearson", "spearman")}
         rows = ", ".join(f"{kind} {row['pearson']:.4f}/{row['spearman']:.4f}" for kind, row in table.items())
-        tqdm.write(f"epoch {engine.state.epoch}: agreement {mean_agreement(table):.4f}; Pearson/Spearman {rows}")
+        tqdm.write(f"epoch {engine.state.epoch}: agreement {value:.4f}; Pearson/Spearman {rows}")
+        if value > self.best:
+            self.best = value
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            torch.save({name: tensor.half().cpu() for name, tensor in self.student.state_dict().items()}, self.path)
 
 
 def report(

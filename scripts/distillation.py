@@ -17,7 +17,6 @@ from ignite.engine import Engine, Events
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from .engines import StateExporter
 from .networks.perceptual import SpatialLPIPS
 from .ops import degrade
 from .ops.equalize import equalize_adapthist
@@ -317,13 +316,3 @@ class Annealing:
         now = time.monotonic()
         if self.max_seconds and now - self.started + 0.5 * (now - self.epoch_started) > self.max_seconds:
             engine.terminate()
-
-
-class HalfExporter(StateExporter):
-    """At the end of training, writes the best checkpoint's weights in half precision, for the bundle."""
-
-    def __call__(self, engine: Engine) -> None:
-        """Write the file."""
-        super().__call__(engine)
-        state = torch.load(self.path, map_location="cpu", weights_only=True)
-        torch.save({name: value.half() for name, value in state.items()}, self.path)

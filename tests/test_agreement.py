@@ -1,13 +1,23 @@
 """Agreement of two distance maps is scipy's correlation, per image and pooled."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 
-from scripts.agreement import agreement, average_ranks, fixed_pairs, mean_agreement, pearson, report, spearman
+from scripts.agreement import (
+    AgreementHandler,
+    agreement,
+    average_ranks,
+    fixed_pairs,
+    mean_agreement,
+    pearson,
+    report,
+    spearman,
+)
 from scripts.distillation import PrincipalComponents
 from scripts.networks.perceptual import SpatialLPIPS
 
@@ -47,6 +57,31 @@ def test_fixed_pairs_are_the_same_every_time_and_leave_the_random_state_alone():
     for kind, (a, b) in pairs.items():
         assert torch.equal(a, again[kind][0])
         assert torch.equal(b, again[kind][1])
+
+
+def test_handler_keeps_the_weights_that_agree_best(tmp_path):
+    torch.manual_seed(0)
+    teacher, student = (SpatialLPIPS(stem=4, fires=[[2, 4]] * 8) for _ in range(2))
+    slices = torch.rand(2, 1, 64, 64)
+    handler = AgreementHandler(
+        student, teacher, {"noise": (slices, torch.rand_like(slices))}, str(tmp_path / "best.pt")
+    )
+    engine = SimpleNamespace(state=SimpleNamespace(epoch=1, metrics={}))
+    handler(engine)
+    poor = engine.state.metrics["agreement"]
+    student.load_state_dict(teacher.state_dict())
+    handler(engine)
+    assert engine.state.metrics["agreement"] == pytest.approx(1.0)
+    assert engine.state.metrics["pearson_noise"] == pytest.approx(1.0)
+    torch.nn.init.normal_(student.trunk.features[0].weight)
+    handler(engine)  # worse again
+    assert poor < engine.state.metrics["agreement"] < 1
+    kept = torch.load(tmp_path / "best.pt", weights_only=True)
+    torch.testing.assert_close(kept, {name: value.half() for name, value in teacher.state_dict().items()})
+    resumed = AgreementHandler(student, teacher, handler.pairs, str(tmp_path / "best.pt"))
+    resumed.load_state_dict(handler.state_dict())
+    resumed(engine)
+    torch.testing.assert_close(torch.load(tmp_path / "best.pt", weights_only=True), kept)
 
 
 def test_report_states_the_agreement_and_where_it_comes_from(tmp_path):
