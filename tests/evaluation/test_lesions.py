@@ -45,7 +45,8 @@ def save_atlas(root: Path, subject: str, level: int = LEVEL) -> Path:
     """A subject as ATLAS v2.0 lays it out, lesion at one level of the MNI grid; the image's path."""
     folder = root / subject / "ses-1" / "anat"
     stem = f"{subject}_ses-1_space-MNI152NLin2009aSym"
-    volume = np.repeat(ras_of_slice(head_slice()), 189, axis=2).astype(np.int16)
+    volume = np.zeros((197, 233, 189), dtype=np.uint8)
+    volume[:, :, LEVEL - 1 : LEVEL + 2] = ras_of_slice(head_slice())
     mask = np.zeros(volume.shape, dtype=np.uint8)
     mask[:, :, level] = ras_of_slice(lesion() // 255)[..., 0]
     save_nifti(folder / f"{stem}_label-L_desc-T1lesion_mask.nii.gz", mask, MNI)
