@@ -17,7 +17,7 @@ from ignite.engine import Engine, Events
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from .networks.perceptual import SpatialLPIPS
+from .networks.perceptual import SpatialLPIPS, read_weights
 from .ops import degrade
 from .ops.equalize import equalize_adapthist
 
@@ -38,14 +38,18 @@ def with_stripped(slices: Tensor, brain_mask: Tensor, percentile: float = 98.0) 
 
 
 @torch.no_grad()
-def initialize(student: SpatialLPIPS, teacher: SpatialLPIPS, slices: Tensor) -> SpatialLPIPS:
+def initialize(student: SpatialLPIPS, teacher: SpatialLPIPS, slices: Tensor, weights: str = "") -> SpatialLPIPS:
     """Make a student trainable: He's initialisation, each tap's mean distance that of the teacher's same tap.
 
     Args:
         student: of any weights.
         teacher: on the same device, with as many taps.
         slices: (N, 1, H, W), two or more; neighbours in the batch are the pairs.
+        weights: path of an earlier student's state dict, to go on from instead.
     """
+    if weights:
+        student.load_state_dict(read_weights(weights))
+        return student.requires_grad_(True)
     for module in student.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")

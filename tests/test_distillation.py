@@ -163,6 +163,16 @@ def test_a_new_student_starts_at_the_teachers_mean_distance(slices, teacher):
     assert all(parameter.requires_grad for parameter in student.parameters())
 
 
+def test_a_student_can_go_on_from_earlier_weights(slices, teacher, tmp_path):
+    torch.manual_seed(1)
+    earlier = SpatialLPIPS(**SMALL)
+    torch.save({name: value.half() for name, value in earlier.state_dict().items()}, tmp_path / "earlier.pt")
+    student = initialize(SpatialLPIPS(**SMALL), teacher, slices, str(tmp_path / "earlier.pt"))
+    for new, old in zip(student.parameters(), earlier.parameters(), strict=True):
+        torch.testing.assert_close(new, old.half().float(), atol=0, rtol=0, check_dtype=False)
+        assert new.requires_grad
+
+
 def test_steps_bring_the_student_closer_to_its_teacher(slices, teacher):
     torch.manual_seed(1)
     student = initialize(SpatialLPIPS(**SMALL), teacher, slices)
