@@ -1,8 +1,8 @@
 """Distilling LPIPS' ImageNet trunk into a small network of our own: pairs of images, loss, training step, agreement.
 
-The student sees the same two images as its teacher and learns the teacher's map of their distance. The sum over the
-taps is all it has to match: asking for the teacher's distance at each tap as well slowed the learning down. Everything
-between the slices and the optimiser runs on the device, without waiting for it, so that the step can be captured.
+The student sees the same two images as its teacher and learns the teacher's map of their distance, the sum over the
+taps. Everything between the slices and the optimiser runs on the device, without waiting for it, so that the step can
+be captured.
 """
 
 from __future__ import annotations
