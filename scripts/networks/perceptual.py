@@ -18,8 +18,8 @@ _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 LPIPS_MEAN = tuple((shift + 1) / 2 for shift in _SHIFT)
 LPIPS_STD = tuple(scale / 2 for scale in _SCALE)
 
-# SqueezeNet 1.1 for one input channel, a quarter to a half as wide; narrowest in front, where the pixels are and most of
-# the time goes.
+# SqueezeNet 1.1 for one input channel, a quarter to a half as wide; narrowest in front, where the pixels are and most
+# of the time goes.
 DISTILLED_STEM = 16
 DISTILLED_FIRES = ((8, 16), (8, 16), (16, 64), (16, 64), (24, 96), (24, 96), (32, 128), (32, 128))
 
