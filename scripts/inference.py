@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -16,6 +15,7 @@ from monai.data import Dataset
 from monai.engines import SupervisedEvaluator
 from monai.transforms import apply_transform
 
+from .calibration import sha256
 from .cli import fail
 from .data import find_cases
 from .errors import PhanesInputError
@@ -127,15 +127,6 @@ def _check_device(device: str | torch.device) -> None:
         raise PhanesInputError(f"device '{device}' cannot be used here: leave it out, or give cpu or cuda.") from error
 
 
-def sha256_of(path: str | Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def read_calibration(path: str | Path, weights: str | Path) -> dict[str, Any]:
     """`calibration.json`, checked to belong to the weights.
 
@@ -156,7 +147,7 @@ def read_calibration(path: str | Path, weights: str | Path) -> dict[str, Any]:
         expected = str(record["weights_sha256"])
     except (OSError, ValueError, KeyError, TypeError):
         fail(f"calibration '{path}' is not a calibration record: run the calibrate workflow again.")
-    if sha256_of(weights) != expected:
+    if sha256(weights) != expected:
         fail(f"calibration '{path}' was made for other weights than '{weights}': run the calibrate workflow for them.")
     return dict(record)
 

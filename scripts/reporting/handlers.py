@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from .. import __version__
 from ..cli import fail
-from ..inference import CaseEvents, sha256_of
+from ..inference import CaseEvents
 from .pictures import case_figure, save_figure
 from .report import write_report
 from .results import remove_files, replaced_together, result_names, save_images
@@ -121,8 +121,3 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def checksums(files: Mapping[str, str]) -> dict[str, str]:
-    """SHA-256 of the named files."""
-    return {name: sha256_of(path) for name, path in files.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -102,7 +103,9 @@ def case_figure(
 
 def save_figure(figure: Figure, path: Path) -> None:
     """PNG without a date in it, so that equal results give equal files."""
-    figure.savefig(path, format="png", dpi=100, facecolor="black", metadata={"Software": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # names in scripts that matplotlib's font lacks
+        figure.savefig(path, format="png", dpi=100, facecolor="black", metadata={"Software": None})
 
 
 def _window(analysed: NDArray) -> tuple[slice, slice]:
