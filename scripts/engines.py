@@ -261,9 +261,10 @@ class InpaintingReconstruction(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, 1, H, W) in [0, 1] -> its pseudo-healthy image, same shape."""
-        own = self.network.mask(self.network.coarse(image)[1])
+        coarse, coarse_map = self.network.coarse(image)
+        own = self.network.mask(coarse_map)
         fixed = self.masks[torch.arange(len(image), device=image.device) % len(self.masks)]
-        return self.network.forward_with_mask(image, torch.maximum(own, fixed))[1]
+        return self.network.forward_with_mask(image, torch.maximum(own, fixed), coarse)[1]
 
 
 class MontageHandler(TensorBoardHandler):

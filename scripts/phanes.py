@@ -34,7 +34,8 @@ class Phanes(nn.Module):
         mask_threshold_rule: `calibrated` (paper: the stored healthy-validation percentile) or `scan_quantile`
             (published code: each slice's own `scan_quantile`).
         scan_quantile: for that rule.
-        hole_fill: constant the inpainter sees in the hole.
+        hole_fill: what the inpainter sees in the hole: a constant (published code: 1; paper: 0), or `coarse`, the
+            coarse reconstruction.
 
     The threshold of the mask is the buffer `mask_threshold`; `calibrate` fills it and it travels in the state dict. As
     long as it is NaN, anomaly map and mask are NaN: a network without its weights cannot pass for a healthy finding.
@@ -58,7 +59,7 @@ class Phanes(nn.Module):
         mask_cut: float = 0.1,
         mask_threshold_rule: str = "calibrated",
         scan_quantile: float = 0.95,
-        hole_fill: float = 1.0,
+        hole_fill: float | str = 1.0,
     ) -> None:
         super().__init__()
         if coarse_residual not in COARSE_INPUTS[:2]:
@@ -81,7 +82,10 @@ class Phanes(nn.Module):
         self.mask_cut = mask_cut
         self.per_scan_threshold = mask_threshold_rule == "scan_quantile"
         self.scan_quantile = scan_quantile
-        self.hole_fill = hole_fill
+        if isinstance(hole_fill, str) and hole_fill != "coarse":
+            raise ValueError(f"hole_fill must be a number or 'coarse', not {hole_fill!r}")
+        self.fills_with_coarse = hole_fill == "coarse"
+        self.hole_value = 1.0 if isinstance(hole_fill, str) else float(hole_fill)
         self.register_buffer("mask_threshold", torch.tensor(float("nan")))
 
     def saliency(self, a: Tensor, b: Tensor) -> Tensor:
@@ -128,17 +132,26 @@ class Phanes(nn.Module):
         return binarize_mask(coarse_map, threshold, self.mask_sigma, self.mask_cut)
 
     @torch.jit.export
-    def forward_with_mask(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def inpaint(self, image: Tensor, mask: Tensor, coarse: Tensor) -> Tensor:
+        """The inpainter's raw prediction G of the whole image, from the image with its hole filled: (B, 1, H, W)."""
+        filling = coarse if self.fills_with_coarse else torch.full_like(image, self.hole_value)
+        return self.inpainter(fill_hole(image, mask, filling), mask)
+
+    @torch.jit.export
+    def forward_with_mask(self, image: Tensor, mask: Tensor, coarse: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Stage 2 with a given mask (its own, or the true lesion: PHANES-GT).
 
         Args:
             image: (B, 1, H, W) in [0, 1].
             mask: (B, 1, H, W), 0 or 1.
+            coarse: the coarse reconstruction, computed when it is not given.
 
         Returns:
             anomaly map s of eq. (4) and pseudo-healthy image x_ph, both (B, 1, H, W).
         """
-        generated = self.inpainter(fill_hole(image, mask, self.hole_fill), mask)
+        if coarse is None:
+            coarse = self.autoencoder(image)
+        generated = self.inpaint(image, mask, coarse)
         pseudo_healthy = compose_pseudo_healthy(image, generated, mask)
         return anomaly_map(image, pseudo_healthy, self.saliency(pseudo_healthy, image)), pseudo_healthy
 
@@ -153,6 +166,6 @@ class Phanes(nn.Module):
         """
         coarse, coarse_map = self.coarse(image)
         mask = self.mask(coarse_map)
-        anomaly, pseudo_healthy = self.forward_with_mask(image, mask)
+        anomaly, pseudo_healthy = self.forward_with_mask(image, mask, coarse)
         # A NaN threshold compares as False and would leave an empty mask; carry it into the map instead.
         return torch.cat([anomaly + 0.0 * mask, pseudo_healthy, mask, coarse], dim=1)

@@ -21,7 +21,7 @@ from .losses import (
     style_loss,
 )
 from .networks.soft_intro_vae import SoftIntroVAE, sample_posterior
-from .ops.anomaly import compose_pseudo_healthy, fill_hole
+from .ops.anomaly import compose_pseudo_healthy
 from .ops.ellipses import random_ellipse_masks
 from .phanes import Phanes
 
@@ -167,6 +167,8 @@ class InpainterStep:
         perceptual_weight: of `perceptual_loss`.
         adversarial_weight: of the generator's adversarial term; 0 reproduces the published code.
         ellipses: arguments of `random_ellipse_masks`.
+        paint_ellipses: let the first stage see the ellipses painted over with a random grey, so that its mask and its
+            coarse reconstruction are as a lesion would leave them; the inpainter's target stays the healthy slice.
         amp: bfloat16 autocast.
     """
 
@@ -183,6 +185,7 @@ class InpainterStep:
         perceptual_weight: float = 0.1,
         adversarial_weight: float = 0.01,
         ellipses: dict[str, float] | None = None,
+        paint_ellipses: bool = False,
         amp: bool = False,
     ) -> None:
         self.network = network
@@ -199,21 +202,33 @@ class InpainterStep:
             "adversarial": adversarial_weight,
         }
         self.ellipses = ellipses or {}
+        self.paint_ellipses = paint_ellipses
         self.amp = amp
 
     @torch.no_grad()
-    def masks(self, images: Tensor) -> Tensor:
-        """Holes to learn from: the model's own coarse mask united with random ellipses; (B, 1, H, W), 0 or 1."""
-        own = self.network.mask(self.network.coarse(images)[1])
+    def holes(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Holes to learn from: the model's own coarse mask united with random ellipses, and the coarse reconstruction.
+
+        Args:
+            images: (B, 1, H, W) in [0, 1].
+
+        Returns:
+            masks, 0 or 1, and coarse reconstructions, both (B, 1, H, W).
+        """
         batch, _, size, _ = images.shape
         ellipses = random_ellipse_masks(batch, size, device=images.device, **self.ellipses)  # type: ignore[arg-type]
-        return torch.maximum(own, ellipses)
+        seen = images
+        if self.paint_ellipses:
+            grey = torch.rand(batch, 1, 1, 1, device=images.device)
+            seen = torch.where(ellipses > 0, grey, images)
+        coarse, coarse_map = self.network.coarse(seen)
+        return torch.maximum(self.network.mask(coarse_map), ellipses), coarse
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
         """images: (B, 1, H, W) in [0, 1] -> detached scalars `loss`, its terms, `discriminator`, `mask_area`."""
-        masks = self.masks(images)
+        masks, coarse = self.holes(images)
         with _autocast(images.device, self.amp):
-            raw = self.network.inpainter(fill_hole(images, masks, self.network.hole_fill), masks)
+            raw = self.network.inpaint(images, masks, coarse)
         raw = raw.float()
         # The composition keeps the gradient where the image was filled; see compose_pseudo_healthy for the clamp.
         composed = compose_pseudo_healthy(images, raw, masks)

@@ -62,6 +62,8 @@ class AOTGenerator(nn.Module):
         channels: channels at full, half and quarter resolution.
         blocks: number of AOT blocks at quarter resolution.
         dilations: dilations of each block's branches.
+        residual: predict the difference to the filled input instead of the image. Not in the paper; for a hole filled
+            with the coarse reconstruction, which is then where training begins.
     """
 
     def __init__(
@@ -69,8 +71,10 @@ class AOTGenerator(nn.Module):
         channels: Sequence[int] = (64, 128, 256),
         blocks: int = 8,
         dilations: Sequence[int] = (1, 2, 4, 8),
+        residual: bool = False,
     ) -> None:
         super().__init__()
+        self.residual = residual
         full, half, quarter = channels
         self.encoder = nn.Sequential(
             nn.ReflectionPad2d(3),
@@ -91,16 +95,17 @@ class AOTGenerator(nn.Module):
         """Raw prediction of the whole image, to be composed with the input by eq. (3) of the method.
 
         Args:
-            masked_image: (B, 1, H, W) in [0, 1], the hole already filled with the constant used in training.
+            masked_image: (B, 1, H, W) in [0, 1], the hole already filled as in training.
             mask: (B, 1, H, W), 1 in the hole, 0 elsewhere.
 
         Returns:
-            (B, 1, H, W) in [-1, 1].
+            (B, 1, H, W) in [-1, 1]; with `residual` in [-1, 2].
         """
         x = self.middle(self.encoder(torch.cat([masked_image, mask], dim=1)))
         x = torch.relu(self.up1(F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=True)))
         x = torch.relu(self.up2(F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=True)))
-        return torch.tanh(self.output(x))
+        prediction = torch.tanh(self.output(x))
+        return masked_image + prediction if self.residual else prediction
 
 
 class PatchDiscriminator(nn.Module):

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..errors import PhanesInputError
+
 
 class ResidualBlock(nn.Module):
     """conv3x3 - BN - LeakyReLU - conv3x3 - BN, plus the (projected) input, then LeakyReLU.
@@ -198,10 +200,18 @@ class SoftIntroVAE(nn.Module):
         Args:
             images: training slices, (1, H, W) each, more than `latent_dim` of them.
             noise_variance: of a pixel.
+
+        Raises:
+            PhanesInputError: too few images.
         """
         if not isinstance(self.encoder.linear, nn.Linear) or not isinstance(self.decoder.linear, nn.Linear):
             return
         data = torch.stack([torch.as_tensor(image).flatten() for image in images])
+        if len(data) <= self.latent_dim:
+            raise PhanesInputError(
+                f"{len(data)} training slices are too few for {self.latent_dim} principal components: add slices, or "
+                "raise start_draws, or lower latent_dim."
+            )
         mean = data.mean(dim=0)
         # Eigenvectors of the covariance by way of the smaller Gram matrix.
         values, vectors = torch.linalg.eigh((data - mean) @ (data - mean).T / len(data))

@@ -78,9 +78,18 @@ def binarize_mask(coarse_map: Tensor, threshold: Tensor, sigma: float = 1.2, cut
     return mask + 0.0 * threshold
 
 
-def fill_hole(image: Tensor, mask: Tensor, value: float = 1.0) -> Tensor:
-    """The inpainter's input: the image outside the mask, a constant inside (AOT-GAN: 1; the paper writes 0)."""
-    return image * (1.0 - mask) + value * mask
+def fill_hole(image: Tensor, mask: Tensor, filling: Tensor) -> Tensor:
+    """The inpainter's input: the image outside the mask, `filling` inside.
+
+    Args:
+        image: (B, 1, H, W) in [0, 1].
+        mask: (B, 1, H, W), 0 or 1.
+        filling: (B, 1, H, W) or broadcastable: a constant (AOT-GAN: 1; the paper writes 0), or the coarse image.
+
+    Returns:
+        (B, 1, H, W).
+    """
+    return image * (1.0 - mask) + filling * mask
 
 
 def compose_pseudo_healthy(image: Tensor, generated: Tensor, mask: Tensor) -> Tensor:

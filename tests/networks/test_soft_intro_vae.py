@@ -6,6 +6,7 @@ import torch
 from sklearn.decomposition import PCA
 from torch import nn
 
+from scripts.errors import PhanesInputError
 from scripts.networks.soft_intro_vae import SoftIntroVAE, sample_posterior
 
 
@@ -60,6 +61,12 @@ def test_the_linear_path_begins_at_probabilistic_pca(noise):
     _, log_var, _ = network.encode(images)
     np.testing.assert_allclose(log_var.detach().exp(), np.tile(noise / variance, (60, 1)), rtol=1e-4)
     assert not network.decoder.linear.weight.requires_grad
+
+
+def test_fewer_images_than_components_are_refused_with_a_way_out():
+    network = SoftIntroVAE(image_size=16, channels=(4, 8), latent_dim=8, linear_path=True)
+    with pytest.raises(PhanesInputError, match="8 training slices are too few for 8 principal components"):
+        network.start_from_principal_components(torch.rand(8, 1, 16, 16))
 
 
 def test_without_a_linear_path_there_is_nothing_to_start():

@@ -86,8 +86,8 @@ def test_the_composition_lets_the_gradient_into_the_hole_only():
 
 def test_the_hole_is_filled_with_the_constant():
     image, mask = torch.full((1, 1, 1, 2), 0.3), torch.tensor([[[[0.0, 1.0]]]])
-    assert fill_hole(image, mask, 1.0).flatten().tolist() == pytest.approx([0.3, 1.0])
-    assert fill_hole(image, mask, 0.0).flatten().tolist() == pytest.approx([0.3, 0.0])
+    assert fill_hole(image, mask, torch.tensor(1.0)).flatten().tolist() == pytest.approx([0.3, 1.0])
+    assert fill_hole(image, mask, torch.tensor(0.0)).flatten().tolist() == pytest.approx([0.3, 0.0])
 
 
 def test_anomaly_map_is_zero_exactly_where_nothing_was_replaced(images):
