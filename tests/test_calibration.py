@@ -104,6 +104,6 @@ def test_a_checkpoint_that_would_execute_code_is_refused(tmp_path):
 
     path = tmp_path / "autoencoder.pt"
     torch.save({"network": Malicious()}, path)
-    with pytest.raises(Exception, match="(?i)weights.only"):
+    with pytest.raises(Exception, match=r"(?i)weights.only"):
         load_part(small().autoencoder, str(path), "train.json")
     assert not canary.exists()

@@ -123,7 +123,7 @@ class PatchDiscriminator(nn.Module):
         layers.append(nn.Conv2d(previous, 1, 4, stride=1, padding=1))
         self.layers = nn.Sequential(*layers)
         self.apply(_init_normal)
-        for layer in self.layers[:-1]:
+        for layer in layers[:-1]:
             if isinstance(layer, nn.Conv2d):
                 spectral_norm(layer)
 
