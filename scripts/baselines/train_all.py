@@ -69,7 +69,7 @@ def train_baselines(
         print(f"{name}: training, results in {folder}")
         try:
             monai.bundle.run(run_id="train", config_file=str(config), **settings)
-        except (RuntimeError, ValueError, OSError) as error:
+        except (RuntimeError, ValueError, OSError, SystemExit) as error:
             logger.debug("%s failed", name, exc_info=True)
             failed[name] = _reason(error)
             print(f"{name}: failed: {failed[name]}")

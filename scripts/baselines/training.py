@@ -15,6 +15,7 @@ from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from .. import __version__
@@ -51,7 +52,7 @@ class LossStep:
         system: in training mode; its pretrained parts take no gradient.
         optimizer: of its parameters.
         max_norm: gradients are scaled down to this norm; None leaves them.
-        average: a `torch.optim.swa_utils.AveragedModel` of the system, updated after every step; None for none.
+        average: running average of the system's weights, updated after every step; None for none.
         amp: bfloat16 autocast.
     """
 
@@ -60,7 +61,7 @@ class LossStep:
         system: Trainable,
         optimizer: Optimizer,
         max_norm: float | None = None,
-        average: nn.Module | None = None,
+        average: AveragedModel | None = None,
         amp: bool = False,
     ) -> None:
         self.system = system
@@ -80,7 +81,7 @@ class LossStep:
             nn.utils.clip_grad_norm_(trained, self.max_norm)
         self.optimizer.step()
         if self.average is not None:
-            self.average.update_parameters(self.system)
+            self.average.update_parameters(self.system)  # type: ignore[arg-type]
         return {"loss": loss.detach(), **{name: value.detach() for name, value in parts.items()}}
 
 

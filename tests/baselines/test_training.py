@@ -162,6 +162,14 @@ def test_the_documented_command_works_literally(dataset_dir: Path, tmp_path: Pat
     assert record["slices"] == 6
 
 
+def test_a_misspelt_option_is_refused_in_one_sentence(dataset_dir: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "monai.bundle", "run", "train", "--bundle_root", "bundle"]
+    command += ["--config_file", "bundle/configs/baselines/vae.json", "--max_epoch", "3"]
+    done = subprocess.run(command, check=False, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert done.stderr.strip().endswith("Error: unknown option --max_epoch: did you mean --max_epochs?")
+
+
 def test_ra_takes_over_a_trained_first_stage(dataset_dir: Path, tmp_path: Path) -> None:
     trained = parts_of("bundle/configs/train.json", ["autoencoder_def"])["autoencoder_def"]
     torch.save(trained.state_dict(), tmp_path / "autoencoder.pt")
