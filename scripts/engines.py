@@ -246,24 +246,35 @@ class InpaintingReconstruction(nn.Module):
         holes: number of fixed ellipse masks, used in turn along the batch.
         seed: of these masks.
         ellipses: arguments of `random_ellipse_masks`, as in training.
+        paint_ellipses: let the first stage see them painted over, as in training, each mask in its own fixed grey.
     """
 
     masks: Tensor
+    greys: Tensor
 
     def __init__(
-        self, network: Phanes, holes: int = 64, seed: int = 0, ellipses: dict[str, float] | None = None
+        self,
+        network: Phanes,
+        holes: int = 64,
+        seed: int = 0,
+        ellipses: dict[str, float] | None = None,
+        paint_ellipses: bool = False,
     ) -> None:
         super().__init__()
         self.network = network
+        self.paint_ellipses = paint_ellipses
         generator = torch.Generator().manual_seed(seed)
         masks = random_ellipse_masks(holes, generator=generator, **(ellipses or {}))  # type: ignore[arg-type]
         self.register_buffer("masks", masks)
+        self.register_buffer("greys", torch.rand(holes, 1, 1, 1, generator=generator))
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, 1, H, W) in [0, 1] -> its pseudo-healthy image, same shape."""
-        coarse, coarse_map = self.network.coarse(image)
+        turn = torch.arange(len(image), device=image.device) % len(self.masks)
+        fixed = self.masks[turn]
+        seen = torch.where(fixed > 0, self.greys[turn], image) if self.paint_ellipses else image
+        coarse, coarse_map = self.network.coarse(seen)
         own = self.network.mask(coarse_map)
-        fixed = self.masks[torch.arange(len(image), device=image.device) % len(self.masks)]
         return self.network.forward_with_mask(image, torch.maximum(own, fixed), coarse)[1]
 
 
