@@ -6,12 +6,16 @@ import sys
 
 import fire
 
+from .baselines.train_all import train_baselines
 from .demo import print_demo_summary, write_demo_input
 from .errors import PhanesInputError
 
 
 class Commands:
     """PHANES beside its bundle workflows (`python -m monai.bundle run ...`)."""
+
+    # A function that already reads well in `--help` is a verb as it is.
+    train_baselines = staticmethod(train_baselines)
 
     def demo_input(self, out: str = "demo") -> None:
         """Write the demo's input: the MNI152 template head, healthy and with a painted stroke-like lesion.
