@@ -9,6 +9,7 @@ import fire
 from .baselines.train_all import train_baselines
 from .demo import print_demo_summary, write_demo_input
 from .errors import PhanesInputError
+from .reporting.curves import plot_curves
 
 
 class Commands:
@@ -33,6 +34,15 @@ class Commands:
             out: the folder given to demo_input; the results are in OUT/results.
         """
         print_demo_summary(out)
+
+    def training_curves(self, *runs: str, out: str = "training_curves.png") -> None:
+        """Draw the curves of trainings as one picture.
+
+        Args:
+            runs: output folders of trainings, such as runs/autoencoder_compact.
+            out: the PNG to write.
+        """
+        print(plot_curves(runs, out))
 
 
 def main() -> None:
