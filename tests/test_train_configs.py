@@ -21,6 +21,7 @@ TINY = {
     "linear_path": True,
     "inpainter_channels": [4, 4, 8],
     "inpainter_blocks": 1,
+    "inpainter_init": "kaiming",
 }
 RECIPE = {
     "max_epochs": 2,

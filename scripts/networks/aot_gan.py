@@ -22,6 +22,14 @@ def _init_normal(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
+def _init_kaiming(module: nn.Module) -> None:
+    """He initialisation for ReLU, zero biases."""
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
 class AOTBlock(nn.Module):
     """Dilated branches, fused, and blended with the block's input by a gate learnt from that input.
 
@@ -62,6 +70,8 @@ class AOTGenerator(nn.Module):
         channels: channels at full, half and quarter resolution.
         blocks: number of AOT blocks at quarter resolution.
         dilations: dilations of each block's branches.
+        init: of the hidden layers, `normal` (N(0, 0.02), AOT-GAN's, made for 64 channels and more) or `kaiming` (for
+            narrow networks, in which the former lets the signal vanish).
         residual: predict the difference to the filled input instead of the image. Not in the paper; for a hole filled
             with the coarse reconstruction, which is then where training begins.
     """
@@ -72,8 +82,11 @@ class AOTGenerator(nn.Module):
         blocks: int = 8,
         dilations: Sequence[int] = (1, 2, 4, 8),
         residual: bool = False,
+        init: str = "normal",
     ) -> None:
         super().__init__()
+        if init not in ("normal", "kaiming"):
+            raise ValueError(f"init must be 'normal' or 'kaiming', not {init!r}")
         self.residual = residual
         full, half, quarter = channels
         self.encoder = nn.Sequential(
@@ -88,8 +101,9 @@ class AOTGenerator(nn.Module):
         self.middle = nn.Sequential(*(AOTBlock(quarter, dilations) for _ in range(blocks)))
         self.up1 = nn.Conv2d(quarter, half, 3, padding=1)
         self.up2 = nn.Conv2d(half, full, 3, padding=1)
+        self.apply(_init_normal if init == "normal" else _init_kaiming)
         self.output = nn.Conv2d(full, 1, 3, padding=1)
-        self.apply(_init_normal)
+        _init_normal(self.output)
 
     def forward(self, masked_image: Tensor, mask: Tensor) -> Tensor:
         """Raw prediction of the whole image, to be composed with the input by eq. (3) of the method.
