@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -60,13 +61,21 @@ def find_cases(dataset_dir: str | Path) -> list[dict[str, str]]:
 def _cases_below(root: Path) -> list[Path]:
     """Image files, and folders that directly hold DICOM files, in sorted order."""
     cases: set[Path] = set()
-    for path in root.rglob("*"):
-        if any(part.startswith(".") for part in path.relative_to(root).parts) or not path.is_file():
+    visited: set[Path] = set()
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        real = Path(folder).resolve()
+        if real in visited:  # a link that leads back
+            subfolders.clear()
             continue
-        if path.name.lower().endswith(SUFFIXES):
-            cases.add(path)
-        elif path.parent not in cases and path.name != "DICOMDIR" and is_dicom_file(path):
-            cases.add(path.parent)
+        visited.add(real)
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        for path in (Path(folder, name) for name in files if not name.startswith(".")):
+            if not path.is_file():  # a pipe or a broken link
+                continue
+            if path.name.lower().endswith(SUFFIXES):
+                cases.add(path)
+            elif path.parent not in cases and path.name != "DICOMDIR" and is_dicom_file(path):
+                cases.add(path.parent)
     return sorted(cases)
 
 

@@ -51,6 +51,14 @@ def test_passes_over_hidden_and_other_files(tmp_path: Path) -> None:
     assert [case["case"] for case in find_cases(tmp_path)] == ["c"]
 
 
+def test_follows_links_but_not_in_circles(tmp_path: Path) -> None:
+    touch(tmp_path / "elsewhere/a.nii")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/back").symlink_to(tmp_path / "data")
+    assert find_cases(tmp_path / "data") == [{"image": str(tmp_path / "data/linked/a.nii"), "case": "a"}]
+
+
 def test_clashing_names_become_unique_even_without_regard_to_capitals(tmp_path: Path) -> None:
     for name in ("s1/t1.nii.gz", "s2/t1.nii.gz", "s2/t1.png", "S3/T1.nii", "other.nii"):
         touch(tmp_path / name)
