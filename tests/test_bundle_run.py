@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import BUNDLE
+
+from tests.conftest import BUNDLE
 
 
 def bundle_run(run_id: str, cwd: Path | str, *options: str) -> subprocess.CompletedProcess:

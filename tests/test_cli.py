@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import BUNDLE
 
 from scripts.cli import check_overrides, fail
 from scripts.errors import PhanesInputError
+from tests.conftest import BUNDLE
 
 CONFIG = str(BUNDLE / "configs" / "inference.json")
 TRAIN = str(BUNDLE / "configs" / "train.json")

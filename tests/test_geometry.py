@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import head_slice
 from nilearn.datasets import load_mni152_template
 from scipy.ndimage import distance_transform_edt, zoom
 
 from scripts import geometry
+from tests.conftest import head_slice
 
 
 @pytest.fixture(scope="module")

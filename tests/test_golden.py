@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-from conftest import BUNDLE, head_slice, ras_of_slice, run_inference, save_nifti
+from tests.conftest import BUNDLE, head_slice, ras_of_slice, run_inference, save_nifti
 
 GOLDEN = Path(__file__).parent / "golden.json"
 CASES = ("healthy", "dark", "bright")

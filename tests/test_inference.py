@@ -11,13 +11,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import BUNDLE, ras_of_slice, run_inference, save_nifti, write_calibration
 from monai.bundle import ConfigParser
 from PIL import Image
 
 from scripts.errors import PhanesInputError
 from scripts.inference import checked_cases, label_threshold, read_calibration, sentence_of
 from scripts.reporting.results import result_names
+from tests.conftest import BUNDLE, ras_of_slice, run_inference, save_nifti, write_calibration
 
 MNI = np.array([[1.0, 0, 0, -98], [0, 1, 0, -134], [0, 0, 1, 23], [0, 0, 0, 1]])
 

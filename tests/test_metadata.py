@@ -8,11 +8,11 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from conftest import BUNDLE, REPOSITORY
 from monai.bundle import ConfigWorkflow, verify_net_in_out
 from monai.bundle.properties import InferProperties, MetaProperties
 
 import scripts
+from tests.conftest import BUNDLE, REPOSITORY
 
 SCHEMA = Path(__file__).parent / "schemas" / "meta_schema_20240725.json"
 

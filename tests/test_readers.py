@@ -9,7 +9,6 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
-from conftest import save_nifti
 from nibabel.affines import apply_affine
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -17,6 +16,7 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from scripts.errors import PhanesInputError
 from scripts.readers import CaseLoadImaged
+from tests.conftest import save_nifti
 
 AFFINE = np.array([[-0.9, 0.1, 0, 30], [0.1, 1.1, 0.2, -40], [0, -0.2, 2.0, 5], [0, 0, 0, 1.0]])
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 from nilearn.datasets import load_mni152_brain_mask, load_mni152_template
-from test_transforms import prepared
 
 from scripts.skull import RandStripSkulld, StripSkulld, template_brain_mask
+from tests.test_transforms import prepared
 
 
 def test_mask_is_the_templates_at_the_trained_level() -> None:

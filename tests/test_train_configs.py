@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import BUNDLE, head_slice, run_inference
 from monai.bundle import ConfigParser, ConfigWorkflow
 from PIL import Image
 
 from scripts.errors import PhanesInputError
+from tests.conftest import BUNDLE, head_slice, run_inference
 
 CONFIGS = BUNDLE / "configs"
 TINY = {

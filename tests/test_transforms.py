@@ -9,7 +9,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import BUNDLE, ras_of_slice, save_nifti
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd
@@ -17,6 +16,7 @@ from PIL import Image
 
 from scripts.errors import PhanesInputError
 from scripts.transforms import FieldOfViewd, NormalizeSlicesd, SelectSlicesd, slice_scale
+from tests.conftest import BUNDLE, ras_of_slice, save_nifti
 
 MNI = np.array([[1.0, 0, 0, -98], [0, 1, 0, -134], [0, 0, 1, -72], [0, 0, 0, 1]])
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import BUNDLE, head_slice
 from monai.bundle import ConfigWorkflow
 from PIL import Image
 
 from scripts.inference import sentence_of
+from tests.conftest import BUNDLE, head_slice
 
 
 def read(name: str) -> dict[str, Any]:

@@ -8,12 +8,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import BUNDLE, head_slice, ras_of_slice, save_nifti
 from monai.bundle import ConfigParser
 from PIL import Image
 
 from scripts.errors import PhanesInputError
 from scripts.evaluation.lesions import LesionBenchmark, find_pairs
+from tests.conftest import BUNDLE, head_slice, ras_of_slice, save_nifti
 
 MNI = np.array([[1.0, 0, 0, -98], [0, 1, 0, -134], [0, 0, 1, -72], [0, 0, 0, 1]])
 LEVEL = 95  # z = +23 mm of the 197x233x189 grid

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import head_slice
 from PIL import Image
 from scipy import ndimage
 
 from scripts.errors import PhanesInputError
 from scripts.evaluation.shapes import irregular_shape, lesion_region, place, read_shapes
 from scripts.evaluation.synthetic import STROKE_AREAS, EllipseLesions, StrokeLesions
+from tests.conftest import head_slice
 
 SUBJECTS = [f"subject{i}" for i in range(6)]
 
