@@ -159,6 +159,7 @@ def inpainting() -> InpainterStep:
         SpatialLPIPS("distilled"),
     ).eval()
     network.mask_threshold.fill_(10.0)
+    torch.nn.init.constant_(network.inpainter.output.bias, 0.5)  # clear of the clamp to [0, 1]
     discriminator = PatchDiscriminator(channels=(4, 8))
     return InpainterStep(
         network,
