@@ -151,7 +151,7 @@ def test_slab_threshold_and_switches(run: tuple[Path, Path, str], scratch_bundle
     single = result(run[1], "volume", "anomaly")[..., 95]
     for index in (95, 96, 97):
         # Relative to the map: untrained weights make it an order larger than trained ones.
-        assert np.abs(anomaly[..., index] - single).max() < 2e-5 * single.max()
+        assert np.abs(anomaly[..., index] - single).max() < 1e-4 * single.max()
     np.testing.assert_array_equal(result(out, "volume", "label") == 1, anomaly > 0)
 
 
