@@ -108,8 +108,8 @@ def print_demo_summary(out: str | Path) -> None:
     console = Console()
     console.print(table)
     healthy, stroke = (float(rows[case]["anomaly_score"]) for case in CASES)
-    ratio = f"{stroke / healthy:.1f} times" if healthy > 0 else "infinitely many times"
-    console.print(f"The lesioned head scores {ratio} the healthy one's.")
+    ratio = f"{stroke / healthy:.1f} times the healthy one's" if healthy > 0 else f"{stroke:.3g}, the healthy one 0"
+    console.print(f"The lesioned head scores {ratio}.")
     for path in (folder / "results" / "report.html", folder / "results" / "stroke" / "stroke.png"):
         print(path.resolve())  # not through rich, which would break long paths
 
