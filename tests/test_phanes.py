@@ -3,13 +3,17 @@
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigParser
+from monai.transforms import Compose
 from scipy import ndimage
 from skimage.exposure import equalize_adapthist
 from torch import nn
 
+from scripts.data import slice_files
 from scripts.networks.perceptual import SpatialLPIPS
 from scripts.networks.soft_intro_vae import SoftIntroVAE
 from scripts.phanes import Phanes
+from tests.conftest import BUNDLE
 
 
 class Blur(nn.Module):
@@ -131,3 +135,19 @@ def test_it_scripts_and_the_script_agrees(images):
 def test_unknown_choices_are_refused(option):
     with pytest.raises(ValueError, match="must be"):
         small(**option)
+
+
+@pytest.mark.real_data
+def test_real_slices_through_the_shipped_weights_do_not_depend_on_their_batch(data_root):
+    # The coarse image decides equalisation bins, and those the mask: a difference of 1e-6 there would show as a pixel.
+    parser = ConfigParser()
+    parser.read_config(BUNDLE / "configs" / "train.json")
+    parser.update({"bundle_root": str(BUNDLE), "device": "cpu"})
+    network = parser.get_parsed_content("network_def").eval()
+    network.load_state_dict(torch.load(BUNDLE / "models" / "model.pt", weights_only=True))
+    transform = Compose(parser.get_parsed_content("preprocessing") + parser.get_parsed_content("to_slice"))
+    items = slice_files(str(data_root / "ixi_midaxial"), "val")[:8]
+    slices = torch.stack([torch.as_tensor(transform(item)["image"]) for item in items])
+    with torch.no_grad():
+        single = torch.cat([network(image[None]) for image in slices])
+        assert (network(slices) - single).abs().max() < 1e-6

@@ -41,6 +41,19 @@ class ResidualBlock(nn.Module):
         return self.activation(y + self.skip(x))
 
 
+class BatchInvariantLinear(nn.Linear):
+    """A linear layer that sums in double precision, so that an image's result does not depend on its batch.
+
+    Matrix products of different batch sizes sum in different orders; in single precision that moves the coarse image by
+    1e-6, enough for the equalisation's bins, and then for a pixel of the mask.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, in_features) -> (B, out_features)."""
+        result = F.linear(input.double(), self.weight.double(), self.bias.double())
+        return result.to(input.dtype)
+
+
 class NoPath(nn.Module):
     """Stands where a linear path could be and adds nothing: (B, N) -> (B, features) zeros."""
 
@@ -66,7 +79,7 @@ class Encoder(nn.Module):
         linear_path: bool = False,
     ) -> None:
         super().__init__()
-        self.linear: nn.Module = nn.Linear(image_size**2, latent_dim) if linear_path else NoPath(latent_dim)
+        self.linear: nn.Module = BatchInvariantLinear(image_size**2, latent_dim) if linear_path else NoPath(latent_dim)
         self.stem = nn.Conv2d(1, channels[0], 5, stride=stem_stride, padding=2, bias=False)
         self.stem_norm = nn.BatchNorm2d(channels[0])
         self.activation = nn.LeakyReLU(0.2)
@@ -77,7 +90,7 @@ class Encoder(nn.Module):
         )
         self.bottleneck = ResidualBlock(channels[-1], channels[-1])
         side = image_size // 2 ** len(channels)
-        self.posterior = nn.Linear(channels[-1] * side * side, 2 * latent_dim)
+        self.posterior = BatchInvariantLinear(channels[-1] * side * side, 2 * latent_dim)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
         """(B, 1, H, W) in [0, 1] -> mu (B, Z), log variance (B, Z), an embedding (B, C_l, H / 2^l, W / 2^l) a level."""
@@ -105,10 +118,11 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         self.linear_path = linear_path
-        self.linear: nn.Module = nn.Linear(latent_dim, image_size**2) if linear_path else NoPath(image_size**2)
+        pixels = image_size**2
+        self.linear: nn.Module = BatchInvariantLinear(latent_dim, pixels) if linear_path else NoPath(pixels)
         self.side = image_size // 2 ** len(channels)
         self.channels = channels[-1]
-        self.project = nn.Linear(latent_dim, channels[-1] * self.side * self.side)
+        self.project = BatchInvariantLinear(latent_dim, channels[-1] * self.side * self.side)
         widths = [channels[-1], *reversed(channels)]
         self.levels = nn.ModuleList(
             ResidualBlock(i, o, force_skip_conv and n == 1 and i == o)
