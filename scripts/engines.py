@@ -188,6 +188,10 @@ class BestKeeper:
         """Take up an interrupted run."""
         self.error, self.epoch, self.waited = state["error"], state["epoch"], state["waited"]
 
+    def best_state(self) -> dict[str, Any]:
+        """What is written of the best epoch."""
+        return {"network": {name: value.detach().cpu() for name, value in self.network.state_dict().items()}}
+
     def attach(self, engine: Engine) -> None:
         """To the trainer, after its ValidationHandler."""
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
@@ -202,7 +206,7 @@ class BestKeeper:
             self.error, self.epoch, self.waited = error, engine.state.epoch, 0
             if process_rank() == 0:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                torch.save({"network": {k: v.detach().cpu() for k, v in self.network.state_dict().items()}}, self.path)
+                torch.save(self.best_state(), self.path)
             return
         self.waited += 1
         if self.patience is not None and self.waited >= self.patience:

@@ -19,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from .. import __version__
-from ..engines import image_batch
+from ..engines import BestKeeper, image_batch
 from ..errors import PhanesInputError
 from .protocol import AnomalySystem, Fittable, Trainable, learnt_state, load_system, save_system
 
@@ -107,48 +107,23 @@ class HealthyError:
             return {"healthy_error": float(self.system.healthy_error(images))}
 
 
-class BestKeeper:
-    """After each validation keeps the weights with the lowest healthy error, and stops when it no longer falls.
-
-    Unlike MONAI's own handlers for this it has a state, so that a resumed run remembers what it had achieved.
+class BestSystemKeeper(BestKeeper):
+    """`BestKeeper` of a system: by its healthy error, and only what it has learnt.
 
     Args:
         validator: engine whose metric `healthy_error` counts.
-        system: its state dict is written.
+        system: its learnt state is written.
         path: file of the best weights.
         patience: validations without improvement before the training stops; None for never.
     """
 
     def __init__(self, validator: Engine, system: AnomalySystem, path: str, patience: int | None = None) -> None:
-        self.validator = validator
+        super().__init__(validator, "healthy_error", system, path, patience)
         self.system = system
-        self.path = Path(path)
-        self.patience = patience
-        self.error, self.epoch, self.waited = float("inf"), 0, 0
 
-    def state_dict(self) -> dict[str, float]:
-        """What was achieved."""
-        return {"error": self.error, "epoch": self.epoch, "waited": self.waited}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up an interrupted run."""
-        self.error, self.epoch, self.waited = state["error"], state["epoch"], state["waited"]
-
-    def attach(self, engine: Engine) -> None:
-        """To the trainer, after its ValidationHandler."""
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
-
-    def __call__(self, engine: Engine) -> None:
-        """Compare the last validation with the best one."""
-        error = self.validator.state.metrics["healthy_error"]
-        if error < self.error:
-            self.error, self.epoch, self.waited = error, engine.state.epoch, 0
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(learnt_state(self.system), self.path)
-            return
-        self.waited += 1
-        if self.patience is not None and self.waited >= self.patience:
-            engine.terminate()
+    def best_state(self) -> dict[str, Any]:
+        """What the system has learnt."""
+        return learnt_state(self.system)
 
 
 class RunRecord:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from scripts.baselines.protocol import load_system
 from scripts.baselines.train_all import SYSTEMS, train_baselines
-from scripts.baselines.training import BestKeeper, LossStep, parts_of
+from scripts.baselines.training import BestSystemKeeper, LossStep, parts_of
 from scripts.errors import PhanesInputError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -265,11 +265,12 @@ def test_the_best_weights_are_kept_and_training_stops_when_nothing_improves(buil
     errors = [3.0, 2.0, 2.5, 2.4, 1.0]
     validator = Engine(lambda engine, batch: None)
     trainer = Engine(lambda engine, batch: None)
-    keeper = BestKeeper(validator, build("vae"), str(tmp_path / "best.pt"), patience=2)
+    keeper = BestSystemKeeper(validator, build("vae"), str(tmp_path / "best.pt"), patience=2)
     keeper.path.unlink(missing_ok=True)
 
     @trainer.on(Events.EPOCH_COMPLETED)
     def validate() -> None:
+        validator.state.epoch = trainer.state.epoch
         validator.state.metrics = {"healthy_error": errors[trainer.state.epoch - 1]}
 
     keeper.attach(trainer)
@@ -277,6 +278,6 @@ def test_the_best_weights_are_kept_and_training_stops_when_nothing_improves(buil
     assert trainer.state.epoch == 4
     assert (keeper.error, keeper.epoch) == (2.0, 2)
     assert keeper.path.is_file()
-    again = BestKeeper(validator, build("vae"), str(tmp_path / "best.pt"))
+    again = BestSystemKeeper(validator, build("vae"), str(tmp_path / "best.pt"))
     again.load_state_dict(keeper.state_dict())
     assert again.state_dict() == {"error": 2.0, "epoch": 2, "waited": 2}
