@@ -97,8 +97,8 @@ class StepTrainer(Trainer):
         self.add_event_handler(Events.EPOCH_STARTED, self._train_mode)
         if checkpoint_dir:
             objects = {**(checkpoint or {}), "trainer": self}
-            if process_rank() == 0:
-                CheckpointSaver(checkpoint_dir, objects, save_interval=1, n_saved=1).attach(self)
+            # On every process: Ignite's saver writes on the first alone, and waits for the others.
+            CheckpointSaver(checkpoint_dir, objects, save_interval=1, n_saved=1).attach(self)
             if resume and (newest := latest_checkpoint(checkpoint_dir)):
                 CheckpointLoader(newest, objects, map_location=str(device)).attach(self)  # type: ignore[arg-type]
 

@@ -1,6 +1,7 @@
 """The training configs: preprocessing and network as in inference; all stages run, resume and end in a bundle."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -213,3 +214,40 @@ def test_on_the_command_line_a_mistake_is_one_sentence(tmp_path):
     assert "Traceback" not in result.stderr
     assert "nothing" in result.stderr.splitlines()[-1]
     assert result.stderr.splitlines()[-1].startswith("Error: ")
+
+
+def test_two_processes_train_together_and_write_once(slices, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        "-m",
+        "monai.bundle",
+    ]
+    configs = f"['{CONFIGS / 'train.json'}','{CONFIGS / 'multi_gpu_train.json'}']"
+    options = {
+        "bundle_root": str(BUNDLE),
+        "config_file": configs,
+        "dataset_dir": str(slices),
+        "output_dir": str(tmp_path / "run"),
+        "max_epochs": "1",
+        "warmup_epochs": "0",
+        "batch_size": "4",
+        "start_draws": "2",
+        "latent_dim": "4",
+    }
+    flags = [word for name, value in options.items() for word in (f"--{name}", value)]
+    result = subprocess.run(
+        [*torchrun, "-m", "monai.bundle", "run", "train", *flags],
+        capture_output=True,
+        text=True,
+        cwd=BUNDLE.parent,
+        timeout=240,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert [p.name for p in (tmp_path / "run" / "checkpoints").glob("checkpoint_*")] == ["checkpoint_epoch=1.pt"]
+    state = torch.load(tmp_path / "run" / "autoencoder.pt", weights_only=True)
+    assert not any(name.startswith("module.") for name in state)
