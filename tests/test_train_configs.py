@@ -217,15 +217,7 @@ def test_on_the_command_line_a_mistake_is_one_sentence(tmp_path):
 
 
 def test_two_processes_train_together_and_write_once(slices, tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node=2",
-        "-m",
-        "monai.bundle",
-    ]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     configs = f"['{CONFIGS / 'train.json'}','{CONFIGS / 'multi_gpu_train.json'}']"
     options = {
         "bundle_root": str(BUNDLE),
