@@ -126,6 +126,8 @@ class PairMaker:
         kinds: some of `KINDS`, each as often as it is named.
         reconstructor: an autoencoder, (B, 1, H, W) -> (B, 1, H, W), whose reconstructions make up another quarter.
         second: probability of the second change.
+        lesioned: share of slices that carry painted lesions before they are changed, for what the method compares is a
+            lesioned slice with a reconstruction that has lost the lesion.
 
     Raises:
         ValueError: an unknown kind.
@@ -139,11 +141,12 @@ class PairMaker:
         kinds: Sequence[str] = KINDS,
         reconstructor: nn.Module | None = None,
         second: float = 0.3,
+        lesioned: float = 0.0,
     ) -> None:
         unknown = sorted(set(kinds) - set(KINDS))
         if unknown:
             raise ValueError(f"No pairs of kind {', '.join(unknown)}; choose among {', '.join(KINDS)}.")
-        self.slices, self.components, self.second = slices, components, second
+        self.slices, self.components, self.second, self.lesioned = slices, components, second, lesioned
         self.brain_mask = brain_mask.to(slices)
         self.kinds, self.reconstructor = list(kinds), reconstructor
         if reconstructor is not None:
@@ -156,6 +159,7 @@ class PairMaker:
         # Half of them stay where they were: components reconstruct registered slices best, as the autoencoder does.
         images = torch.where(degrade.coin(images, 0.5), degrade.warp(images, 10, 0.1, 0.1), images)
         images = torch.where(degrade.coin(images, 0.3), degrade.contrast(images), images)
+        images = torch.where(degrade.coin(images, self.lesioned), degrade.paint(images), images)
         parts = images.tensor_split(len(self.kinds))
         changed = torch.cat([self._change(kind, part) for kind, part in zip(self.kinds, parts, strict=True)])
         for slight in (degrade.noise, degrade.contrast, lambda x: degrade.warp(x, 2, 0.01, 0.02, 0.003)):

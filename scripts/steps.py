@@ -163,6 +163,8 @@ class InpainterStep:
         trunk: perceptual trunk with `features(images) -> list`; frozen.
         adversarial: the soft-mask adversarial loss.
         l1_weight: of the whole raw prediction's mean absolute error.
+        hole_weight: of the mean absolute error within the hole. Not in the paper: a generator that begins at the slice
+            itself is right outside the hole, whose many pixels then hold it there.
         style_weight: of `style_loss`.
         perceptual_weight: of `perceptual_loss`.
         adversarial_weight: of the generator's adversarial term; 0 reproduces the published code.
@@ -181,6 +183,7 @@ class InpainterStep:
         trunk: nn.Module,
         adversarial: SoftMaskAdversarialLoss,
         l1_weight: float = 1.0,
+        hole_weight: float = 0.0,
         style_weight: float = 250.0,
         perceptual_weight: float = 0.1,
         adversarial_weight: float = 0.01,
@@ -197,6 +200,7 @@ class InpainterStep:
         self.adversarial = adversarial
         self.weights = {
             "l1": l1_weight,
+            "hole": hole_weight,
             "style": style_weight,
             "perceptual": perceptual_weight,
             "adversarial": adversarial_weight,
@@ -239,6 +243,7 @@ class InpainterStep:
         predicted, target = [f.float() for f in predicted], [f.float() for f in target]
         terms = {
             "l1": F.l1_loss(raw, images),
+            "hole": ((raw - images).abs() * masks).sum() / masks.sum().clamp(min=1.0),
             "style": style_loss(predicted, target),
             "perceptual": perceptual_loss(predicted, target),
             "adversarial": self.adversarial.generator(scores, masks),
