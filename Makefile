@@ -6,9 +6,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 DEMO ?= demo
+# Where the environments of servers and SDKs lie, and how long one integration test may take.
+ENVIRONMENTS ?= .
+INTEGRATION_SECONDS ?= 1200
+INTEGRATIONS := $(patsubst tests/integrations/test_%.py,%,$(sort $(wildcard tests/integrations/test_*.py)))
 
 .PHONY: help demo test lint format test-integrations golden clean
 .DELETE_ON_ERROR:
+.PRECIOUS: $(ENVIRONMENTS)/.venv-%/.ready
 
 help:
 	@echo "make demo               analyse a demo head, healthy and with a painted lesion (CPU, two minutes)"
@@ -49,10 +54,22 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations 10 \
 		--cov --cov-report term:skip-covered --cov-fail-under 85
 
+# tests/integrations/README.md says how to add one; `make test-integration-NAME` runs one alone.
 test-integrations: $(VENV)/.dev
-	@if ls tests/integrations/test_*.py >/dev/null 2>&1; then \
-		$(BIN)/python -m pytest -ra tests/integrations; \
-	else echo "no integration tests yet"; fi
+	@$(MAKE) --keep-going --no-print-directory $(INTEGRATIONS:%=test-integration-%)
+
+test-integration-%: $(VENV)/.dev
+	@if [ -f requirements-$*.txt ]; then $(MAKE) --no-print-directory $(ENVIRONMENTS)/.venv-$*/.ready; fi
+	@if [ -f tests/integrations/setup_$*.sh ]; then bash tests/integrations/setup_$*.sh; fi
+	PHANES_ENVIRONMENT=$(ENVIRONMENTS)/.venv-$* timeout --kill-after 30 $(INTEGRATION_SECONDS) \
+		$(BIN)/python -m pytest -ra -p no:cacheprovider --durations 5 tests/integrations/test_$*.py
+
+# The environment of a server or SDK whose versions do not go with ours, from requirements-NAME.txt.
+$(ENVIRONMENTS)/.venv-%/.ready: requirements-%.txt scripts/torchvision_shim.py
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	$(@D)/bin/python scripts/torchvision_shim.py
+	@touch $@
 
 golden: $(VENV)/.dev
 	$(BIN)/python -m tests.test_golden
