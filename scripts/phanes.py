@@ -31,11 +31,14 @@ class Phanes(nn.Module):
         saliency_sigma: Gaussian smoothing of S in pixels (2 in the published code, absent from the paper); 0 for none.
         mask_sigma: see `binarize_mask`.
         mask_cut: see `binarize_mask`.
+        mask_keeps_below: see `binarize_mask`, `keep_below`.
         mask_threshold_rule: `calibrated` (paper: the stored healthy-validation percentile) or `scan_quantile`
             (published code: each slice's own `scan_quantile`).
         scan_quantile: for that rule.
         hole_fill: what the inpainter sees in the hole: a constant (published code: 1; paper: 0), or `coarse`, the
             coarse reconstruction.
+        fill_passes: with `coarse`, how often the filling is drawn again, by the autoencoder from the slice whose hole
+            is filled already: the first coarse reconstruction was drawn from the lesion, too. Not in the paper (0).
 
     The threshold of the mask is the buffer `mask_threshold`; `calibrate` fills it and it travels in the state dict. As
     long as it is NaN, anomaly map and mask are NaN: a network without its weights cannot pass for a healthy finding.
@@ -57,9 +60,11 @@ class Phanes(nn.Module):
         saliency_sigma: float = 2.0,
         mask_sigma: float = 1.2,
         mask_cut: float = 0.1,
+        mask_keeps_below: bool = False,
         mask_threshold_rule: str = "calibrated",
         scan_quantile: float = 0.95,
         hole_fill: float | str = 1.0,
+        fill_passes: int = 0,
     ) -> None:
         super().__init__()
         if coarse_residual not in COARSE_INPUTS[:2]:
@@ -80,12 +85,14 @@ class Phanes(nn.Module):
         self.saliency_sigma = saliency_sigma
         self.mask_sigma = mask_sigma
         self.mask_cut = mask_cut
+        self.mask_keeps_below = mask_keeps_below
         self.per_scan_threshold = mask_threshold_rule == "scan_quantile"
         self.scan_quantile = scan_quantile
         if isinstance(hole_fill, str) and hole_fill != "coarse":
             raise ValueError(f"hole_fill must be a number or 'coarse', not {hole_fill!r}")
         self.fills_with_coarse = hole_fill == "coarse"
         self.hole_value = 1.0 if isinstance(hole_fill, str) else float(hole_fill)
+        self.fill_passes = fill_passes
         self.register_buffer("mask_threshold", torch.tensor(float("nan")))
 
     def saliency(self, a: Tensor, b: Tensor) -> Tensor:
@@ -129,13 +136,22 @@ class Phanes(nn.Module):
         threshold = self.mask_threshold
         if self.per_scan_threshold:
             threshold = per_image_quantile(coarse_map, self.scan_quantile)
-        return binarize_mask(coarse_map, threshold, self.mask_sigma, self.mask_cut)
+        return binarize_mask(coarse_map, threshold, self.mask_sigma, self.mask_cut, self.mask_keeps_below)
+
+    @torch.jit.export
+    def masked_input(self, image: Tensor, mask: Tensor, coarse: Tensor) -> Tensor:
+        """What the inpainter sees: the image with its hole filled as `hole_fill` says, (B, 1, H, W)."""
+        if not self.fills_with_coarse:
+            return fill_hole(image, mask, torch.full_like(image, self.hole_value))
+        filled = fill_hole(image, mask, coarse)
+        for _ in range(self.fill_passes):
+            filled = fill_hole(image, mask, self.autoencoder(filled))
+        return filled
 
     @torch.jit.export
     def inpaint(self, image: Tensor, mask: Tensor, coarse: Tensor) -> Tensor:
         """The inpainter's raw prediction G of the whole image, from the image with its hole filled: (B, 1, H, W)."""
-        filling = coarse if self.fills_with_coarse else torch.full_like(image, self.hole_value)
-        return self.inpainter(fill_hole(image, mask, filling), mask)
+        return self.inpainter(self.masked_input(image, mask, coarse), mask)
 
     @torch.jit.export
     def forward_with_mask(self, image: Tensor, mask: Tensor, coarse: Tensor | None = None) -> tuple[Tensor, Tensor]:

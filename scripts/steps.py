@@ -211,13 +211,13 @@ class InpainterStep:
 
     @torch.no_grad()
     def holes(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Holes to learn from: the model's own coarse mask united with random ellipses, and the coarse reconstruction.
+        """Holes to learn from, the model's own coarse mask united with random ellipses, and the inpainter's input.
 
         Args:
             images: (B, 1, H, W) in [0, 1].
 
         Returns:
-            masks, 0 or 1, and coarse reconstructions, both (B, 1, H, W).
+            masks, 0 or 1, and the images with their holes filled, both (B, 1, H, W).
         """
         batch, _, size, _ = images.shape
         ellipses = random_ellipse_masks(batch, size, device=images.device, **self.ellipses)  # type: ignore[arg-type]
@@ -226,13 +226,14 @@ class InpainterStep:
             grey = torch.rand(batch, 1, 1, 1, device=images.device)
             seen = torch.where(ellipses > 0, grey, images)
         coarse, coarse_map = self.network.coarse(seen)
-        return torch.maximum(self.network.mask(coarse_map), ellipses), coarse
+        masks = torch.maximum(self.network.mask(coarse_map), ellipses)
+        return masks, self.network.masked_input(images, masks, coarse)
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
         """images: (B, 1, H, W) in [0, 1] -> detached scalars `loss`, its terms, `discriminator`, `mask_area`."""
-        masks, coarse = self.holes(images)
+        masks, filled = self.holes(images)
         with _autocast(images.device, self.amp):
-            raw = self.network.inpaint(images, masks, coarse)
+            raw = self.network.inpainter(filled, masks)
         raw = raw.float()
         # The composition keeps the gradient where the image was filled; see compose_pseudo_healthy for the clamp.
         composed = compose_pseudo_healthy(images, raw, masks)

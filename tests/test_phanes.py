@@ -151,3 +151,17 @@ def test_real_slices_through_the_shipped_weights_do_not_depend_on_their_batch(da
     with torch.no_grad():
         single = torch.cat([network(image[None]) for image in slices])
         assert (network(slices) - single).abs().max() < 1e-6
+
+
+def test_the_hole_is_drawn_again_from_the_slice_without_the_lesion(images):
+    network = small(hole_fill="coarse", fill_passes=2)
+    mask = torch.zeros_like(images)
+    mask[:, :, 56:72, 56:72] = 1
+    filled = network.masked_input(images, mask, Blur()(images))
+    expected = images.numpy().astype(np.float64)
+    inside = mask.numpy() > 0
+    for _ in range(3):
+        blurred = Blur()(torch.from_numpy(expected)).numpy()
+        expected = np.where(inside, blurred, images.numpy())
+    assert np.abs(filled.numpy() - expected).max() < 1e-6
+    assert float(filled[:, :, 60:68, 60:68].mean()) < float(Blur()(images)[:, :, 60:68, 60:68].mean())

@@ -175,7 +175,7 @@ def test_the_adversarial_term_really_reaches_the_generator(inpainting, images):
     def generator_after(weight: float) -> nn.Module:
         step = copy.deepcopy(inpainting)
         step.generator_optimizer = SGD(step.network.inpainter.parameters(), 1.0)
-        step.weights = {"l1": 0.0, "style": 0.0, "perceptual": 0.0, "adversarial": weight}
+        step.weights = {"l1": 0.0, "hole": 0.0, "style": 0.0, "perceptual": 0.0, "adversarial": weight}
         torch.manual_seed(2)
         step(images)
         return step.network.inpainter

@@ -56,7 +56,9 @@ def coarse_anomaly_map(residual: Tensor, saliency: Tensor, q: float = 0.95) -> T
     return normalize_by_quantile(residual, q) * saliency
 
 
-def binarize_mask(coarse_map: Tensor, threshold: Tensor, sigma: float = 1.2, cut: float = 0.1) -> Tensor:
+def binarize_mask(
+    coarse_map: Tensor, threshold: Tensor, sigma: float = 1.2, cut: float = 0.1, keep_below: bool = False
+) -> Tensor:
     """The mask m of equation (3): above the threshold, then smoothed, so that edges grow by about a pixel.
 
     The smoothing (sigma in pixels, cut at `cut`) is the published code's, absent from the paper; a single pixel stays
@@ -68,11 +70,18 @@ def binarize_mask(coarse_map: Tensor, threshold: Tensor, sigma: float = 1.2, cut
             that an uncalibrated network cannot pass for a healthy finding.
         sigma: of the Gaussian, pixels.
         cut: mask where the smoothed indicator is above it.
+        keep_below: smooth the map itself where it is not above the threshold, instead of 0 there (the published code
+            did until March 2024): what lies around a certain pixel, and is itself suspicious, joins the mask.
 
     Returns:
         (B, 1, H, W), 0 or 1.
     """
-    mask = (coarse_map > threshold).to(coarse_map.dtype)
+    above = coarse_map > threshold
+    mask = above.to(coarse_map.dtype)
+    if keep_below:
+        mask = torch.where(above, mask, coarse_map)
+        if sigma <= 0:
+            mask = (mask > cut).to(coarse_map.dtype)
     if sigma > 0:
         mask = (gaussian_filter(mask, sigma) > cut).to(coarse_map.dtype)
     return mask + 0.0 * threshold

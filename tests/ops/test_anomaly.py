@@ -97,3 +97,13 @@ def test_anomaly_map_is_zero_exactly_where_nothing_was_replaced(images):
     assert (result[mask == 0] == 0).all()
     expected = 2.0 * (1 - 2 * images.double()).abs()
     torch.testing.assert_close(result[mask == 1].double(), expected[mask == 1], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("sigma", [1.2, 0.0])
+def test_values_below_the_threshold_can_join_the_smoothing(sigma):
+    coarse = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(3)) * 0.3
+    mask = binarize_mask(coarse, torch.tensor(0.25), sigma=sigma, cut=0.17, keep_below=True)
+    for own, values in zip(mask[:, 0].numpy(), coarse[:, 0].numpy(), strict=True):
+        raised = np.where(values > 0.25, 1.0, values)
+        expected = ndimage.gaussian_filter(raised, sigma) if sigma else raised
+        assert np.array_equal(own, (expected > 0.17).astype(np.float32))
