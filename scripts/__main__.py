@@ -9,6 +9,7 @@ import fire
 from .baselines.train_all import train_baselines
 from .demo import print_demo_summary, write_demo_input
 from .errors import PhanesInputError
+from .package.build import package
 from .reporting.curves import plot_curves
 
 
@@ -16,6 +17,7 @@ class Commands:
     """PHANES beside its bundle workflows (`python -m monai.bundle run ...`)."""
 
     # A function that already reads well in `--help` is a verb as it is.
+    package = staticmethod(package)
     train_baselines = staticmethod(train_baselines)
 
     def demo_input(self, out: str = "demo") -> None:
