@@ -18,7 +18,8 @@ from monai.transforms import apply_transform
 from .calibration import sha256
 from .cli import fail
 from .data import find_cases
-from .errors import PhanesInputError
+from .errors import PhanesInputError, PhanesOutputError
+from .sources import changed_while_read, signature
 
 logger = logging.getLogger(__name__)
 
@@ -52,18 +53,20 @@ class CaseDataset(Dataset):
 
     def _transform(self, index: int) -> dict[str, Any]:
         item = dict(self.data[index])
-        record = {"case": item["case"], "path": item["image"]}
+        record = {"case": item["case"], "path": item["image"], "signature": signature(item["image"])}
         try:
             return dict(apply_transform(self.transform, item)) | record
         except Exception as error:
             logger.debug("case %s", item["case"], exc_info=True)
-            return {**record, "error": sentence_of(error)}
+            changed = record["signature"] != signature(item["image"])
+            return {**record, "error": changed_while_read(item["image"]) if changed else sentence_of(error)}
 
 
 class CaseEvaluator(SupervisedEvaluator):
     """`SupervisedEvaluator` for which a case that fails, wherever, is one `CASE_FAILED` event and not the end.
 
     Handlers that belong to a case (writing its results) attach to `IterationEvents.MODEL_COMPLETED`, inside this net.
+    Only results that cannot be written end the run: no other case would fare better.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -71,18 +74,36 @@ class CaseEvaluator(SupervisedEvaluator):
         super().__init__(*args, **kwargs)
 
     def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> dict:
-        engine.state.case, engine.state.path = batchdata["case"][0], batchdata["path"][0]
+        for name in ("case", "path", "signature"):
+            setattr(engine.state, name, batchdata[name][0])
         if "error" in batchdata:
             engine.state.error = batchdata["error"][0]
         else:
             try:
                 return super()._iteration(engine, batchdata)
+            except PhanesOutputError:
+                raise
             except Exception as error:
                 logger.debug("case %s", engine.state.case, exc_info=True)
                 engine.state.error = sentence_of(error)
         engine.state.output = {}
         engine.fire_event(CaseEvents.CASE_FAILED)
         return {}
+
+
+def run_cases(evaluator: CaseEvaluator, reporter: Any) -> None:
+    """Analyse what there is to analyse, and let the reporter end the run and leave the output folder.
+
+    Args:
+        evaluator: its data loader holds the unfinished cases, perhaps none.
+        reporter: `reporting.handlers.CaseReporter`.
+    """
+    try:
+        if evaluator.state.epoch_length:
+            evaluator.run()
+        reporter.finish()
+    finally:
+        reporter.records.close()
 
 
 def checked_cases(dataset_dir: str, output_dir: str, device: str | torch.device = "cpu") -> list[dict[str, str]]:

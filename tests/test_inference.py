@@ -58,7 +58,7 @@ GOOD = ("png", "ras", "flat", "lps", "volume")
 
 def test_every_good_case_has_every_file_and_nothing_else(run: tuple[Path, Path, str]) -> None:
     _, out, _ = run
-    assert {path.name for path in out.iterdir()} == {*GOOD, "summary.csv", "report.html"}
+    assert {path.name for path in out.iterdir()} == {*GOOD, "summary.csv", "report.html", ".phanes"}
     for case in GOOD:
         assert {path.name for path in (out / case).iterdir()} == set(result_names(case))
 

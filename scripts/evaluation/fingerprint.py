@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,14 @@ def fingerprint(*values: Any) -> str:
     return digest.hexdigest()
 
 
+def module_settings(module: nn.Module) -> Iterator[list]:
+    """Name, class and plain settings of every part of a network, without its weights."""
+    for name, part in module.named_modules():
+        settings = {k: v for k, v in vars(part).items() if isinstance(v, (*PLAIN, tuple, list)) and k[0] != "_"}
+        settings.pop("training", None)
+        yield [name, type(part).__qualname__, settings]
+
+
 def _update(digest: Any, value: Any, parents: tuple[int, ...]) -> None:
     digest.update(type(value).__qualname__.encode() + b"(")
     if id(value) in parents:
@@ -46,10 +54,8 @@ def _update(digest: Any, value: Any, parents: tuple[int, ...]) -> None:
             _update(digest, item, (*parents, id(value)))
     elif isinstance(value, nn.Module):
         _update(digest, value.state_dict(), parents)
-        for name, part in value.named_modules():
-            settings = {k: v for k, v in vars(part).items() if isinstance(v, (*PLAIN, tuple, list)) and k[0] != "_"}
-            settings.pop("training", None)
-            _update(digest, [name, type(part).__qualname__, settings], (*parents, id(value)))
+        for part in module_settings(value):
+            _update(digest, part, (*parents, id(value)))
     elif isinstance(value, Path):
         digest.update(str(value).encode())
     elif callable(value) and hasattr(value, "__qualname__"):

@@ -1,10 +1,12 @@
-"""report.html: one self-contained page of a run, with every picture inside and every string escaped."""
+"""report.html: one self-contained page of a run, with every picture inside and every string escaped.
+
+It bears no date: the same run on the same machine leaves the same bytes.
+"""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -33,7 +35,6 @@ def write_report(results: Sequence[CaseResult], folder: Path, about: Mapping[str
         pictures=pictures,
         about=about,
         failed=sum(result.status != "ok" for result in results),
-        created=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     )
     path = folder / "report.html"
     write_atomically(path, lambda partial: partial.write_text(html, encoding="utf-8"))

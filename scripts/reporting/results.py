@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,8 @@ import nibabel as nib
 import numpy as np
 from monai.data import MetaTensor
 from numpy.typing import NDArray
+
+from ..errors import PhanesInputError, PhanesOutputError
 
 # key of an image in the pipeline -> (suffix of its file, data type on disk)
 IMAGES: dict[str, tuple[str, type]] = {
@@ -30,37 +31,45 @@ def result_names(case: str) -> list[str]:
 
 
 @contextmanager
-def replaced_together(folder: Path, known: list[str]) -> Iterator[Path]:
-    """A temporary folder whose files move into `folder` when the block ends well, and vanish when it does not.
+def replaced_together(folder: Path, known: list[str], partial_root: Path | None = None) -> Iterator[Path]:
+    """A temporary folder that takes `folder`'s place when the block ends well, and vanishes when it does not.
 
-    Either way files of the `known` names from an earlier run are gone afterwards, so that old results never stand
-    beside new ones. Each move is an atomic rename on one file system.
+    Into a folder that is there already the files move one by one, each by an atomic rename, and files of the `known`
+    names that were not written go, so that old results never stand beside new ones. Other files stay.
 
     Args:
         folder: where the files shall be; made when missing, removed when it ends empty.
         known: names that belong to this case.
+        partial_root: where the temporary folder is made, on the same file system; default: beside `folder`.
+
+    Raises:
+        PhanesOutputError: `folder` is a link, which might lead anywhere.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name[:100]}.", suffix=".partial", dir=folder.parent))
+    partial = (partial_root or folder.parent) / (folder.name if partial_root else f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
     try:
         yield partial
-        folder.mkdir(exist_ok=True)
+        if folder.is_symlink():
+            raise PhanesOutputError(f"'{folder}' is a link; results are only written to real folders: remove it.")
         written = sorted(partial.iterdir())
-        for path in written:
-            path.replace(folder / path.name)
-        remove_files(folder, [name for name in known if name not in {path.name for path in written}])
-    except BaseException:
-        remove_files(folder, known)
-        raise
+        if not folder.exists() and written:
+            partial.rename(folder)
+        else:
+            for path in written:
+                path.replace(folder / path.name)
+            remove_files(folder, [name for name in known if name not in {path.name for path in written}])
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def remove_files(folder: Path, names: list[str]) -> None:
     """Remove the named files, and the folder if that leaves it empty."""
+    if folder.is_symlink() or not folder.is_dir():
+        return
     for name in names:
         (folder / name).unlink(missing_ok=True)
-    if folder.is_dir() and not any(folder.iterdir()):
+    if not any(folder.iterdir()):
         folder.rmdir()
 
 
@@ -84,10 +93,18 @@ def save_nifti(image: MetaTensor, path: Path, dtype: type) -> None:
     array: NDArray = np.ascontiguousarray(image.as_tensor()[0].cpu().numpy().astype(dtype))
     source = Path(str(image.meta.get("filename_or_obj", "")))
     if source.name.lower().endswith((".nii", ".nii.gz")) and source.is_file():
-        nifti = _like(nib.load(source), array, dtype)
+        nifti = _like(_reloaded(source), array, dtype)
     else:
         nifti = nib.Nifti1Image(array, np.asarray(image.meta["original_affine"], dtype=np.float64))
     nib.save(nifti, path)
+
+
+def _reloaded(source: Path) -> Any:
+    """The input's header once more; by now the file may be gone."""
+    try:
+        return nib.load(source)
+    except (OSError, ValueError, nib.filebasedimages.ImageFileError) as error:
+        raise PhanesInputError(f"'{source}' changed or vanished while it was analysed; run again.") from error
 
 
 def _like(source: Any, array: NDArray, dtype: type) -> nib.Nifti1Image:

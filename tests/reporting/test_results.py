@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from scripts.errors import PhanesOutputError
 from scripts.readers import CaseLoadImaged
-from scripts.reporting.results import replaced_together, result_names, write_atomically
+from scripts.reporting.results import remove_files, replaced_together, result_names, write_atomically
 from scripts.reporting.results import save_nifti as write_nifti
 
 AFFINE = np.array([[-0.9, 0.1, 0, 30], [0.1, 1.1, 0.2, -40], [0, -0.2, 2.0, 5], [0, 0, 0, 1.0]])
@@ -25,30 +26,44 @@ def test_files_move_into_place_together(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [folder]
 
 
-def test_a_failure_leaves_nothing_half_written_and_nothing_old(tmp_path: Path) -> None:
+def test_a_failure_leaves_nothing_half_written(tmp_path: Path) -> None:
     folder = tmp_path / "case"
     folder.mkdir()
     (folder / "a").write_text("old")
-    (folder / "notes.txt").write_text("mine")
 
     def fail_midway() -> None:
         with replaced_together(folder, ["a", "b"]) as partial:
-            (partial / "b").write_text("half")
+            (partial / "a").write_text("half")
             raise OSError
 
     with pytest.raises(OSError, match=r"^$"):
         fail_midway()
-    assert [p.name for p in folder.iterdir()] == ["notes.txt"]
+    assert {p.name: p.read_text() for p in folder.iterdir()} == {"a": "old"}
     assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
+    """Someone who may write into the output folder could otherwise have files replaced elsewhere."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a").write_text("mine")
+    (tmp_path / "case").symlink_to(tmp_path / "elsewhere")
+    with (
+        pytest.raises(PhanesOutputError, match="is a link"),
+        replaced_together(tmp_path / "case", ["a"], tmp_path / "partial") as partial,
+    ):
+        (partial / "a").write_text("new")
+    remove_files(tmp_path / "case", ["a"])
+    assert (tmp_path / "elsewhere" / "a").read_text() == "mine"
 
 
 def test_files_that_are_no_longer_wanted_go(tmp_path: Path) -> None:
     folder = tmp_path / "case"
     folder.mkdir()
     (folder / "b").write_text("old")
+    (folder / "notes.txt").write_text("mine")
     with replaced_together(folder, ["a", "b"]) as partial:
         (partial / "a").write_text("new")
-    assert [p.name for p in folder.iterdir()] == ["a"]
+    assert {p.name: p.read_text() for p in folder.iterdir()} == {"a": "new", "notes.txt": "mine"}
 
 
 def test_atomic_write_keeps_the_old_file_when_writing_fails(tmp_path: Path) -> None:
