@@ -11,6 +11,7 @@ from ignite.engine import Engine, Events
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from .checkpoints import save_state
 from .distillation import PrincipalComponents
 from .networks.perceptual import SpatialLPIPS
 from .ops import degrade
@@ -140,8 +141,7 @@ class AgreementHandler:
         tqdm.write(f"epoch {engine.state.epoch}: agreement {value:.4f}; Pearson/Spearman {rows}")
         if value > self.best:
             self.best = value
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            torch.save({name: tensor.half().cpu() for name, tensor in self.student.state_dict().items()}, self.path)
+            save_state({name: tensor.half().cpu() for name, tensor in self.student.state_dict().items()}, self.path)
 
 
 def report(

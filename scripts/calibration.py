@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from .checkpoints import save_state
 from .errors import PhanesInputError
+from .files import write_atomically
 from .phanes import Phanes
 
 
@@ -129,9 +131,7 @@ def calibrate(
     volumes = above.sum(dim=(1, 2)).numpy() * pixel_mm**2 * slice_mm
     scores = maps.mean(dim=(1, 2, 3)).numpy()
 
-    weights = Path(weights_file)
-    weights.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(storable(network), weights)
+    save_state(storable(network), weights_file)
     record = {
         "mask_threshold": mask_threshold,
         "mask_percentile": 100 * mask_quantile,
@@ -143,8 +143,9 @@ def calibrate(
         "expected_false_positive_volume_mm3_per_slice": float(volumes.mean()),
         "healthy_scans": len(maps),
         "healthy_score_quantiles": {str(q): float(np.quantile(scores, q)) for q in (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)},
-        "weights_sha256": sha256(weights),
+        "weights_sha256": sha256(weights_file),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
     }
-    Path(calibration_file).write_text(json.dumps(record, indent=4) + "\n", encoding="utf-8")
+    text = json.dumps(record, indent=4) + "\n"
+    write_atomically(Path(calibration_file), lambda partial: partial.write_text(text, encoding="utf-8"))
     return record

@@ -13,12 +13,13 @@ from ignite.handlers import TimeLimit
 from ignite.handlers.tqdm_logger import ProgressBar
 from monai.data.utils import set_rnd
 from monai.engines import Trainer
-from monai.handlers import CheckpointLoader, CheckpointSaver
+from monai.handlers import CheckpointLoader
 from monai.handlers.tensorboard_handlers import TensorBoardHandler
 from monai.utils import set_determinism
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler
 
+from .checkpoints import NewestCheckpoint, latest_checkpoint, save_state
 from .ops.ellipses import random_ellipse_masks
 from .phanes import Phanes
 
@@ -97,8 +98,7 @@ class StepTrainer(Trainer):
         self.add_event_handler(Events.EPOCH_STARTED, self._train_mode)
         if checkpoint_dir:
             objects = {**(checkpoint or {}), "trainer": self}
-            # On every process: Ignite's saver writes on the first alone, and waits for the others.
-            CheckpointSaver(checkpoint_dir, objects, save_interval=1, n_saved=1).attach(self)
+            NewestCheckpoint(checkpoint_dir, objects).attach(self)
             if resume and (newest := latest_checkpoint(checkpoint_dir)):
                 CheckpointLoader(newest, objects, map_location=str(device)).attach(self)  # type: ignore[arg-type]
 
@@ -205,8 +205,7 @@ class BestKeeper:
         if error < self.error:
             self.error, self.epoch, self.waited = error, engine.state.epoch, 0
             if process_rank() == 0:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                torch.save(self.best_state(), self.path)
+                save_state(self.best_state(), self.path)
             return
         self.waited += 1
         if self.patience is not None and self.waited >= self.patience:
@@ -238,8 +237,7 @@ class StateExporter:
         state = self.network.state_dict()
         if self.best.is_file():
             state = torch.load(self.best, map_location="cpu", weights_only=True)["network"]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({name: value.detach().cpu() for name, value in state.items()}, self.path)
+        save_state({name: value.detach().cpu() for name, value in state.items()}, self.path)
 
 
 class InpaintingReconstruction(nn.Module):
@@ -311,12 +309,6 @@ class MontageHandler(TensorBoardHandler):
         rows = torch.cat([torch.cat(list(c), dim=1) for c in columns], dim=2)
         self._writer.add_image("montage", rows.clamp(0, 1).cpu(), engine.state.epoch)
         self._writer.flush()
-
-
-def latest_checkpoint(folder: str) -> str:
-    """The newest `checkpoint_epoch=N.pt` in a folder, for resuming; an empty string when there is none."""
-    found = {int(path.stem.rpartition("=")[2]): path for path in Path(folder).glob("checkpoint_epoch=*.pt")}
-    return str(found[max(found)]) if found else ""
 
 
 def scalars(output: dict[str, Tensor]) -> dict[str, float]:

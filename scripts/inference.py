@@ -53,12 +53,12 @@ class CaseDataset(Dataset):
 
     def _transform(self, index: int) -> dict[str, Any]:
         item = dict(self.data[index])
-        record = {"case": item["case"], "path": item["image"], "signature": signature(item["image"])}
+        record = {"case": item["case"], "path": item["image"], "signature": signature(self.data[index])}
         try:
             return dict(apply_transform(self.transform, item)) | record
         except Exception as error:
             logger.debug("case %s", item["case"], exc_info=True)
-            changed = record["signature"] != signature(item["image"])
+            changed = record["signature"] != signature(self.data[index])
             return {**record, "error": changed_while_read(item["image"]) if changed else sentence_of(error)}
 
 

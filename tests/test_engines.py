@@ -8,6 +8,7 @@ from ignite.engine import Engine, Events, State
 from monai.data import CacheDataset, DataLoader
 from monai.transforms import Compose, RandFlipd, RandGaussianNoised
 
+from scripts.checkpoints import latest_checkpoint
 from scripts.cuda_graph import GraphedStep
 from scripts.engines import (
     BestKeeper,
@@ -15,7 +16,6 @@ from scripts.engines import (
     InpaintingReconstruction,
     StateExporter,
     StepTrainer,
-    latest_checkpoint,
     prepare_image_as_target,
     scalars,
 )

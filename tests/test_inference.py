@@ -18,6 +18,7 @@ from scripts.errors import PhanesInputError
 from scripts.inference import checked_cases, label_threshold, read_calibration, sentence_of
 from scripts.reporting.results import result_names
 from tests.conftest import BUNDLE, ras_of_slice, run_inference, save_nifti, write_calibration
+from tests.faults import tree
 
 MNI = np.array([[1.0, 0, 0, -98], [0, 1, 0, -134], [0, 0, 1, 23], [0, 0, 0, 1]])
 
@@ -157,9 +158,7 @@ def test_slab_threshold_and_switches(run: tuple[Path, Path, str], scratch_bundle
 
 def test_a_second_run_gives_the_same_bytes(run: tuple[Path, Path, str], scratch_bundle: Path, tmp_path: Path) -> None:
     run_inference(scratch_bundle, run[0] / "ras.nii.gz", tmp_path / "out")
-    for name in ("ras_anomaly.nii.gz", "ras_label.nii.gz"):
-        first, second = (nib.load(folder / "ras" / name).get_fdata() for folder in (run[1], tmp_path / "out"))
-        np.testing.assert_array_equal(first, second)
+    assert tree(tmp_path / "out" / "ras") == tree(run[1] / "ras")
 
 
 def test_results_inside_the_input_folder_are_no_cases(tmp_path: Path, png: Path) -> None:

@@ -45,7 +45,7 @@ class CaseReporter:
         report: bool = True,
         about: Mapping[str, Mapping[str, object]] | None = None,
         *,
-        cases: Sequence[Mapping[str, str]],
+        cases: Sequence[Mapping[str, Any]],
         records: CaseRecords,
     ) -> None:
         self.output_dir = Path(output_dir)
@@ -53,7 +53,7 @@ class CaseReporter:
         self.save = dict(save or {})
         self.report = report
         self.about = dict(about or {})
-        self.cases = cases
+        self.cases = {item["case"]: item for item in cases}
         self.records = records
         self.ended = 0  # cases of this run
         self.summary_due = 0
@@ -85,7 +85,7 @@ class CaseReporter:
             volume_mm3=float(output["pred"].sum()) * float(voxel),
             warnings=str(meta.get("warnings", "")),
         )
-        self.records.replace(result, engine.state.signature, write)
+        self.records.replace(self.cases[case], result, engine.state.signature, write)
         self._case_ended()
 
     def case_failed(self, engine: Any) -> None:
@@ -120,7 +120,7 @@ class CaseReporter:
             self._write_summary()
 
     def _write_summary(self) -> list[CaseResult]:
-        results = self.records.results(self.cases)
+        results = self.records.results(self.cases.values())
         with self.records.writing():
             write_summary(results, self.output_dir / "summary.csv")
         return results

@@ -22,9 +22,10 @@ from torch import nn
 from ..cli import fail
 from ..errors import PhanesInputError, PhanesOutputError
 from ..evaluation.fingerprint import fingerprint, module_settings
-from ..sources import changed_while_read, sha256_of_file, signature, source_checksum
+from ..files import sha256_of_file, write_atomically
+from ..sources import changed_while_read, signature, source_checksum
 from ..versions import versions
-from .results import remove_files, replaced_together, result_names, write_atomically
+from .results import remove_files, replaced_together, result_names
 from .summary import CaseResult
 
 FOLDER = ".phanes"
@@ -89,11 +90,12 @@ class CaseRecords:
                 "and run the same command again; the cases that are finished stay."
             ) from error
 
-    def replace(self, result: CaseResult, seen: str, write: Callable[[Path], None]) -> None:
+    def replace(self, item: Mapping[str, Any], result: CaseResult, seen: str, write: Callable[[Path], None]) -> None:
         """Let a case's files be written into a temporary folder, move them into place, note their checksums.
 
         Args:
-            result: the case's row of the summary.
+            item: the case, as `find_cases` gives it.
+            result: its row of the summary.
             seen: `signature` of its input before that was read.
             write: gets the temporary folder.
 
@@ -101,13 +103,14 @@ class CaseRecords:
             PhanesInputError: the input changed meanwhile.
             PhanesOutputError: the files cannot be written.
         """
-        case, path = result.case, result.source
+        case = result.case
         with self.writing():
             self._path(case).unlink(missing_ok=True)
             with replaced_together(self.output_dir / case, result_names(case), self.partial) as partial:
                 write(partial)
-                files = {file.name: sha256_of_file(file) for file in sorted(partial.iterdir())}
-                source = self._checksum(path, seen)
+                written = sorted(path for path in partial.rglob("*") if path.is_file())
+                files = {path.relative_to(partial).as_posix(): sha256_of_file(path) for path in written}
+                source = self._checksum(item, seen)
             self._note(result, source, files)
 
     def failed(self, result: CaseResult) -> None:
@@ -121,24 +124,24 @@ class CaseRecords:
             remove_files(self.output_dir / result.case, result_names(result.case))
             self._note(result, "", {})
 
-    def finished(self, item: Mapping[str, str]) -> bool:
+    def finished(self, item: Mapping[str, Any]) -> bool:
         """True when the case has a result, whole, of the very same input under the very same settings."""
         record = self._read(item["case"])
         if record is None or record["result"].status != "ok" or record["result"].source != item["image"]:
             return False
         folder = self.output_dir / item["case"]
         try:
-            return record["source"] == source_checksum(item["image"]) and all(
+            return record["source"] == source_checksum(item) and all(
                 sha256_of_file(folder / name) == checksum for name, checksum in record["files"].items()
             )
         except OSError:
             return False
 
-    def unfinished(self, cases: Iterable[Mapping[str, str]]) -> list[Mapping[str, str]]:
+    def unfinished(self, cases: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """The cases that have to be analysed; the others' results stay as they are."""
         return [item for item in cases if not self.finished(item)]
 
-    def results(self, cases: Iterable[Mapping[str, str]]) -> list[CaseResult]:
+    def results(self, cases: Iterable[Mapping[str, Any]]) -> list[CaseResult]:
         """The rows of all cases that have ended under these settings, in the cases' order."""
         records = (self._read(item["case"]) for item in cases)
         return [record["result"] for record in records if record is not None]
@@ -158,14 +161,14 @@ class CaseRecords:
         write_atomically(self._path(result.case), lambda partial: partial.write_text(text, encoding="utf-8"))
 
     @staticmethod
-    def _checksum(path: str, seen: str) -> str:
+    def _checksum(item: Mapping[str, Any], seen: str) -> str:
         """The input's checksum, when it still is what was read."""
         try:
-            checksum = source_checksum(path)
+            checksum = source_checksum(item)
         except OSError:
             checksum = ""
-        if not checksum or signature(path) != seen:
-            raise PhanesInputError(changed_while_read(path))
+        if not checksum or signature(item) != seen:
+            raise PhanesInputError(changed_while_read(item["image"]))
         return checksum
 
     def _path(self, case: str) -> Path:

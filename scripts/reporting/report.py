@@ -11,7 +11,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from .results import write_atomically
+from ..files import write_atomically
 from .summary import CaseResult
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from .results import write_atomically
+from ..files import write_atomically
 
 
 @dataclass

@@ -11,7 +11,7 @@ import torch
 
 from scripts.errors import PhanesOutputError
 from scripts.readers import CaseLoadImaged
-from scripts.reporting.results import remove_files, replaced_together, result_names, write_atomically
+from scripts.reporting.results import remove_files, replaced_together, result_names
 from scripts.reporting.results import save_nifti as write_nifti
 
 AFFINE = np.array([[-0.9, 0.1, 0, 30], [0.1, 1.1, 0.2, -40], [0, -0.2, 2.0, 5], [0, 0, 0, 1.0]])
@@ -64,20 +64,6 @@ def test_files_that_are_no_longer_wanted_go(tmp_path: Path) -> None:
     with replaced_together(folder, ["a", "b"]) as partial:
         (partial / "a").write_text("new")
     assert {p.name: p.read_text() for p in folder.iterdir()} == {"a": "new", "notes.txt": "mine"}
-
-
-def test_atomic_write_keeps_the_old_file_when_writing_fails(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "x.csv"
-    write_atomically(path, lambda p: p.write_text("old"))
-
-    def broken(partial: Path) -> None:
-        partial.write_text("half")
-        raise OSError
-
-    with pytest.raises(OSError, match=r"^$"):
-        write_atomically(path, broken)
-    assert path.read_text() == "old"
-    assert list(path.parent.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("shape", [(20, 30), (20, 30, 5), (20, 30, 5, 1)])
