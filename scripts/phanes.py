@@ -14,7 +14,8 @@ from .ops.anomaly import (
 from .ops.equalize import equalize_adapthist
 from .ops.filters import gaussian_filter
 
-COARSE_INPUTS = ("equalized", "raw", "product")
+COARSE_RESIDUALS = ("equalized", "raw", "mean")
+COARSE_SALIENCIES = ("equalized", "raw", "product")
 
 
 class Phanes(nn.Module):
@@ -24,7 +25,8 @@ class Phanes(nn.Module):
         autoencoder: stage 1, `SoftIntroVAE`: its forward is the coarse reconstruction.
         inpainter: stage 2, `AOTGenerator`.
         perceptual: S, `SpatialLPIPS`.
-        coarse_residual: images whose difference enters eq. (3): `equalized` (paper) or `raw`.
+        coarse_residual: images whose difference enters eq. (3): `equalized` (paper), `raw`, or the `mean` of both
+            normalised residuals (equalisation lifts faint lesions, and hides those that are merely dark or bright).
         coarse_saliency: images whose perceptual distance enters eq. (3): `equalized` (paper), `raw` (published code),
             or their `product` (RA).
         residual_quantile: quantile of norm95.
@@ -67,10 +69,10 @@ class Phanes(nn.Module):
         fill_passes: int = 0,
     ) -> None:
         super().__init__()
-        if coarse_residual not in COARSE_INPUTS[:2]:
-            raise ValueError(f"coarse_residual must be one of {COARSE_INPUTS[:2]}, not {coarse_residual!r}")
-        if coarse_saliency not in COARSE_INPUTS:
-            raise ValueError(f"coarse_saliency must be one of {COARSE_INPUTS}, not {coarse_saliency!r}")
+        if coarse_residual not in COARSE_RESIDUALS:
+            raise ValueError(f"coarse_residual must be one of {COARSE_RESIDUALS}, not {coarse_residual!r}")
+        if coarse_saliency not in COARSE_SALIENCIES:
+            raise ValueError(f"coarse_saliency must be one of {COARSE_SALIENCIES}, not {coarse_saliency!r}")
         if mask_threshold_rule not in ("calibrated", "scan_quantile"):
             raise ValueError(
                 f"mask_threshold_rule must be 'calibrated' or 'scan_quantile', not {mask_threshold_rule!r}"
@@ -78,7 +80,8 @@ class Phanes(nn.Module):
         self.autoencoder = autoencoder
         self.inpainter = inpainter
         self.perceptual = perceptual
-        self.equalized_residual = coarse_residual == "equalized"
+        self.equalized_residual = coarse_residual in ("equalized", "mean")
+        self.raw_residual = coarse_residual in ("raw", "mean")
         self.equalized_saliency = coarse_saliency in ("equalized", "product")
         self.raw_saliency = coarse_saliency in ("raw", "product")
         self.residual_quantile = residual_quantile
@@ -122,13 +125,19 @@ class Phanes(nn.Module):
             equalized, equalized_coarse = equalize_adapthist(image), equalize_adapthist(coarse)
         else:
             equalized, equalized_coarse = image, coarse
-        residual = torch.abs(equalized_coarse - equalized) if self.equalized_residual else torch.abs(coarse - image)
         saliency = torch.ones_like(image)
         if self.equalized_saliency:
             saliency = saliency * self.saliency(equalized_coarse, equalized)
         if self.raw_saliency:
             saliency = saliency * self.saliency(coarse, image)
-        return coarse_anomaly_map(residual, saliency, self.residual_quantile)
+        coarse_map = torch.zeros_like(image)
+        if self.equalized_residual:
+            residual = torch.abs(equalized_coarse - equalized)
+            coarse_map = coarse_map + coarse_anomaly_map(residual, saliency, self.residual_quantile)
+        if self.raw_residual:
+            residual = torch.abs(coarse - image)
+            coarse_map = coarse_map + coarse_anomaly_map(residual, saliency, self.residual_quantile)
+        return 0.5 * coarse_map if self.equalized_residual and self.raw_residual else coarse_map
 
     @torch.jit.export
     def mask(self, coarse_map: Tensor) -> Tensor:

@@ -171,6 +171,8 @@ class InpainterStep:
         ellipses: arguments of `random_ellipse_masks`.
         paint_ellipses: let the first stage see the ellipses painted over with a random grey, so that its mask and its
             coarse reconstruction are as a lesion would leave them; the inpainter's target stays the healthy slice.
+        union_probability: share of slices whose holes take the ellipses in, as published. The others' holes are only what
+            the model's own mask found of the painted lesions, whose remains the generator then sees, as it will in use.
         amp: bfloat16 autocast.
     """
 
@@ -189,6 +191,7 @@ class InpainterStep:
         adversarial_weight: float = 0.01,
         ellipses: dict[str, float] | None = None,
         paint_ellipses: bool = False,
+        union_probability: float = 1.0,
         amp: bool = False,
     ) -> None:
         self.network = network
@@ -207,6 +210,7 @@ class InpainterStep:
         }
         self.ellipses = ellipses or {}
         self.paint_ellipses = paint_ellipses
+        self.union_probability = union_probability
         self.amp = amp
 
     @torch.no_grad()
@@ -226,8 +230,9 @@ class InpainterStep:
             grey = torch.rand(batch, 1, 1, 1, device=images.device)
             seen = torch.where(ellipses > 0, grey, images)
         coarse, coarse_map = self.network.coarse(seen)
-        masks = torch.maximum(self.network.mask(coarse_map), ellipses)
-        return masks, self.network.masked_input(images, masks, coarse)
+        united = torch.rand(batch, 1, 1, 1, device=images.device) < self.union_probability
+        masks = torch.maximum(self.network.mask(coarse_map), ellipses * united)
+        return masks, self.network.masked_input(seen, masks, coarse)
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
         """images: (B, 1, H, W) in [0, 1] -> detached scalars `loss`, its terms, `discriminator`, `mask_area`."""

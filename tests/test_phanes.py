@@ -165,3 +165,12 @@ def test_the_hole_is_drawn_again_from_the_slice_without_the_lesion(images):
         expected = np.where(inside, blurred, images.numpy())
     assert np.abs(filled.numpy() - expected).max() < 1e-6
     assert float(filled[:, :, 60:68, 60:68].mean()) < float(Blur()(images)[:, :, 60:68, 60:68].mean())
+
+
+def test_the_mean_residual_is_the_mean_of_the_two_maps(images):
+    coarse = Blur()(images)
+    maps = [
+        small(coarse_residual=choice).coarse_map(images, coarse).double() for choice in ("equalized", "raw", "mean")
+    ]
+    assert float((maps[0] - maps[1]).abs().max()) > 0.01
+    assert torch.allclose(maps[2], (maps[0] + maps[1]) / 2, atol=1e-6)
