@@ -171,8 +171,8 @@ class InpainterStep:
         ellipses: arguments of `random_ellipse_masks`.
         paint_ellipses: let the first stage see the ellipses painted over with a random grey, so that its mask and its
             coarse reconstruction are as a lesion would leave them; the inpainter's target stays the healthy slice.
-        union_probability: share of slices whose holes take the ellipses in, as published. The others' holes are only what
-            the model's own mask found of the painted lesions, whose remains the generator then sees, as it will in use.
+        union_probability: share of slices whose holes take the ellipses in, as published. The others' holes are only
+            what the model's own mask found of the painted lesions; the generator sees the rest, as it will in use.
         amp: bfloat16 autocast.
     """
 
