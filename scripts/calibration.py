@@ -143,6 +143,7 @@ def calibrate(
         "expected_false_positive_volume_mm3_per_slice": float(volumes.mean()),
         "healthy_scans": len(maps),
         "healthy_score_quantiles": {str(q): float(np.quantile(scores, q)) for q in (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)},
+        "healthy_scores": sorted(float(f"{score:.6g}") for score in scores),
         "weights_sha256": sha256(weights_file),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
     }

@@ -71,6 +71,7 @@ def test_calibration_keeps_its_promises_on_the_healthy_slices(tmp_path, batches,
     pixel = 233 / 128
     expected = above.sum(dim=(1, 2)).mean().item() * pixel * pixel
     assert record["expected_false_positive_volume_mm3_per_slice"] == pytest.approx(expected, rel=1e-5)
+    assert record["healthy_scores"] == pytest.approx(sorted(anomaly.mean(dim=(1, 2)).tolist()), rel=1e-4)
     low, high = record["false_positive_rate_interval_95"]
     assert low <= record["false_positive_rate"] <= high
 

@@ -135,7 +135,8 @@ def test_summary_counts_slices_and_volume(run: tuple[Path, Path, str]) -> None:
 
 def test_report_holds_pictures_and_errors(run: tuple[Path, Path, str]) -> None:
     html = (run[1] / "report.html").read_text(encoding="utf-8")
-    assert html.count("data:image/png;base64,") == len(GOOD)
+    assert html.count("data:image/jpeg;base64,") == len(GOOD)  # thumbnails
+    assert html.count('"sagittal": {') == 1  # one of the good cases is a volume
     assert "cannot be read" in html
     assert "weights_sha256" in html
 
@@ -146,7 +147,7 @@ def test_slab_threshold_and_switches(run: tuple[Path, Path, str], scratch_bundle
     options = {"save_picture": False, "save_coarse": False, "report": False, "label_threshold": 0.0}
     run_inference(scratch_bundle, source, out, slices=[95, 96, 97], batch_size=2, **options)
     names = {path.name for path in (out / "volume").iterdir()}
-    assert names == set(result_names("volume")) - {"volume_coarse.nii.gz", "volume.png"}
+    assert names == set(result_names("volume")) - {"volume_coarse.nii.gz", "volume.png", "volume_view.json"}
     assert not (out / "report.html").exists()
     anomaly = result(out, "volume", "anomaly")
     single = result(run[1], "volume", "anomaly")[..., 95]

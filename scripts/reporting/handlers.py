@@ -19,6 +19,7 @@ from .records import CaseRecords
 from .report import write_report
 from .results import save_images
 from .summary import CaseResult, write_summary
+from .view import case_view, save_view, view_path
 
 
 class CaseReporter:
@@ -30,9 +31,10 @@ class CaseReporter:
     Args:
         output_dir: folder of the results.
         threshold: label threshold, for the picture.
-        save: which files to write, by suffix: anomaly, pseudo_healthy, coarse, mask, label, picture.
+        save: which files to write, by suffix: anomaly, pseudo_healthy, coarse, mask, label, picture, view (for the report).
         report: write report.html.
         about: tables for the report, title -> name -> value.
+        healthy_scores: anomaly scores of healthy scans, for the report; None when the calibration did not record them.
         cases: all cases of the run, for the order of the summary; those that were finished before are in it, too.
         records: where the ends of the cases are noted.
     """
@@ -44,6 +46,7 @@ class CaseReporter:
         save: Mapping[str, bool] | None = None,
         report: bool = True,
         about: Mapping[str, Mapping[str, object]] | None = None,
+        healthy_scores: Sequence[float] | None = None,
         *,
         cases: Sequence[Mapping[str, Any]],
         records: CaseRecords,
@@ -53,6 +56,7 @@ class CaseReporter:
         self.save = dict(save or {})
         self.report = report
         self.about = dict(about or {})
+        self.healthy_scores = tuple(healthy_scores or ())
         self.cases = {item["case"]: item for item in cases}
         self.records = records
         self.ended = 0  # cases of this run
@@ -72,8 +76,10 @@ class CaseReporter:
 
         def write(folder: Path) -> None:
             save_images(output, folder, case, self.save)
+            scales = [float(s) for s in meta["intensity_scale"]]
+            if self.save.get("view", True):
+                save_view(case_view(output, slices, scales, self.threshold), view_path(folder, case))
             if self.save.get("picture", True):
-                scales = [float(s) for s in meta["intensity_scale"]]
                 save_figure(case_figure(output, slices, scales, self.threshold, case), folder / f"{case}.png")
 
         voxel = abs(np.linalg.det(np.asarray(output["source"].meta["original_affine"], dtype=float)[:3, :3]))
@@ -104,7 +110,8 @@ class CaseReporter:
         results = self._write_summary()
         if self.report:
             with self.records.writing():
-                write_report(results, self.output_dir, {**self.about, "Versions": versions()})
+                about = {**self.about, "Versions": versions()}
+                write_report(results, self.output_dir, about, self.healthy_scores)
         failed = sum(result.status != "ok" for result in results)
         where = self.output_dir / ("report.html" if self.report else "summary.csv")
         if failed:

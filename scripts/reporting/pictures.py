@@ -64,14 +64,14 @@ def case_figure(
         key: axial(output[key], affine)
         for key in ("source", "coarse", "mask", "pseudo_healthy", "anomaly", "pred", "analysed")
     }
-    chosen = np.unique(np.linspace(0, len(slices) - 1, min(len(slices), MAX_ROWS)).round().astype(int))
+    chosen = evenly_chosen(len(slices), MAX_ROWS)
     top = max(float(volumes["anomaly"].max()), 4.0 * threshold, 1e-6)
     figure = Figure(figsize=(13.2, 3.3 * len(chosen) + 0.55), facecolor="black", layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(chosen), len(TITLES), squeeze=False)
     for row, n in zip(axes, chosen, strict=True):
         index = slices[n]
-        window = _window(volumes["analysed"][..., index])
+        window = analysed_window(volumes["analysed"][..., index])
         pane = {key: volume[..., index][window] for key, volume in volumes.items()}
         grey = {"cmap": "gray", "vmin": min(float(pane["source"].min()), 0.0), "vmax": scales[n] or 1.0}
         for axis, key in zip(row, ("source", "coarse", "source", "pseudo_healthy", "source"), strict=True):
@@ -108,8 +108,13 @@ def save_figure(figure: Figure, path: Path) -> None:
         figure.savefig(path, format="png", dpi=100, facecolor="black", metadata={"Software": None})
 
 
-def _window(analysed: NDArray) -> tuple[slice, slice]:
-    """Rows and columns that were analysed."""
+def evenly_chosen(count: int, limit: int) -> list[int]:
+    """At most `limit` of `count` indices, ends included, evenly spread."""
+    return [int(n) for n in np.unique(np.linspace(0, count - 1, min(count, limit)).round())]
+
+
+def analysed_window(analysed: NDArray) -> tuple[slice, slice]:
+    """Rows and columns that were analysed, of one section (rows, columns)."""
     rows, columns = np.nonzero(analysed)
     if rows.size == 0:
         return slice(None), slice(None)

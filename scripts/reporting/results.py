@@ -27,7 +27,7 @@ IMAGES: dict[str, tuple[str, type]] = {
 
 def result_names(case: str) -> list[str]:
     """Names of all files that a case can have."""
-    return [f"{case}_{suffix}.nii.gz" for suffix, _ in IMAGES.values()] + [f"{case}.png"]
+    return [f"{case}_{suffix}.nii.gz" for suffix, _ in IMAGES.values()] + [f"{case}.png", f"{case}_view.json"]
 
 
 @contextmanager

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import hashlib
+import json
 import re
+from dataclasses import fields
 from html.parser import HTMLParser
 from pathlib import Path
 
 from scripts.reporting.report import write_report
 from scripts.reporting.summary import CaseResult, write_summary
+from scripts.reporting.view import save_view, view_path
 
 EVIL = "<script>alert(1)</script>\"'&"
 
@@ -30,46 +35,116 @@ def test_summary_has_the_columns_of_the_contract(tmp_path: Path) -> None:
     assert rows[1]["error"] == "'b' is broken,\nreally."
 
 
-class Tags(HTMLParser):
-    """Names and attributes of all tags, and all text."""
+class Page(HTMLParser):
+    """Names and attributes of all tags, the text people see, and the JSON blocks."""
 
-    def __init__(self) -> None:
+    def __init__(self, html: str) -> None:
         super().__init__()
+        self.html = html
         self.tags: list[tuple[str, dict]] = []
         self.text = ""
+        self.blocks: list[dict] = []
+        self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list) -> None:
         self.tags.append((tag, dict(attrs)))
 
     def handle_data(self, data: str) -> None:
-        self.text += data
+        tag, attributes = self.tags[-1] if self.tags else ("", {})
+        if tag == "script":
+            if attributes.get("type") == "application/json" and data.strip():
+                self.blocks.append(json.loads(data))
+        elif tag != "style":
+            self.text += data
 
 
-def parsed(folder: Path, results: list[CaseResult], about: dict) -> Tags:
-    tags = Tags()
-    tags.feed(write_report(results, folder, about).read_text(encoding="utf-8"))
-    return tags
+VIEW = {
+    "threshold": 0.02,
+    "top": 0.1,
+    "spacing": [1.0, 1.0],
+    "slices": [{"index": 95, "z_mm": 23.0, "input": "data:i", "inside": "data:j", "maps": "data:k"}],
+    "sagittal": None,
+    "thumbnail": "data:image/jpeg;base64,AAAA",
+}
+
+
+def written(folder: Path, results: list[CaseResult], about: dict, healthy: tuple = ()) -> Page:
+    return Page(write_report(results, folder, about, healthy).read_text(encoding="utf-8"))
+
+
+def with_view(folder: Path, case: str) -> None:
+    (folder / case).mkdir()
+    save_view(VIEW, view_path(folder / case, case))
 
 
 def test_report_shows_cases_pictures_settings_and_the_notice(tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a/a.png").write_bytes(b"\x89PNG picture")
+    with_view(tmp_path, "a")
     results = [CaseResult("a", "in/a.png", slices="95", anomaly_score=0.0123, volume_mm3=12.0, warnings="look here")]
-    page = parsed(tmp_path, [*results, CaseResult("b", "in/b", status="failed", error="is broken")], {"S": {"k": 7}})
+    page = written(tmp_path, [*results, CaseResult("b", "in/b", status="failed", error="is broken")], {"S": {"k": 7}})
     for text in ("Research use only", "0.0123", "look here", "is broken", "2 cases, 1 failed", "S", "k", "7"):
         assert text in page.text
-    pictures = [attrs["src"] for tag, attrs in page.tags if tag == "img"]
-    assert len(pictures) == 1
-    assert pictures[0].startswith("data:image/png;base64,")
+    assert [attrs["src"] for tag, attrs in page.tags if tag == "img"] == [VIEW["thumbnail"]]
+    first, second, shared = page.blocks
+    assert first["view"] == {key: value for key, value in VIEW.items() if key != "thumbnail"}
+    assert first["source"] == "in/a.png"
+    assert second == {"case": "b", "source": "in/b", "note": "is broken", "score": None, "below": None, "view": None}
+    assert shared["scores"] == [0.0123]
+
+
+def test_every_field_of_a_result_is_a_column_or_told_in_the_viewer(tmp_path: Path) -> None:
+    """So that a field that is added one day (a guard's verdict) cannot be forgotten here."""
+    values: dict = {field.name: f"value of {field.name}" for field in fields(CaseResult)}
+    values |= {"anomaly_score": 0.777, "volume_mm3": 555.0}
+    page = written(tmp_path, [CaseResult(**values)], {})
+    told = page.text + json.dumps(page.blocks)
+    for value in values.values():
+        assert (value if isinstance(value, str) else f"{value:g}") in told
+    assert values["warnings"] in page.blocks[0]["note"]
+
+
+def test_scores_stand_beside_those_of_healthy_scans(tmp_path: Path) -> None:
+    scores = {"low": 0.0, "middle": 0.25, "high": 9.0}
+    results = [CaseResult(case, "x", anomaly_score=score) for case, score in scores.items()]
+    page = written(tmp_path, results, {}, (0.4, 0.1, 0.2, 0.3))
+    assert [block["below"] for block in page.blocks[:3]] == [0, 2, 4]
+    assert page.blocks[3]["healthy_scores"] == [0.1, 0.2, 0.3, 0.4]
+    for text in ("0 %", "50 %", "100 %", "Healthy scans below"):
+        assert text in page.text
+    assert "Healthy scans below</button>" not in written(tmp_path, results, {}).html
 
 
 def test_report_escapes_every_string(tmp_path: Path) -> None:
     result = CaseResult(EVIL, EVIL, warnings=EVIL, error=EVIL, slices=EVIL)
-    page = parsed(tmp_path, [result], {EVIL: {EVIL: EVIL}})
-    assert not [tag for tag, _ in page.tags if tag == "script"]
-    assert page.text.count("alert(1)") >= 6
+    page = written(tmp_path, [result, CaseResult("b", "b", warnings=EVIL)], {EVIL: {EVIL: EVIL}})
+    scripts = [attrs for tag, attrs in page.tags if tag == "script"]
+    assert scripts == [{"type": "application/json"}] * 2 + [{"type": "application/json", "id": "shared"}, {}]
+    assert page.text.count(EVIL) >= 5
+    assert page.blocks[0]["case"] == page.blocks[0]["source"] == EVIL
+    assert "alert(1)</script>" not in page.html
 
 
-def test_report_fetches_nothing(tmp_path: Path) -> None:
-    html = write_report([CaseResult("a", "b")], tmp_path, {}).read_text(encoding="utf-8")
-    assert not re.search(r"""(?:src|href)\s*=\s*["'](?:https?:)?//|url\(|@import""", html)
+def test_report_fetches_nothing_and_runs_only_its_own_script(tmp_path: Path) -> None:
+    page = written(tmp_path, [CaseResult("a", "b")], {})
+    assert not re.search(r"""(?:src|href)\s*=\s*["'](?:https?:)?//|url\(|@import""", page.html)
+    policy = next(attrs["content"] for tag, attrs in page.tags if attrs.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    assert "unsafe" not in policy
+    for tag in ("style", "script"):
+        own = re.findall(rf"<{tag}>(.*?)</{tag}>", page.html, flags=re.DOTALL)
+        assert len(own) == 1
+        digest = base64.b64encode(hashlib.sha256(own[0].encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+    handlers = [name for _, attrs in page.tags for name in attrs if name.startswith("on") or name == "style"]
+    assert handlers == []
+
+
+def test_equal_results_give_an_equal_page(tmp_path: Path) -> None:
+    with_view(tmp_path, "a")
+    pages = [written(tmp_path, [CaseResult("a", "b", anomaly_score=0.1)], {"S": {"k": 1}}).html for _ in range(2)]
+    assert pages[0] == pages[1]
+
+
+def test_long_lists_of_the_calibration_are_not_printed(tmp_path: Path) -> None:
+    page = written(tmp_path, [], {"Calibration": {"healthy_scores": [0.123] * 60, "interval": [0.1, 0.2]}})
+    assert "0.123" not in page.text
+    assert "[0.1, 0.2]" in page.text
