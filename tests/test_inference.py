@@ -135,8 +135,8 @@ def test_summary_counts_slices_and_volume(run: tuple[Path, Path, str]) -> None:
 
 def test_report_holds_pictures_and_errors(run: tuple[Path, Path, str]) -> None:
     html = (run[1] / "report.html").read_text(encoding="utf-8")
-    assert html.count("data:image/jpeg;base64,") == len(GOOD)  # thumbnails
-    assert html.count('"sagittal": {') == 1  # one of the good cases is a volume
+    assert html.count('<img src="data:image/jpeg;base64,') == len(GOOD)
+    assert html.count('"sagittal": {"heights"') == 1  # one of the good cases is a volume
     assert "cannot be read" in html
     assert "weights_sha256" in html
 

@@ -36,7 +36,7 @@ def test_summary_has_the_columns_of_the_contract(tmp_path: Path) -> None:
 
 
 class Page(HTMLParser):
-    """Names and attributes of all tags, the text people see, and the JSON blocks."""
+    """Names and attributes of all tags, the text people see, and the JSON in rows and in the last block."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -48,6 +48,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list) -> None:
         self.tags.append((tag, dict(attrs)))
+        self.blocks += [json.loads(value) for name, value in attrs if name == "data-case"]
 
     def handle_data(self, data: str) -> None:
         tag, attributes = self.tags[-1] if self.tags else ("", {})
@@ -117,7 +118,10 @@ def test_report_escapes_every_string(tmp_path: Path) -> None:
     result = CaseResult(EVIL, EVIL, warnings=EVIL, error=EVIL, slices=EVIL)
     page = written(tmp_path, [result, CaseResult("b", "b", warnings=EVIL)], {EVIL: {EVIL: EVIL}})
     scripts = [attrs for tag, attrs in page.tags if tag == "script"]
-    assert scripts == [{"type": "application/json"}] * 2 + [{"type": "application/json", "id": "shared"}, {}]
+    assert scripts == [{"type": "application/json", "id": "shared"}, {}]
+    allowed = {"lang", "charset", "content", "http-equiv", "name", "href", "class", "id", "role", "type", "data-case"}
+    names = {name for tag, attrs in page.tags for name in attrs if tag in ("tr", "td", "th", "a", "code", "html")}
+    assert names <= allowed | {"scope", "aria-sort", "tabindex", "data-value"}
     assert page.text.count(EVIL) >= 5
     assert page.blocks[0]["case"] == page.blocks[0]["source"] == EVIL
     assert "alert(1)</script>" not in page.html

@@ -1,5 +1,6 @@
 "use strict";
-// The report's viewer and table. Pictures arrive as data URLs in JSON blocks; all text is set by textContent.
+// The report's viewer and table. A row's data-case is JSON with pictures as data URLs (attributes parse several times
+// faster than script elements); all text is set by textContent.
 (() => {
   const at = (id) => document.getElementById(id);
   const shared = JSON.parse(at("shared").textContent);
@@ -179,7 +180,7 @@
     const token = ++shownCase;
     chosen?.row.classList.remove("chosen");
     row.classList.add("chosen");
-    const data = JSON.parse(row.querySelector("script").textContent);
+    const data = JSON.parse(row.dataset.case);
     chosen = { row, data, view: data.view };
     at("viewer").hidden = false;
     at("viewer-case").textContent = data.case;
@@ -287,7 +288,7 @@
   at("filter").addEventListener("input", () => {
     const wanted = at("filter").value.toLowerCase();
     rows.forEach((row) => {
-      row.hidden = ![...row.cells].some((cell) => cell.className !== "data" && cell.textContent.toLowerCase().includes(wanted));
+      row.hidden = ![...row.cells].some((cell) => cell.textContent.toLowerCase().includes(wanted));
     });
     at("shown").textContent = wanted ? `${visible().length} of ${rows.length} shown` : "";
   });
