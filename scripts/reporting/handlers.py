@@ -31,7 +31,8 @@ class CaseReporter:
     Args:
         output_dir: folder of the results.
         threshold: label threshold, for the picture.
-        save: which files to write, by suffix: anomaly, pseudo_healthy, coarse, mask, label, picture, view (for the report).
+        save: which files to write, by suffix: anomaly, pseudo_healthy, coarse, mask, label, picture, and view (what
+            the report shows).
         report: write report.html.
         about: tables for the report, title -> name -> value.
         healthy_scores: anomaly scores of healthy scans, for the report; None when the calibration did not record them.
