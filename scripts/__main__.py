@@ -9,6 +9,7 @@ import fire
 from .baselines.train_all import train_baselines
 from .demo import print_demo_summary, write_demo_input
 from .errors import PhanesInputError
+from .evaluation.gallery import draw_figures
 from .package.build import package
 from .reporting.curves import plot_curves
 
@@ -17,6 +18,7 @@ class Commands:
     """PHANES beside its bundle workflows (`python -m monai.bundle run ...`)."""
 
     # A function that already reads well in `--help` is a verb as it is.
+    figures = staticmethod(draw_figures)
     package = staticmethod(package)
     train_baselines = staticmethod(train_baselines)
 

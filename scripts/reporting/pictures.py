@@ -105,7 +105,7 @@ def save_figure(figure: Figure, path: Path) -> None:
     """PNG without a date in it, so that equal results give equal files."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # names in scripts that matplotlib's font lacks
-        figure.savefig(path, format="png", dpi=100, facecolor="black", metadata={"Software": None})
+        figure.savefig(path, format="png", dpi=100, facecolor=figure.get_facecolor(), metadata={"Software": None})
 
 
 def evenly_chosen(count: int, limit: int) -> list[int]:
