@@ -6,9 +6,11 @@ import os
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
-from pydicom.misc import is_dicom
-
+from .dicom.headers import is_dicom_file
+from .dicom.selection import Decision, SeriesSelection
+from .dicom.series import find_series
 from .errors import PhanesInputError
 
 SUFFIXES = (".nii", ".nii.gz", ".png")
@@ -20,47 +22,68 @@ def case_stem(path: Path) -> str:
     return path.name if path.is_dir() else re.sub(r"\.(nii\.gz|nii|png|dcm)$", "", path.name, flags=re.IGNORECASE)
 
 
-def is_dicom_file(path: Path) -> bool:
-    """True for a readable file with a DICOM preamble, or with the suffix `.dcm` (files without preamble exist)."""
-    if path.suffix.lower() == ".dcm":
-        return True
-    try:
-        return is_dicom(path)
-    except OSError:
-        return False
-
-
-def find_cases(dataset_dir: str | Path) -> list[dict[str, str]]:
+def find_cases(dataset_dir: str | Path, selection: SeriesSelection | None = None) -> list[dict[str, Any]]:
     """All cases below a folder, or the one case that a single file is.
 
     Args:
-        dataset_dir: a folder holding, at any depth, `*.nii`, `*.nii.gz`, `*.png` or folders of DICOM files (each such
-            folder is one series); or a single file of these kinds. Hidden files and folders are passed over.
+        dataset_dir: a folder holding, at any depth, `*.nii`, `*.nii.gz`, `*.png` or DICOM files; or a single file of
+            these kinds. Hidden files and folders are passed over.
+        selection: which DICOM series are cases; None takes every series.
 
     Returns:
-        One item a case, sorted by path: `{"image": path, "case": name}`. Names are unique without regard to capitals,
-        because they become folder names: a clash is made unique by the parent folders' names, then by a number.
+        One item a case, sorted by path: `{"image": path, "case": name}`. A DICOM series is a case; its `image` is the
+        folder it lies in (or the single file given), and `files` lists its files; `note` is there when something about
+        them should be known. Names are unique without regard to capitals, because they become folder names: a clash is
+        made unique by the parent folders' names, then by a number.
 
     Raises:
         PhanesInputError: the path does not exist, or holds no case.
     """
+    return find_cases_and_series(dataset_dir, selection)[0]
+
+
+def find_cases_and_series(
+    dataset_dir: str | Path, selection: SeriesSelection | None = None
+) -> tuple[list[dict[str, Any]], list[Decision]]:
+    """`find_cases`, and what was decided of each DICOM series on the way."""
     root = Path(dataset_dir).expanduser()
     if not str(dataset_dir).strip() or not root.exists():
         raise PhanesInputError(f"dataset_dir '{dataset_dir}' does not exist: give a folder or a file ({ACCEPTED}).")
-    if root.is_file():
-        paths = [root] if root.name.lower().endswith(SUFFIXES) or is_dicom_file(root) else []
-    else:
-        paths = _cases_below(root)
-    if not paths:
-        raise PhanesInputError(f"No images found in dataset_dir '{root}': it should hold {ACCEPTED}.")
-    return [
-        {"image": str(path), "case": name} for path, name in zip(paths, _unique_names(paths, root.parent), strict=True)
-    ]
+    images, dicoms = _files_below(root) if root.is_dir() else _one_file(root)
+    selection = selection or SeriesSelection()
+    series = find_series(dicoms)
+    decisions = selection.decide_single(series) if root.is_file() else selection.decide(series)
+    crowded = Counter(file.parent for one in series for file in one.files[:1])
+    items: list[tuple[str, dict[str, Any]]] = [(case_stem(path), {"image": str(path)}) for path in images]
+    for decision in decisions:
+        if decision.chosen:
+            one = decision.series
+            place = root if root.is_file() else one.folder
+            name = case_stem(place.resolve())
+            if crowded[one.files[0].parent] > 1 or any(file.parent != place for file in one.files if place.is_dir()):
+                name = f"{name}_series{one.number or series.index(one) + 1}"
+            note = "; ".join(filter(None, [decision.warning, one.note]))
+            item: dict[str, Any] = {"image": str(place)}
+            if place.is_dir():
+                item["files"] = [str(file) for file in one.files]
+            items.append((name, item | ({"note": note} if note else {})))
+    if not items:
+        raise PhanesInputError(_nothing_found(root, decisions))
+    items.sort(key=lambda pair: (pair[1]["image"], pair[0]))
+    names = _unique_names([name for name, _ in items], [Path(item["image"]) for _, item in items], root.parent)
+    return [{"case": name, **item} for name, (_, item) in zip(names, items, strict=True)], decisions
 
 
-def _cases_below(root: Path) -> list[Path]:
-    """Image files, and folders that directly hold DICOM files, in sorted order."""
-    cases: set[Path] = set()
+def _one_file(path: Path) -> tuple[list[Path], list[Path]]:
+    if path.name.lower().endswith(SUFFIXES):
+        return [path], []
+    return [], [path] if is_dicom_file(path) else []
+
+
+def _files_below(root: Path) -> tuple[list[Path], list[Path]]:
+    """Image files and DICOM files, in sorted order."""
+    images: list[Path] = []
+    dicoms: list[Path] = []
     visited: set[Path] = set()
     for folder, subfolders, files in os.walk(root, followlinks=True):
         real = Path(folder).resolve()
@@ -73,15 +96,26 @@ def _cases_below(root: Path) -> list[Path]:
             if not path.is_file():  # a pipe or a broken link
                 continue
             if path.name.lower().endswith(SUFFIXES):
-                cases.add(path)
-            elif path.parent not in cases and path.name != "DICOMDIR" and is_dicom_file(path):
-                cases.add(path.parent)
-    return sorted(cases)
+                images.append(path)
+            elif path.name != "DICOMDIR" and is_dicom_file(path):
+                dicoms.append(path)
+    return sorted(images), sorted(dicoms)
 
 
-def _unique_names(paths: list[Path], base: Path) -> list[str]:
+def _nothing_found(root: Path, decisions: list[Decision]) -> str:
+    if not decisions:
+        return f"No images found in dataset_dir '{root}': it should hold {ACCEPTED}."
+    reasons = [f"'{d.series.description or d.series.folder.name}' is left out: {d.reason}" for d in decisions[:3]]
+    more = f"; and {len(decisions) - 3} more" if len(decisions) > 3 else ""
+    return (
+        f"No T1w series among the {len(decisions)} DICOM series in dataset_dir '{root}' ({'; '.join(reasons)}{more}): "
+        "choose one with --series_uid, or change the rules with --series_rules."
+    )
+
+
+def _unique_names(names: list[str], paths: list[Path], base: Path) -> list[str]:
     """Case names that stay distinct on file systems that ignore capitals."""
-    names = [case_stem(path) for path in paths]
+    names = list(names)
     clashes = {name for name, count in Counter(n.casefold() for n in names).items() if count > 1}
     for i, path in enumerate(paths):
         if names[i].casefold() in clashes:

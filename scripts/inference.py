@@ -17,7 +17,9 @@ from monai.transforms import apply_transform
 
 from .calibration import sha256
 from .cli import fail
-from .data import find_cases
+from .data import find_cases_and_series
+from .dicom.listing import write_series_list
+from .dicom.selection import SeriesSelection
 from .errors import PhanesInputError, PhanesOutputError
 from .sources import changed_while_read, signature
 
@@ -106,8 +108,15 @@ def run_cases(evaluator: CaseEvaluator, reporter: Any) -> None:
         reporter.records.close()
 
 
-def checked_cases(dataset_dir: str, output_dir: str, device: str | torch.device = "cpu") -> list[dict[str, str]]:
+def checked_cases(
+    dataset_dir: str,
+    output_dir: str,
+    device: str | torch.device = "cpu",
+    selection: SeriesSelection | None = None,
+) -> list[dict[str, Any]]:
     """The cases of a run, after the checks that need no image: input, output folder, device.
+
+    Where there are DICOM series, `<output_dir>/series.csv` lists all of them and why each is analysed or left out.
 
     Returns:
         Items of `find_cases`, without those that lie inside the output folder.
@@ -116,7 +125,7 @@ def checked_cases(dataset_dir: str, output_dir: str, device: str | torch.device 
         SystemExit: one sentence on the command line (`PhanesInputError` elsewhere).
     """
     try:
-        cases = find_cases(dataset_dir)
+        cases, decisions = find_cases_and_series(dataset_dir, selection)
         _check_output_dir(Path(output_dir), Path(dataset_dir))
         _check_device(device)
     except PhanesInputError as error:
@@ -125,6 +134,10 @@ def checked_cases(dataset_dir: str, output_dir: str, device: str | torch.device 
     cases = [case for case in cases if output not in Path(case["image"]).resolve().parents]
     if not cases:
         fail(f"dataset_dir '{dataset_dir}' holds nothing but earlier results in output_dir: choose another output_dir.")
+    if decisions:
+        write_series_list(decisions, Path(output_dir) / "series.csv")
+        chosen = sum(decision.chosen for decision in decisions)
+        print(f"{chosen} of {len(decisions)} DICOM series chosen: {Path(output_dir) / 'series.csv'}")
     return cases
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
 from monai.config import KeysCollection
 from monai.data import ImageReader, MetaTensor, NibabelReader, PILReader
 from monai.transforms import LoadImaged
@@ -21,10 +20,11 @@ from monai.utils import MetaKeys, SpaceKeys
 from numpy.typing import NDArray
 from PIL import Image
 
-from .data import ACCEPTED, SUFFIXES, is_dicom_file
+from .data import ACCEPTED, SUFFIXES
+from .dicom.headers import is_dicom_file
+from .dicom.read import SourceSeries, read_source
 from .errors import PhanesInputError
-
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+from .transforms import add_warning
 
 
 def _as_volume(array: NDArray, affine: NDArray, meta: dict, spacing_known: bool = True) -> tuple[NDArray, dict]:
@@ -93,45 +93,35 @@ class PngSliceReader(PILReader):
 
 
 class DicomSeriesReader(ImageReader):
-    """A folder that holds one series, or one file (multi-frame or a single slice), by `highdicom`.
+    """A folder that holds one series, or one file (multi-frame or a single slice); see `dicom.read.read_source`.
 
-    Slices are sorted by position; rescale slope and MONOCHROME1 are applied; unequal spacing, orientation or size,
-    duplicates and mixed series are refused. The array axes are (column, row, slice), as DICOM to NIfTI converters do.
+    Slices are sorted by position; rescale slope and MONOCHROME1 are applied. The array axes are (column, row, slice),
+    as DICOM to NIfTI converters do.
+
+    Args:
+        files: the files of the series, where the path that is read holds others too.
     """
+
+    def __init__(self, files: Sequence[str] | None = None) -> None:
+        self.files = files
 
     def verify_suffix(self, filename: Any) -> bool:
         return True
 
-    def read(self, data: Any, **kwargs: Any) -> list[pydicom.Dataset]:
-        path = Path(data[0] if isinstance(data, (tuple, list)) else data)
-        files = [path] if path.is_file() else [p for p in sorted(path.iterdir()) if p.is_file() and is_dicom_file(p)]
-        datasets: list[pydicom.Dataset] = [pydicom.dcmread(p, **kwargs) for p in files if p.name != "DICOMDIR"]
-        datasets = [d for d in datasets if "PixelData" in d]
-        if not datasets:
-            raise PhanesInputError("holds no DICOM images")
-        return datasets
+    def read(self, data: Any, **kwargs: Any) -> SourceSeries:
+        return read_source(self.files or (data[0] if isinstance(data, (tuple, list)) else data))
 
-    def get_data(self, img: Sequence[pydicom.Dataset]) -> tuple[NDArray, dict]:
-        import highdicom  # not in every host's environment (it needs pydicom 3); NIfTI and PNG work without it
-
-        series = {str(d.get("SeriesInstanceUID", "")) for d in img}
-        if len(series) > 1:
-            raise PhanesInputError(f"holds {len(series)} DICOM series; put each series into a folder of its own")
-        if len(img) == 1 and int(img[0].get("NumberOfFrames", 1)) > 1:
-            volume = highdicom.Image.from_dataset(img[0]).get_volume(dtype=np.float32)
-        else:
-            volume = highdicom.image.get_volume_from_series(list(img), dtype=np.float32)
-        # highdicom: axes (slice, row, column), affine to LPS.
-        array = volume.array.transpose(2, 1, 0)
-        affine = LPS_TO_RAS @ volume.affine[:, [2, 1, 0, 3]]
-        return _as_volume(np.ascontiguousarray(array), affine, {"modality": str(img[0].get("Modality", ""))})
+    def get_data(self, img: SourceSeries) -> tuple[NDArray, dict]:
+        meta = {"modality": str(img.images[0].get("Modality", "")), "warnings": img.note}
+        return _as_volume(img.array(), img.affine, meta)
 
 
 class CaseLoadImaged(LoadImaged):
     """`LoadImaged` that picks the reader by the kind of file and says in one sentence why a file cannot be read.
 
     Its name contains "LoadImage" because hosts that load images themselves (MONAI Deploy) drop such transforms.
-    NaN voxels become 0, with a warning kept in the image's meta data.
+    NaN voxels become 0, with a warning kept in the image's meta data. Items of `data.find_cases` may bring
+    `files`, which of a folder to read, and `note`, what is to be said of them; both are used up here.
 
     Args:
         keys: keys of the paths.
@@ -150,15 +140,18 @@ class CaseLoadImaged(LoadImaged):
 
     def __call__(self, data: Mapping[Hashable, Any], reader: ImageReader | None = None) -> dict[Hashable, Any]:
         d = dict(data)
+        files, note = d.pop("files", None), d.pop("note", "")
         for key in self.key_iterator(d):
             path = Path(d[key])
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # header quirks that the libraries mend by themselves
-                    image = self._loader(str(path), reader or self._reader_for(path))
+                    image = self._loader(str(path), reader or self._reader_for(path, files))
                 if not self._loader.image_only:  # MONAI Label asks for the meta data as a dictionary of its own
                     image, d[f"{key}_meta_dict"] = image
-                d[key] = image if image.isfinite().all() else self._without_nan(image)
+                image = image if image.isfinite().all() else self._without_nan(image)
+                add_warning(image, note)
+                d[key] = image
             except PhanesInputError as error:
                 raise PhanesInputError(f"'{path}' {error}.") from error
             except MemoryError as error:
@@ -169,7 +162,7 @@ class CaseLoadImaged(LoadImaged):
         return d
 
     @staticmethod
-    def _reader_for(path: Path) -> ImageReader:
+    def _reader_for(path: Path, files: Sequence[str] | None = None) -> ImageReader:
         name = path.name.lower()
         if not path.exists():
             raise PhanesInputError("does not exist")
@@ -178,7 +171,7 @@ class CaseLoadImaged(LoadImaged):
         if path.is_file() and name.endswith(SUFFIXES):
             return NiftiSliceReader()
         if path.is_dir() or is_dicom_file(path):
-            return DicomSeriesReader()
+            return DicomSeriesReader(files)
         raise PhanesInputError(f"is of no accepted kind; give {ACCEPTED}")
 
     @staticmethod
@@ -186,6 +179,6 @@ class CaseLoadImaged(LoadImaged):
         if image.isinf().any() or image.isnan().all():
             raise PhanesInputError("holds infinite values or nothing but NaN; replace them with finite intensities")
         share = 100.0 * float(image.isnan().float().mean())
-        image.meta["warnings"] = f"{share:.2g} % of the voxels are NaN and count as 0"
+        add_warning(image, f"{share:.2g} % of the voxels are NaN and count as 0")
         image[image.isnan()] = 0.0
         return image

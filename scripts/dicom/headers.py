@@ -1,0 +1,59 @@
+"""Headers of DICOM files: which files are DICOM, and values of attributes wherever an object keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.misc import is_dicom
+
+
+def is_dicom_file(path: Path) -> bool:
+    """True for a readable file with a DICOM preamble, or with the suffix `.dcm` (files without preamble exist)."""
+    if path.suffix.lower() == ".dcm":
+        return True
+    try:
+        return is_dicom(path)
+    except OSError:
+        return False
+
+
+def read_header(path: Path, tags: list[str] | None = None) -> Dataset:
+    """Header without pixels, of the named attributes only where `tags` (which must hold SOPClassUID) is given.
+
+    Raises:
+        InvalidDicomError: no DICOM object in the file; on a broken file whatever else pydicom raises.
+    """
+    header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags, force=True)
+    if "SOPClassUID" not in header:
+        raise InvalidDicomError("holds no DICOM object")
+    return header
+
+
+def header_values(header: Dataset, keyword: str, frame: int = 0) -> list[Any]:
+    """Values of an attribute, without empty ones.
+
+    Args:
+        header: of a single-frame object, or of an enhanced one, where what is not at the top is looked for in the
+            functional groups.
+        keyword: of the attribute.
+        frame: of an enhanced object.
+    """
+    if keyword in header:
+        return _listed(header[keyword].value)
+    groups = [*header.get("PerFrameFunctionalGroupsSequence", [])[frame : frame + 1]]
+    groups += header.get("SharedFunctionalGroupsSequence", [])[:1]
+    for group in groups:
+        for macro in (element.value for element in group if element.VR == "SQ"):
+            if len(macro) and keyword in macro[0]:
+                return _listed(macro[0][keyword].value)
+    return []
+
+
+def _listed(value: Any) -> list[Any]:
+    many = isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+    return [one for one in (value if many else [value]) if one is not None and one != ""]
