@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,9 @@ def read_header(path: Path, tags: list[str] | None = None) -> Dataset:
     Raises:
         InvalidDicomError: no DICOM object in the file; on a broken file whatever else pydicom raises.
     """
-    header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags, force=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # header quirks that pydicom mends by itself
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags, force=True)
     if "SOPClassUID" not in header:
         raise InvalidDicomError("holds no DICOM object")
     return header
