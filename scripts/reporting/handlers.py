@@ -12,7 +12,9 @@ from monai.engines import IterationEvents
 from tqdm import tqdm
 
 from ..cli import fail
+from ..dicom.case_writer import DicomCaseWriter
 from ..inference import CaseEvents
+from ..transforms import add_warning
 from ..versions import versions
 from .pictures import case_figure, save_figure
 from .records import CaseRecords
@@ -38,6 +40,7 @@ class CaseReporter:
         healthy_scores: anomaly scores of healthy scans, for the report; None when the calibration did not record them.
         cases: all cases of the run, for the order of the summary; those that were finished before are in it, too.
         records: where the ends of the cases are noted.
+        dicom: writes `<case>/dicom/` too; None does not.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class CaseReporter:
         *,
         cases: Sequence[Mapping[str, Any]],
         records: CaseRecords,
+        dicom: DicomCaseWriter | None = None,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.threshold = threshold
@@ -62,6 +66,7 @@ class CaseReporter:
         self.records = records
         self.ended = 0  # cases of this run
         self.summary_due = 0
+        self.dicom = dicom
 
     def attach(self, engine: Engine) -> None:
         """Listen to a `CaseEvaluator`."""
@@ -82,7 +87,11 @@ class CaseReporter:
                 save_view(case_view(output, slices, scales, self.threshold), view_path(folder, case))
             if self.save.get("picture", True):
                 save_figure(case_figure(output, slices, scales, self.threshold, case), folder / f"{case}.png")
+            if self.dicom is not None:
+                self.dicom(case, output, folder)
 
+        if self.dicom is not None:
+            add_warning(output["image"], self.dicom.note(output))
         voxel = abs(np.linalg.det(np.asarray(output["source"].meta["original_affine"], dtype=float)[:3, :3]))
         result = CaseResult(
             case=case,

@@ -26,8 +26,8 @@ IMAGES: dict[str, tuple[str, type]] = {
 
 
 def result_names(case: str) -> list[str]:
-    """Names of all files that a case can have."""
-    return [f"{case}_{suffix}.nii.gz" for suffix, _ in IMAGES.values()] + [f"{case}.png", f"{case}_view.json"]
+    """Names of all files and folders that a case can have."""
+    return [f"{case}_{suffix}.nii.gz" for suffix, _ in IMAGES.values()] + [f"{case}.png", f"{case}_view.json", "dicom"]
 
 
 @contextmanager
@@ -57,6 +57,8 @@ def replaced_together(folder: Path, known: list[str], partial_root: Path | None 
             partial.rename(folder)
         else:
             for path in written:
+                if path.is_dir():  # a folder cannot be renamed onto a full one
+                    shutil.rmtree(folder / path.name, ignore_errors=True)
                 path.replace(folder / path.name)
             remove_files(folder, [name for name in known if name not in {path.name for path in written}])
     finally:
@@ -64,10 +66,12 @@ def replaced_together(folder: Path, known: list[str], partial_root: Path | None 
 
 
 def remove_files(folder: Path, names: list[str]) -> None:
-    """Remove the named files, and the folder if that leaves it empty."""
+    """Remove the named files and folders, and the folder itself if that leaves it empty."""
     if folder.is_symlink() or not folder.is_dir():
         return
     for name in names:
+        if (folder / name).is_dir():
+            shutil.rmtree(folder / name)
         (folder / name).unlink(missing_ok=True)
     if not any(folder.iterdir()):
         folder.rmdir()

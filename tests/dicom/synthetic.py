@@ -27,25 +27,25 @@ SHARED_BY_FRAMES = """
     StudyDate StudyTime AccessionNumber Modality Manufacturer ReferringPhysicianName SeriesDescription PatientName
     PatientID PatientBirthDate PatientSex StudyInstanceUID SeriesInstanceUID StudyID SeriesNumber FrameOfReferenceUID
     PositionReferenceIndicator SamplesPerPixel PhotometricInterpretation Rows Columns BitsAllocated BitsStored HighBit
-    PixelRepresentation ContentDate ContentTime
+    PixelRepresentation ContentDate ContentTime BodyPartExamined
 """
 
 
 def header(**changes: Any) -> Dataset:
     """What all images of a 3-D gradient-echo series share."""
     ds = Dataset()
-    ds.ImageType = ["ORIGINAL", "PRIMARY", "M", "ND"]
+    ds.ImageType = ["ORIGINAL", "PRIMARY", "OTHER"]
     ds.SOPClassUID = MRImageStorage
     ds.StudyDate = ds.SeriesDate = ds.AcquisitionDate = ds.ContentDate = "20240102"
     ds.StudyTime = ds.SeriesTime = ds.AcquisitionTime = ds.ContentTime = "030405"
     ds.AccessionNumber, ds.Modality, ds.Manufacturer = "A1", "MR", "Maker"
     ds.ReferringPhysicianName, ds.SeriesDescription = "Doe^Ref", "t1_mprage_sag"
     ds.PatientName, ds.PatientID, ds.PatientBirthDate, ds.PatientSex = "Test^Head", "P1", "19700101", "O"
-    ds.ScanningSequence, ds.SequenceVariant, ds.ScanOptions = ["GR", "IR"], ["SP", "MP"], "IR"
+    ds.ScanningSequence, ds.SequenceVariant, ds.ScanOptions = ["GR", "IR"], ["SP", "MP"], "PFF"
     ds.MRAcquisitionType, ds.SequenceName = "3D", "tfl"
     ds.RepetitionTime, ds.EchoTime, ds.InversionTime, ds.FlipAngle, ds.EchoTrainLength = 2000, 2.5, 900, 9, 1
     ds.MagneticFieldStrength = 3
-    ds.PatientPosition = "HFS"
+    ds.PatientPosition, ds.BodyPartExamined = "HFS", "HEAD"
     ds.StudyInstanceUID, ds.SeriesInstanceUID = STUDY, generate_uid(entropy_srcs=["series"])
     ds.StudyID, ds.SeriesNumber, ds.AcquisitionNumber = "S1", 4, 1
     ds.FrameOfReferenceUID, ds.PositionReferenceIndicator = FRAME, ""

@@ -1,0 +1,163 @@
+"""What all result objects share: who made them, coded concepts, the study they belong to, and the notice they carry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import copy
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from monai.utils import optional_import
+from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code
+
+from .. import __version__
+from .read import SourceSeries
+
+highdicom, _ = optional_import("highdicom")
+
+SHORT_NOTICE = "Research use only; not a medical device"
+NOTICE = f"{SHORT_NOTICE}. A low score does not exclude disease; a marked region need not be a lesion."
+RESEARCH = "research use only"
+NAME = "PHANES"
+SCHEME = "99PHANES"  # private coding scheme for what no public one has a code for
+
+REGION = Code("region", SCHEME, "Region above anomaly threshold")
+ANOMALY = Code("anomaly-map", SCHEME, "Anomaly map of PHANES, equation 4")
+SCORE = Code("score", SCHEME, "Anomaly score: mean of the anomaly map over the analysed slices")
+EXPECTED = Code("expected-fp", SCHEME, "Expected false-positive volume of a healthy scan")
+THRESHOLD = Code("threshold", SCHEME, "Threshold of the anomaly map")
+THICKNESS = Code("thickness", SCHEME, "Thickness of the analysed slab")
+SYNTHESIS = Code("synthesis", SCHEME, "Pseudo-healthy synthesis")
+
+# Type 2 attributes that highdicom takes from the source without asking whether they are there.
+PATIENT_AND_STUDY = (
+    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber"),
+    *("StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName"),
+)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The numbers of one case.
+
+    Attributes:
+        anomaly_score: mean of the anomaly map over the analysed slices, on the network's grid.
+        threshold: of the label.
+        slices: number of analysed slices.
+        thickness_mm: that they stand for together.
+        expected_mm3: expected false-positive volume of a healthy scan over that thickness; None when not calibrated.
+    """
+
+    anomaly_score: float
+    threshold: float
+    slices: int = 1
+    thickness_mm: float = 1.0
+    expected_mm3: float | None = None
+
+
+@dataclass(frozen=True)
+class Software:
+    """What made the results.
+
+    Attributes:
+        version: of the code.
+        weights: SHA-256 of the weights, "" when not known.
+        parameters: settings worth keeping, name to value.
+    """
+
+    version: str = __version__
+    weights: str = ""
+    parameters: Mapping[str, str] = field(default_factory=dict)
+
+    def equipment(self) -> dict[str, Any]:
+        """Arguments of the General and Enhanced General Equipment modules, for highdicom's constructors."""
+        return {
+            "manufacturer": NAME,
+            "manufacturer_model_name": f"{NAME} T1w brain anomaly ({RESEARCH})",
+            "software_versions": [self.version, f"weights {self.weights[:16] or 'unknown'}"],
+            "device_serial_number": self.weights[:16] or "unknown",
+        }
+
+    def algorithm(self) -> Any:
+        """Algorithm identification macro of a segment."""
+        return highdicom.AlgorithmIdentificationSequence(
+            name=NAME,
+            family=ARTIFICIAL_INTELLIGENCE,
+            version=self.version,
+            source=f"{NAME} ({RESEARCH})",
+            parameters=dict(self.parameters) | {"weights": self.weights[:16]},
+        )
+
+    def algorithm_of_report(self) -> Any:
+        """The same as a template of a structured report (TID 4019)."""
+        return highdicom.sr.AlgorithmIdentification(
+            name=NAME,
+            version=self.version,
+            family=ARTIFICIAL_INTELLIGENCE,
+            parameters=[f"{name}={value}" for name, value in {**self.parameters, "weights": self.weights[:16]}.items()],
+        )
+
+
+ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")
+
+
+class Target:
+    """Where new objects of one run belong: the source's study, with series numbers and UIDs of their own.
+
+    Args:
+        source: the series that was analysed.
+        software: what made the results.
+    """
+
+    def __init__(self, source: SourceSeries, software: Software) -> None:
+        self.images = [_completed(image) for image in source.images]
+        self.software = software
+        self.now = datetime.now()
+        number = int(self.images[0].get("SeriesNumber") or 0)
+        self.first_number = 1000 * number if 0 < number < 2**20 else 9000
+
+    @property
+    def reference(self) -> Dataset:
+        """The source image whose patient, study and frame of reference the results take over."""
+        return self.images[0]
+
+    def series(self, index: int, description: str) -> dict[str, Any]:
+        """Arguments of a new series: its number, UID, description (which says "research use only") and date."""
+        return {
+            "series_instance_uid": highdicom.UID(),
+            "series_number": self.first_number + index,
+            "series_description": f"{NAME} {description} - {RESEARCH}",
+            "series_date": self.now.date(),
+            "series_time": self.now.time(),
+            "content_date": self.now.date(),
+            "content_time": self.now.time(),
+            "coding_schemes": [coding_scheme()],
+        }
+
+    def instance(self, number: int = 1) -> dict[str, Any]:
+        """Arguments of a new instance."""
+        return {"sop_instance_uid": highdicom.UID(), "instance_number": number}
+
+
+def mark_body_part(image: Any, source: Dataset) -> Any:
+    """Say which part of the body an image shows, as the source does; without it a viewer asks for a side."""
+    image.BodyPartExamined = source.get("BodyPartExamined") or "BRAIN"
+    return image
+
+
+def coding_scheme() -> Any:
+    """Identification of the private coding scheme."""
+    return highdicom.coding_schemes.CodingSchemeIdentificationItem(
+        designator=SCHEME, name=f"{NAME} private codes", version="1", responsible_organization=NAME
+    )
+
+
+def _completed(image: Dataset) -> Dataset:
+    """The image with the attributes that highdicom asks for, empty where the source lacks them."""
+    image = copy(image)
+    for keyword in PATIENT_AND_STUDY:
+        if keyword not in image:
+            setattr(image, keyword, None)
+    return image

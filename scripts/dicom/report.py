@@ -1,0 +1,101 @@
+"""The numbers of a case as a DICOM structured report: TID 1500 Measurement Report in a Comprehensive 3D SR."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from monai.utils import optional_import
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
+
+from .concepts import (
+    EXPECTED,
+    NAME,
+    NOTICE,
+    REGION,
+    RESEARCH,
+    SCORE,
+    THICKNESS,
+    THRESHOLD,
+    Findings,
+    Target,
+)
+
+highdicom, _ = optional_import("highdicom")
+
+MR_BRAIN = Code("24590-2", "LN", "MR Brain")
+
+
+def structured_report(
+    segmentation: Any, anomaly_map: Any, volume_mm3: float, findings: Findings, target: Target
+) -> Any:
+    """Two groups of measurements: the marked region (TID 1411) and the analysed slices as a whole (TID 1501).
+
+    Args:
+        segmentation: the label's object, to which the first group refers.
+        anomaly_map: the map's object, to which the second group refers.
+        volume_mm3: of the label.
+        findings: the case's numbers.
+        target: where the report belongs.
+
+    Returns:
+        `highdicom.sr.Comprehensive3DSR`.
+    """
+    sr = highdicom.sr
+    algorithm = target.software.algorithm_of_report()
+
+    def measured(name: Code, value: float, unit: Code) -> Any:
+        return sr.Measurement(name=name, value=float(f"{value:.6g}"), unit=unit, algorithm_id=algorithm)
+
+    region = sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
+        tracking_identifier=sr.TrackingIdentifier(
+            uid=segmentation.SegmentSequence[0].TrackingUID, identifier=segmentation.SegmentSequence[0].TrackingID
+        ),
+        referenced_segment=sr.ReferencedSegment(
+            sop_class_uid=segmentation.SOPClassUID,
+            sop_instance_uid=segmentation.SOPInstanceUID,
+            segment_number=1,
+            source_series=sr.SourceSeriesForSegmentation(target.reference.SeriesInstanceUID),
+        ),
+        finding_type=REGION,
+        finding_sites=[sr.FindingSite(anatomic_location=codes.SCT.Brain)],
+        algorithm_id=algorithm,
+        measurements=[measured(codes.SCT.Volume, volume_mm3, codes.UCUM.CubicMillimeter)],
+    )
+    numbers = [
+        measured(SCORE, findings.anomaly_score, codes.UCUM.NoUnits),
+        measured(THRESHOLD, findings.threshold, codes.UCUM.NoUnits),
+        measured(THICKNESS, findings.thickness_mm, codes.UCUM.Millimeter),
+    ]
+    if findings.expected_mm3 is not None:
+        numbers.append(measured(EXPECTED, findings.expected_mm3, codes.UCUM.CubicMillimeter))
+    whole = sr.MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=sr.TrackingIdentifier(uid=highdicom.UID(), identifier=f"{NAME} analysed slices"),
+        source_images=[sr.SourceImageForMeasurementGroup.from_source_image(anomaly_map)],
+        algorithm_id=algorithm,
+        finding_sites=[sr.FindingSite(anatomic_location=codes.SCT.Brain)],
+        measurements=numbers,
+    )
+    device = sr.ObserverContext(
+        observer_type=codes.DCM.Device,
+        observer_identifying_attributes=sr.DeviceObserverIdentifyingAttributes(
+            uid=highdicom.UID(), name=f"{NAME} ({RESEARCH})", manufacturer_name=NAME, model_name=target.software.version
+        ),
+    )
+    report = sr.MeasurementReport(
+        observation_context=sr.ObservationContext(observer_device_context=device),
+        procedure_reported=MR_BRAIN,
+        imaging_measurements=[region, whole],
+        title=codes.cid7021.ImagingMeasurementReport,
+    )
+    report[0].ContentSequence.append(
+        sr.TextContentItem(name=codes.DCM.Comment, value=NOTICE, relationship_type=sr.RelationshipTypeValues.CONTAINS)
+    )
+    return sr.Comprehensive3DSR(
+        evidence=[*target.images, segmentation, anomaly_map],
+        content=report[0],
+        is_complete=True,
+        **target.series(5, "report"),
+        **target.instance(),
+        **target.software.equipment(),
+    )
