@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from monai.data import MetaTensor
 
+from ..cli import as_bool
 from ..errors import PhanesInputError
 from .concepts import Findings, Software
 from .output import write_dicom_results
@@ -25,6 +26,7 @@ class DicomCaseWriter:
         calibration: the record of the calibration; its expected false-positive volume is reported when its own label
             threshold is used.
         parameters: settings to keep in the objects, name to value.
+        enabled: False writes nothing.
     """
 
     def __init__(
@@ -33,7 +35,9 @@ class DicomCaseWriter:
         threshold: float,
         calibration: Mapping[str, Any],
         parameters: Mapping[str, Any] | None = None,
+        enabled: bool = True,
     ) -> None:
+        self.enabled = as_bool("dicom_output", enabled)
         self.cases = {case["case"]: case for case in cases}
         self.threshold = threshold
         self.calibration = calibration

@@ -11,7 +11,7 @@ from ignite.engine import Engine
 from monai.engines import IterationEvents
 from tqdm import tqdm
 
-from ..cli import fail
+from ..cli import as_bool, fail
 from ..dicom.case_writer import DicomCaseWriter
 from ..inference import CaseEvents
 from ..transforms import add_warning
@@ -58,8 +58,8 @@ class CaseReporter:
     ) -> None:
         self.output_dir = Path(output_dir)
         self.threshold = threshold
-        self.save = dict(save or {})
-        self.report = report
+        self.save = {name: as_bool(f"save_{name}", wanted) for name, wanted in (save or {}).items()}
+        self.report = as_bool("report", report)
         self.about = dict(about or {})
         self.healthy_scores = tuple(healthy_scores or ())
         self.cases = {item["case"]: item for item in cases}
