@@ -39,20 +39,13 @@ def find_cases(dataset_dir: str | Path, selection: SeriesSelection | None = None
     Raises:
         PhanesInputError: the path does not exist, or holds no case.
     """
-    return find_cases_and_series(dataset_dir, selection)[0]
-
-
-def find_cases_and_series(
-    dataset_dir: str | Path, selection: SeriesSelection | None = None
-) -> tuple[list[dict[str, Any]], list[Decision]]:
-    """`find_cases`, and what was decided of each DICOM series on the way."""
     root = Path(dataset_dir).expanduser()
     if not str(dataset_dir).strip() or not root.exists():
         raise PhanesInputError(f"dataset_dir '{dataset_dir}' does not exist: give a folder or a file ({ACCEPTED}).")
     images, dicoms = _files_below(root) if root.is_dir() else _one_file(root)
     selection = selection or SeriesSelection()
     series = find_series(dicoms)
-    decisions = selection.decide_single(series) if root.is_file() else selection.decide(series)
+    decisions = selection.decide(series, named=root.is_file())
     crowded = Counter(file.parent for one in series for file in one.files[:1])
     items: list[tuple[str, dict[str, Any]]] = [(case_stem(path), {"image": str(path)}) for path in images]
     for decision in decisions:
@@ -71,7 +64,7 @@ def find_cases_and_series(
         raise PhanesInputError(_nothing_found(root, decisions))
     items.sort(key=lambda pair: (pair[1]["image"], pair[0]))
     names = _unique_names([name for name, _ in items], [Path(item["image"]) for _, item in items], root.parent)
-    return [{"case": name, **item} for name, (_, item) in zip(names, items, strict=True)], decisions
+    return [{"case": name, **item} for name, (_, item) in zip(names, items, strict=True)]
 
 
 def _one_file(path: Path) -> tuple[list[Path], list[Path]]:

@@ -17,8 +17,7 @@ from monai.transforms import apply_transform
 
 from .calibration import sha256
 from .cli import fail
-from .data import find_cases_and_series
-from .dicom.listing import write_series_list
+from .data import find_cases
 from .dicom.selection import SeriesSelection
 from .errors import PhanesInputError, PhanesOutputError
 from .sources import changed_while_read, signature
@@ -116,8 +115,6 @@ def checked_cases(
 ) -> list[dict[str, Any]]:
     """The cases of a run, after the checks that need no image: input, output folder, device.
 
-    Where there are DICOM series, `<output_dir>/series.csv` lists all of them and why each is analysed or left out.
-
     Returns:
         Items of `find_cases`, without those that lie inside the output folder.
 
@@ -125,7 +122,7 @@ def checked_cases(
         SystemExit: one sentence on the command line (`PhanesInputError` elsewhere).
     """
     try:
-        cases, decisions = find_cases_and_series(dataset_dir, selection)
+        cases = find_cases(dataset_dir, selection)
         _check_output_dir(Path(output_dir), Path(dataset_dir))
         _check_device(device)
     except PhanesInputError as error:
@@ -134,10 +131,6 @@ def checked_cases(
     cases = [case for case in cases if output not in Path(case["image"]).resolve().parents]
     if not cases:
         fail(f"dataset_dir '{dataset_dir}' holds nothing but earlier results in output_dir: choose another output_dir.")
-    if decisions:
-        write_series_list(decisions, Path(output_dir) / "series.csv")
-        chosen = sum(decision.chosen for decision in decisions)
-        print(f"{chosen} of {len(decisions)} DICOM series chosen: {Path(output_dir) / 'series.csv'}")
     return cases
 
 

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
 from pathlib import Path
 
-from ..reporting.results import write_atomically
-from .selection import Decision
+from ..files import write_atomically
+from .selection import SeriesSelection
 
 COLUMNS = ("chosen", "reason", "series_uid", "study_uid", "number", "description", "images", "folder", "note")
 
 
-def write_series_list(decisions: Sequence[Decision], path: Path) -> None:
-    """Write the list as CSV, in the order found."""
+def write_series_list(selection: SeriesSelection, output_dir: str) -> None:
+    """Write `<output_dir>/series.csv`, in the order found; nothing where there were no DICOM series.
+
+    Args:
+        selection: after it has decided.
+        output_dir: folder of the results.
+    """
+    if not selection.decisions:
+        return
 
     def write(partial: Path) -> None:
         with partial.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(COLUMNS)
-            for decision in decisions:
+            for decision in selection.decisions:
                 series = decision.series
                 note = "; ".join(filter(None, [decision.warning, series.note]))
                 names = (series.uid, series.study_uid, series.number, series.description)
@@ -27,4 +33,7 @@ def write_series_list(decisions: Sequence[Decision], path: Path) -> None:
                     ["yes" if decision.chosen else "no", decision.reason, *names, series.frames, series.folder, note]
                 )
 
+    path = Path(output_dir) / "series.csv"
     write_atomically(path, write)
+    chosen = sum(decision.chosen for decision in selection.decisions)
+    print(f"{chosen} of {len(selection.decisions)} DICOM series chosen: {path}")

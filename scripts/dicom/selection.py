@@ -39,7 +39,7 @@ class Decision:
 
 
 class SeriesSelection:
-    """The user's choice of series, as the config gives it.
+    """The user's choice of series, as the config gives it; it keeps the last `decisions`, for the list of series.
 
     Args:
         rules: JSON file of the rule set, or the rule set; None takes every series.
@@ -63,18 +63,17 @@ class SeriesSelection:
         self.rules = load_rules(rules)
         self.uids = [uid] if isinstance(uid, str) else list(uid or [])
         self.rule = rule
+        self.decisions: list[Decision] = []
 
-    def decide(self, found: Sequence[Series]) -> list[Decision]:
-        """`choose_series` for series found in a folder."""
-        return choose_series(found, self.rules, self.uids, self.rule)
-
-    def decide_single(self, found: Sequence[Series]) -> list[Decision]:
-        """For a single file that the user has named: analysed whatever the rules say; what they say is a warning."""
-        decisions = self.decide(found)
-        named = "the file was named"
-        return [
-            d if d.chosen else Decision(d.series, True, named, f"by its DICOM header: {d.reason}") for d in decisions
-        ]
+    def decide(self, found: Sequence[Series], named: bool = False) -> list[Decision]:
+        """`choose_series`; a single file that the user named is analysed, and what the rules say of it is a warning."""
+        self.decisions = choose_series(found, self.rules, self.uids, self.rule)
+        if named:
+            self.decisions = [
+                d if d.chosen else Decision(d.series, True, "named", f"by its DICOM header: {d.reason}")
+                for d in self.decisions
+            ]
+        return self.decisions
 
 
 def load_rules(rules: str | Path | Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -70,9 +70,11 @@ def remove_files(folder: Path, names: list[str]) -> None:
     if folder.is_symlink() or not folder.is_dir():
         return
     for name in names:
-        if (folder / name).is_dir():
-            shutil.rmtree(folder / name)
-        (folder / name).unlink(missing_ok=True)
+        path = folder / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
     if not any(folder.iterdir()):
         folder.rmdir()
 

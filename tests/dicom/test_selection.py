@@ -11,7 +11,7 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import EnhancedMRImageStorage, SecondaryCaptureImageStorage
 
-from scripts.data import find_cases, find_cases_and_series
+from scripts.data import find_cases
 from scripts.dicom.selection import SeriesSelection, choose_series, judge, load_rules, matches
 from scripts.dicom.series import Series, find_series
 from scripts.errors import PhanesInputError
@@ -169,10 +169,11 @@ def test_a_tree_with_many_studies(tmp_path: Path) -> None:
         folder = tmp_path / "c" / f"part{part}"
         one_series(folder, SeriesNumber=21, StudyInstanceUID="1.2.3.3", origin=(0, 0, 3 * part))
     (tmp_path / "a" / "t1" / "notes.txt").write_text("no DICOM")
-    cases, decisions = find_cases_and_series(tmp_path, SeriesSelection(RULES))
+    selection = SeriesSelection(RULES)
+    cases = find_cases(tmp_path, selection)
     assert [case["case"] for case in cases] == ["t1", "b_series12", "c_series21"]
     assert [len(case["files"]) for case in cases] == [3, 3, 6]
-    assert len(decisions) == 6
+    assert len(selection.decisions) == 6
     assert find_cases(tmp_path, SeriesSelection(RULES, uid="1.2.13"))[0]["case"] == "b_series13"
 
 
