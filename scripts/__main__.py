@@ -7,9 +7,11 @@ import sys
 import fire
 
 from .baselines.train_all import train_baselines
+from .benchmark.run import benchmark
 from .demo import print_demo_summary, write_demo_input
 from .errors import PhanesInputError
 from .evaluation.gallery import draw_figures
+from .export import export
 from .package.build import package
 from .reporting.curves import plot_curves
 
@@ -18,6 +20,7 @@ class Commands:
     """PHANES beside its bundle workflows (`python -m monai.bundle run ...`)."""
 
     # A function that already reads well in `--help` is a verb as it is.
+    benchmark = staticmethod(benchmark)
     figures = staticmethod(draw_figures)
     package = staticmethod(package)
     train_baselines = staticmethod(train_baselines)
@@ -38,6 +41,18 @@ class Commands:
             out: the folder given to demo_input; the results are in OUT/results.
         """
         print_demo_summary(out)
+
+    def export(self, format: str = "torchscript", out: str = ".", bundle: str = "bundle", weights: str = "") -> None:
+        """Write the whole method as one file that runs without this package: slices in [0, 1] to the four channels.
+
+        Args:
+            format: torchscript, torch_export, onnx, or several, separated by commas.
+            out: folder; the files are called phanes.ts, phanes.pt2, phanes.onnx.
+            bundle: the bundle's folder.
+            weights: other weights than the bundle's own.
+        """
+        for path in export(format, out, bundle, weights or None):
+            print(path)
 
     def training_curves(self, *runs: str, out: str = "training_curves.png") -> None:
         """Draw the curves of trainings as one picture.

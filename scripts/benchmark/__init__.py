@@ -1,0 +1,1 @@
+"""What PHANES costs, beside the published composition and other methods: `python -m scripts benchmark`."""
