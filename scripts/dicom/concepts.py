@@ -13,6 +13,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
 from .. import __version__
+from .headers import header_number
 from .read import SourceSeries
 
 highdicom, _ = optional_import("highdicom")
@@ -115,7 +116,7 @@ class Target:
         self.images = [_completed(image) for image in source.images]
         self.software = software
         self.now = datetime.now()
-        number = int(self.images[0].get("SeriesNumber") or 0)
+        number = header_number(self.images[0], "SeriesNumber") or 0
         self.first_number = 1000 * number if 0 < number < 2**20 else 9000
 
     @property

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from .headers import header_values
+from .headers import header_number, header_values
 
 SPACING_TOLERANCE = 0.05  # of the slice distance
 ORIENTATION_TOLERANCE = 1e-3  # of a direction cosine, about 0.06 degrees
@@ -38,7 +38,7 @@ def planes_of(images: Sequence[Dataset]) -> list[Plane] | str:
     """One plane for each image, or each frame of a multi-frame object; a sentence when their place is not known."""
     planes = []
     for image in images:
-        for frame in range(int(image.get("NumberOfFrames", None) or 1)):
+        for frame in range(header_number(image, "NumberOfFrames") or 1):
             found = {name: np.asarray(header_values(image, name, frame), dtype=float) for name in NEEDED}
             missing = [name for name, values in found.items() if not values.size]
             if missing:

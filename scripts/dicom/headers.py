@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,8 @@ import pydicom
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.misc import is_dicom
+
+logger = logging.getLogger(__name__)
 
 
 def is_dicom_file(path: Path) -> bool:
@@ -38,7 +41,7 @@ def read_header(path: Path, tags: list[str] | None = None) -> Dataset:
 
 
 def header_values(header: Dataset, keyword: str, frame: int = 0) -> list[Any]:
-    """Values of an attribute, without empty ones.
+    """Values of an attribute, without empty ones; none when they cannot be decoded.
 
     Args:
         header: of a single-frame object, or of an enhanced one, where what is not at the top is looked for in the
@@ -46,6 +49,16 @@ def header_values(header: Dataset, keyword: str, frame: int = 0) -> list[Any]:
         keyword: of the attribute.
         frame: of an enhanced object.
     """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return _find(header, keyword, frame)
+        except Exception:  # pydicom decodes when a value is asked for, and raises many kinds on a broken one
+            logger.debug("%s cannot be decoded", keyword, exc_info=True)
+            return []
+
+
+def _find(header: Dataset, keyword: str, frame: int) -> list[Any]:
     if keyword in header:
         return _listed(header[keyword].value)
     groups = [*header.get("PerFrameFunctionalGroupsSequence", [])[frame : frame + 1]]
@@ -55,6 +68,14 @@ def header_values(header: Dataset, keyword: str, frame: int = 0) -> list[Any]:
             if len(macro) and keyword in macro[0]:
                 return _listed(macro[0][keyword].value)
     return []
+
+
+def header_number(header: Dataset, keyword: str) -> int | None:
+    """The first value of an attribute as a whole number, None when there is none."""
+    try:
+        return int(header_values(header, keyword)[0])
+    except (IndexError, TypeError, ValueError):
+        return None
 
 
 def _listed(value: Any) -> list[Any]:

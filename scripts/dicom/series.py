@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 
-from .headers import read_header
+from .headers import header_number, header_values, read_header
 
 INDEX_TAGS = ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "Rows"]
 
@@ -48,19 +48,18 @@ class Series:
     @property
     def frames(self) -> int:
         """Number of images: of files, or of the frames of a multi-frame file."""
-        return len(self.files) if len(self.files) > 1 else int(self.header.get("NumberOfFrames", None) or 1)
+        return len(self.files) if len(self.files) > 1 else header_number(self.header, "NumberOfFrames") or 1
 
     @property
     def number(self) -> int | None:
         """Series number, where there is one."""
-        value = self.header.get("SeriesNumber")
-        return None if value in (None, "") else int(value)
+        return header_number(self.header, "SeriesNumber")
 
     @property
     def description(self) -> str:
         """Series description, else protocol name, on one line."""
-        text = str(self.header.get("SeriesDescription", "") or self.header.get("ProtocolName", "") or "")
-        return " ".join(text.split())
+        names = header_values(self.header, "SeriesDescription") or header_values(self.header, "ProtocolName")
+        return " ".join(" ".join(map(str, names)).split())
 
 
 def find_series(files: Iterable[Path]) -> list[Series]:
@@ -83,7 +82,7 @@ def find_series(files: Iterable[Path]) -> list[Series]:
     for path in sorted(files):
         try:
             header = read_header(path, INDEX_TAGS)
-            uids = [str(header.get(name, "")) for name in INDEX_TAGS[:3]]
+            uids = [str(next(iter(header_values(header, name)), "")) for name in INDEX_TAGS[:3]]
             has_pixels = "Rows" in header
         except Exception:  # noqa: BLE001 - pydicom raises many kinds
             unreadable[path.parent].append(path)

@@ -322,11 +322,13 @@ def test_missing_optional_attributes_are_no_obstacle(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_inference_run_writes_them_beside_the_niftis(scratch_bundle: Path, tmp_path: Path) -> None:
-    """The whole way: a series is found, analysed and answered in DICOM; a second run without the option removes it."""
+    """The whole way: a series is found, analysed and answered in DICOM; the same head as NIfTI gives the same map; a
+    second run without the option removes the DICOM results."""
     head = head_slice(shape=(118, 100)).astype(int)
     images = slices(np.stack([head * 0, head, head * 0]), "axial", (4.0, 2.0, 2.0), (-100.0, -118.0, 0.0))
     save(images, tmp_path / "in" / "series")
-    nib.save(nib.Nifti1Image(head[::-1].T[..., None].astype(np.float32), np.diag([2, 2, 1, 1])), tmp_path / "in/x.nii")
+    source = read_source(tmp_path / "in" / "series")
+    nib.save(nib.Nifti1Image(source.array(), source.affine), tmp_path / "in" / "x.nii")
     run_inference(scratch_bundle, tmp_path / "in", tmp_path / "out", dicom_output="true", slices=[1], label_threshold=0)
     out = tmp_path / "out" / "series"
     label = nib.load(out / "series_label.nii.gz")
@@ -336,6 +338,8 @@ def test_the_inference_run_writes_them_beside_the_niftis(scratch_bundle: Path, t
     expected = np.asarray(label.dataobj)
     assert expected.any()
     np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(back).transpose(2, 1, 0) > 0, expected > 0)
+    maps = [np.asarray(nib.load(tmp_path / f"out/{c}/{c}_anomaly.nii.gz").dataobj) for c in ("series", "x")]
+    np.testing.assert_allclose(maps[0], maps[1], atol=1e-6 * maps[0].max())
     picture = pydicom.dcmread(out / "dicom" / "picture_1.dcm")
     assert picture.PhotometricInterpretation == "RGB"
     rows = (tmp_path / "out" / "summary.csv").read_text().splitlines()

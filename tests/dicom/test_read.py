@@ -16,8 +16,12 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from scripts.data import find_cases
 from scripts.dicom.read import read_source
+from scripts.dicom.selection import SeriesSelection
 from scripts.errors import PhanesInputError
+from scripts.readers import CaseLoadImaged
+from tests.conftest import BUNDLE
 from tests.dicom.synthetic import PLANES, enhanced, lps, save, slices
 
 VOXELS = np.random.default_rng(0).integers(0, 4000, (7, 32, 48))
@@ -167,3 +171,26 @@ def test_a_hundredth_of_jitter_is_no_problem(tmp_path: Path) -> None:
         slices(VOXELS, "axial", SPACING, ORIGIN, change=lambda i: position(i, *rng.normal(0, 0.01, 2))), tmp_path / "s"
     )
     assert read_source(folder).array().shape == (48, 32, 7)
+
+
+def test_damaged_headers_are_one_sentence_or_none(tmp_path: Path) -> None:
+    """Bytes changed at random anywhere but in the pixels: the file is read, or refused in a sentence; nothing else."""
+    rng = np.random.default_rng(4)
+    voxels = np.ones((2, 16, 16))
+    save(slices(voxels[:1]), tmp_path / "single")
+    save([enhanced(slices(voxels))], tmp_path / "enhanced")
+    whole = [(tmp_path / name / "0000.dcm").read_bytes() for name in ("single", "enhanced")]
+    selection, load = SeriesSelection(BUNDLE / "configs" / "dicom_series.json"), CaseLoadImaged("image")
+    refused = 0
+    for trial in range(200):
+        data = bytearray(whole[trial % 2])
+        for place in rng.integers(132, len(data) - 512 * (1 + trial % 2), rng.integers(1, 6)):
+            data[place] = rng.integers(256)
+        folder = tmp_path / "damaged"
+        folder.mkdir(exist_ok=True)
+        (folder / "x.dcm").write_bytes(bytes(data))
+        try:
+            load(dict(find_cases(folder, selection)[0]))
+        except PhanesInputError:
+            refused += 1
+    assert 50 < refused < 200
