@@ -12,7 +12,7 @@ from ignite.engine import Engine, Events
 from ignite.handlers import TimeLimit
 from ignite.handlers.tqdm_logger import ProgressBar
 from monai.data.utils import set_rnd
-from monai.engines import Trainer
+from monai.engines import SupervisedTrainer
 from monai.handlers import CheckpointLoader
 from monai.handlers.tensorboard_handlers import TensorBoardHandler
 from monai.utils import set_determinism
@@ -47,15 +47,17 @@ def prepare_image_as_target(
     return image, image
 
 
-class StepTrainer(Trainer):
-    """A MONAI trainer that calls a step from `steps.py` for every batch; the step owns its optimisers.
+class StepTrainer(SupervisedTrainer):
+    """A MONAI trainer that calls a step from `steps.py` for every batch; the step owns its optimisers and losses.
+
+    It is a `SupervisedTrainer` because MONAI's federated client takes no other, and exchanges `trainer.network`.
 
     Args:
         device: where to train.
         max_epochs: epochs.
         train_data_loader: yields dictionaries with `image`, (B, 1, H, W) in [0, 1].
         step: images -> dict of scalars, kept in `state.output`.
-        networks: set to training mode before every epoch.
+        networks: set to training mode before every epoch; the first one is the trainer's `network`.
         warmup_step: another step for the first epochs.
         warmup_epochs: how many.
         max_seconds: stop cleanly after this time (checked after every step).
@@ -83,9 +85,12 @@ class StepTrainer(Trainer):
         super().__init__(
             device=device,
             max_epochs=max_epochs,
-            data_loader=train_data_loader,
+            train_data_loader=train_data_loader,
+            network=networks[0],
+            optimizer=None,  # type: ignore[arg-type]
+            loss_function=None,  # type: ignore[arg-type]
             non_blocking=True,
-            handlers=train_handlers,
+            train_handlers=train_handlers,
             decollate=False,
         )
         self.step = step
@@ -106,7 +111,7 @@ class StepTrainer(Trainer):
         for network in self.networks:
             network.train()
 
-    def _iteration(self, engine: StepTrainer, batchdata: dict[str, Any]) -> dict[str, Tensor]:
+    def _iteration(self, engine: SupervisedTrainer, batchdata: dict[str, Any]) -> dict[str, Tensor]:
         images = image_batch(batchdata, engine.state.device, engine.non_blocking)
         warming_up = self.warmup_step is not None and engine.state.epoch <= self.warmup_epochs
         return self.warmup_step(images) if warming_up and self.warmup_step else self.step(images)
