@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -179,6 +180,22 @@ def read_calibration(path: str | Path, weights: str | Path) -> dict[str, Any]:
     return dict(record)
 
 
-def label_threshold(override: float | None, calibration: Mapping[str, Any]) -> float:
-    """The label threshold: the user's, or the calibrated one."""
-    return float(calibration["label_threshold"]) if override is None else override
+def label_threshold(override: float | str | None, calibration: Mapping[str, Any]) -> float:
+    """The label threshold: the user's, or the calibrated one.
+
+    Args:
+        override: a number >= 0, also as text (a host's options panel); `calibrated` or None for the calibration's.
+        calibration: the record.
+
+    Raises:
+        PhanesInputError: no such number.
+    """
+    if override is None or str(override).strip().lower() == "calibrated":
+        return float(calibration["label_threshold"])
+    try:
+        threshold = float(override)
+    except ValueError:
+        threshold = math.nan
+    if isinstance(override, bool) or not 0 <= threshold < math.inf:
+        raise PhanesInputError(f"label_threshold is {override!r}: give a number >= 0, or leave it out.")
+    return threshold

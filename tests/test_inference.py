@@ -201,7 +201,12 @@ def test_weights_and_calibration_must_be_there_and_belong_together(scratch_bundl
         with pytest.raises(PhanesInputError, match="is not a calibration record"):
             read_calibration(record, model)
     assert label_threshold(None, {"label_threshold": 0.5}) == 0.5
+    assert label_threshold("calibrated", {"label_threshold": 0.5}) == 0.5
     assert label_threshold(0.0, {"label_threshold": 0.5}) == 0.0
+    assert label_threshold("0.25", {"label_threshold": 0.5}) == 0.25
+    for wrong in ("high", "", -0.1, "nan", float("inf"), True):
+        with pytest.raises(PhanesInputError, match=r"label_threshold is .*: give a number"):
+            label_threshold(wrong, {"label_threshold": 0.5})
 
 
 def test_weights_without_a_mask_threshold_do_not_pass_for_a_healthy_finding(

@@ -63,9 +63,11 @@ def test_training_and_inference_preprocess_alike():
     for transform in resolved:
         for key, value in transform.items():
             if isinstance(value, str) and value in ids:
-                transform[key] = infer.get(value[1:])
+                transform[key] = infer.get_parsed_content(value[1:])
             if isinstance(value, list):
-                transform[key] = [infer.get(v[1:]) if isinstance(v, str) and v in ids else v for v in value]
+                transform[key] = [
+                    infer.get_parsed_content(v[1:]) if isinstance(v, str) and v in ids else v for v in value
+                ]
     assert steps(train.get("preprocessing")) == resolved
 
 
@@ -197,6 +199,47 @@ def test_all_stages_run_resume_and_end_in_a_bundle_that_infers(slices, tmp_path)
     }
     run_inference(root, slices / "val", tmp_path / "results", **network)
     assert len(list((tmp_path / "results").glob("*/*_anomaly.nii.gz"))) == 3
+
+
+def test_training_goes_on_from_given_weights_and_ends_calibrated(slices, tmp_path):
+    """As MONAI Label asks for it: its items, its epochs, the weights by a loader put before the handlers."""
+    parser = parser_of("train.json", size="tiny", sizes={"tiny": TINY}, recipes={"tiny": RECIPE}, latent_dim=4)
+    network = parser.get_parsed_content("network_def")
+    network.mask_threshold.fill_(0.05)
+    weights = tmp_path / "bundle_model.pt"
+    torch.save(network.state_dict(), weights)
+    loader = {
+        "_target_": "CheckpointLoader",
+        "load_path": str(weights),
+        "load_dict": {"model": "$@network"},
+        "strict": False,
+    }
+    scans = [{"image": str(path), "label": "label.nii.gz"} for path in sorted((slices / "train").glob("*.png"))]
+    out = tmp_path / "run"
+    for _ in range(2):  # the second request is not taken for a resumed first
+        run(
+            ["train.json"],
+            tmp_path / "nowhere",
+            tmp_path,
+            output_dir=str(out),
+            **{
+                "train::trainer::max_epochs": 1,
+                "train::dataset::data": scans[:4],
+                "validate::dataset::data": scans[4:],
+                "train::handlers": [loader, *parser["train::handlers"]],
+            },
+        )
+    state = torch.load(out / "models" / "model.pt", weights_only=True)
+    assert {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in network.state_dict().items()}
+    moved = {
+        k for k, v in network.state_dict().items() if not torch.equal(state[k].float(), v.to(state[k].dtype).float())
+    }
+    assert "autoencoder.decoder.output.weight" in moved
+    assert not any("linear" in name or name.startswith(("inpainter", "perceptual")) for name in moved)
+    record = json.loads((out / "models" / "calibration.json").read_text())
+    assert record["healthy_scans"] == 2
+    assert float(state["mask_threshold"]) == pytest.approx(record["mask_threshold"])
+    assert torch.equal(torch.load(weights, weights_only=True)["mask_threshold"], torch.tensor(0.05))
 
 
 def test_stage_2_without_stage_1_says_what_to_run_first(slices, tmp_path):

@@ -240,6 +240,11 @@ class SoftIntroVAE(nn.Module):
         for parameter in (*self.encoder.posterior.parameters(), *self.decoder.output.parameters()):
             nn.init.zeros_(parameter)
         self.encoder.posterior.bias[self.latent_dim :] = (noise_variance / values).log()
+        self.freeze_linear_path()
+
+    @torch.jit.unused
+    def freeze_linear_path(self) -> None:
+        """Let training leave the linear path as it is; also for weights that began so and are trained further."""
         self.encoder.linear.requires_grad_(False)
         self.decoder.linear.requires_grad_(False)
 
