@@ -12,14 +12,17 @@ from .dicom.headers import is_dicom_file
 from .dicom.selection import Decision, SeriesSelection
 from .dicom.series import find_series
 from .errors import PhanesInputError
+from .names import case_name
 
 SUFFIXES = (".nii", ".nii.gz", ".png")
+RECORDS = ".phanes"  # folder in an output folder
 ACCEPTED = "*.nii, *.nii.gz, *.png (one axial slice, anterior up) or folders of DICOM files"
 
 
 def case_stem(path: Path) -> str:
     """File name without `.nii.gz`, `.nii`, `.png` or `.dcm` (whatever their capitals); a folder's whole name."""
-    return path.name if path.is_dir() else re.sub(r"\.(nii\.gz|nii|png|dcm)$", "", path.name, flags=re.IGNORECASE)
+    stem = path.name if path.is_dir() else re.sub(r"\.(nii\.gz|nii|png|dcm)$", "", path.name, flags=re.IGNORECASE)
+    return case_name(stem)
 
 
 def find_cases(dataset_dir: str | Path, selection: SeriesSelection | None = None) -> list[dict[str, Any]]:
@@ -74,25 +77,38 @@ def _one_file(path: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _files_below(root: Path) -> tuple[list[Path], list[Path]]:
-    """Image files and DICOM files, in sorted order."""
+    """Image files and DICOM files, in sorted order.
+
+    What only looks like an image (a folder or a pipe called `x.nii.gz`, a broken link, a folder without permission)
+    counts, too: reading it says what it is. Folders of earlier results are passed over.
+    """
     images: list[Path] = []
     dicoms: list[Path] = []
     visited: set[Path] = set()
-    for folder, subfolders, files in os.walk(root, followlinks=True):
-        real = Path(folder).resolve()
-        if real in visited:  # a link that leads back
+    folders: list[Path] = []
+    closed: list[Path] = []
+    for name, subfolders, files in os.walk(
+        root, followlinks=True, onerror=lambda error: closed.append(Path(error.filename))
+    ):
+        folder = Path(name)
+        if folder.resolve() in visited or is_output(folder):  # visited: a link that leads back
             subfolders.clear()
             continue
-        visited.add(real)
+        visited.add(folder.resolve())
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        for path in (Path(folder, name) for name in files if not name.startswith(".")):
-            if not path.is_file():  # a pipe or a broken link
-                continue
+        folders += [folder / name for name in subfolders if name.lower().endswith(SUFFIXES)]
+        for path in (folder / name for name in files if not name.startswith(".")):
             if path.name.lower().endswith(SUFFIXES):
                 images.append(path)
-            elif path.name != "DICOMDIR" and is_dicom_file(path):
+            elif path.name != "DICOMDIR" and path.is_file() and is_dicom_file(path):
                 dicoms.append(path)
-    return sorted(images), sorted(dicoms)
+    full = {parent for path in (*images, *dicoms) for parent in path.parents}
+    return sorted({*images, *closed, *(folder for folder in folders if folder not in full)}), sorted(dicoms)
+
+
+def is_output(folder: Path) -> bool:
+    """True for a folder of results: the records that a run keeps there are a mark."""
+    return (folder / RECORDS).is_dir()
 
 
 def _nothing_found(root: Path, decisions: list[Decision]) -> str:
@@ -112,7 +128,7 @@ def _unique_names(names: list[str], paths: list[Path], base: Path) -> list[str]:
     clashes = {name for name, count in Counter(n.casefold() for n in names).items() if count > 1}
     for i, path in enumerate(paths):
         if names[i].casefold() in clashes:
-            names[i] = "_".join([*path.relative_to(base).parent.parts, names[i]])
+            names[i] = case_name("_".join([*path.relative_to(base).parent.parts, names[i]]))
     seen: set[str] = set()
     for i, name in enumerate(names):
         unique, n = name, 2

@@ -129,7 +129,8 @@ def checked_cases(
     except PhanesInputError as error:
         fail(str(error))
     output = Path(output_dir).resolve()
-    cases = [case for case in cases if output not in Path(case["image"]).resolve().parents]
+    # realpath and not Path.resolve, which raises on a link that leads in a circle.
+    cases = [case for case in cases if output not in Path(os.path.realpath(case["image"])).parents]
     if not cases:
         fail(f"dataset_dir '{dataset_dir}' holds nothing but earlier results in output_dir: choose another output_dir.")
     return cases

@@ -6,12 +6,16 @@ on disk is remembered under `original_ndim`. Whatever a library raises leaves as
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
+import re
 import warnings
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 from monai.config import KeysCollection
 from monai.data import ImageReader, MetaTensor, NibabelReader, PILReader
@@ -24,6 +28,7 @@ from .data import ACCEPTED, SUFFIXES
 from .dicom.headers import is_dicom_file
 from .dicom.read import SourceSeries, read_source
 from .errors import PhanesInputError
+from .limits import check_position, check_shape, check_size, read_gzip, zero_spacing
 from .transforms import add_warning
 
 
@@ -39,8 +44,7 @@ def _as_volume(array: NDArray, affine: NDArray, meta: dict, spacing_known: bool 
     if array.ndim < 2 or array.size == 0:
         raise PhanesInputError(f"has the shape {array.shape}; give a 3-D volume or a 2-D slice")
     array = array.reshape(*array.shape[:2], -1)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
-        raise PhanesInputError("has a header without a usable position (zero or singular affine); mend the header")
+    check_position(affine, array.shape)
     meta.update(
         {
             MetaKeys.AFFINE: affine.copy(),
@@ -56,7 +60,29 @@ def _as_volume(array: NDArray, affine: NDArray, meta: dict, spacing_known: bool 
 
 
 class NiftiSliceReader(NibabelReader):
-    """`NibabelReader` for 2-D and 3-D files, with few header fields kept (those that tell where the image lies)."""
+    """`NibabelReader` for 2-D and 3-D files, with few header fields kept (those that tell where the image lies).
+
+    The affine is the header's own: nothing is mended silently. Compressed files are read to their end, so that their
+    checksum is verified; plain ones are not mapped into memory, where a file that shrinks would end the process.
+    """
+
+    def read(self, data: Any, **kwargs: Any) -> Any:
+        path = data[0] if isinstance(data, (tuple, list)) else data
+        image = nib.load(path, mmap=False)
+        if not isinstance(image, nib.Nifti1Image):  # NIfTI-2 is one, too
+            raise PhanesInputError("is no NIfTI volume; convert it")
+        dtype = image.get_data_dtype()
+        if dtype.fields is not None or dtype.kind not in "biuf":
+            raise PhanesInputError("holds complex or colour values; give one real intensity a voxel")
+        check_shape(image.shape)
+        offset = int(getattr(image.dataobj, "offset", 0))
+        check_size(path, math.prod(image.shape) * dtype.itemsize + offset)
+        if not image.header["sform_code"] and zero_spacing(path):
+            raise PhanesInputError("has a spacing of zero in its header; mend the header")
+        if str(path).lower().endswith(".gz"):
+            whole = read_gzip(path, math.prod(image.shape) * dtype.itemsize + offset)
+            image = type(image).from_bytes(whole)
+        return image
 
     def get_data(self, img: Any) -> tuple[NDArray, dict]:
         header = img.header
@@ -72,8 +98,14 @@ class PngSliceReader(PILReader):
     """One axial slice as an 8- or 16-bit grey PNG, anterior up, columns from patient left to right.
 
     A PNG has no position and no trustworthy spacing: its pixels count as 1 mm, and it is put where the training
-    slices lie, its centre on the template's.
+    slices lie, its centre on the template's. No other format is tried, whatever the file holds.
     """
+
+    def read(self, data: Any, **kwargs: Any) -> Image.Image:
+        image = Image.open(data[0] if isinstance(data, (tuple, list)) else data, formats=["PNG"])
+        check_shape(image.size)
+        image.load()
+        return image
 
     def get_data(self, img: Image.Image) -> tuple[NDArray, dict]:
         array = np.asarray(img)
@@ -116,6 +148,32 @@ class DicomSeriesReader(ImageReader):
         return _as_volume(img.array(), img.affine, meta)
 
 
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Nothing on the terminal or in a log about quirks of a header: libraries quote what stands there."""
+    loggers = [logging.getLogger(name) for name in ("nibabel.global", "pydicom", "highdicom", "PIL")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _reason(error: BaseException, path: Path) -> str:
+    """What a library says of a broken file, on one line. Of DICOM only the kind of error: texts quote the header."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if path.is_dir() or is_dicom_file(path):
+        return f"{type(error).__name__} in its DICOM data"
+    text = " ".join(re.sub(rf"['\"]?{re.escape(str(path))}['\"]?", "it", str(error)).split())
+    return text[:200] or type(error).__name__
+
+
 class CaseLoadImaged(LoadImaged):
     """`LoadImaged` that picks the reader by the kind of file and says in one sentence why a file cannot be read.
 
@@ -144,8 +202,7 @@ class CaseLoadImaged(LoadImaged):
         for key in self.key_iterator(d):
             path = Path(d[key])
             try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # header quirks that the libraries mend by themselves
+                with quiet_libraries():
                     image = self._loader(str(path), reader or self._reader_for(path, files))
                 if not self._loader.image_only:  # MONAI Label asks for the meta data as a dictionary of its own
                     image, d[f"{key}_meta_dict"] = image
@@ -157,15 +214,20 @@ class CaseLoadImaged(LoadImaged):
             except MemoryError as error:
                 raise PhanesInputError(f"'{path}' does not fit into memory.") from error
             except Exception as error:  # libraries raise what they like on a broken file
-                reason = " ".join(str(error).split())[:200] or type(error).__name__
-                raise PhanesInputError(f"'{path}' cannot be read ({reason}); check or replace the file.") from error
+                raise PhanesInputError(
+                    f"'{path}' cannot be read ({_reason(error, path)}); replace the file."
+                ) from error
         return d
 
     @staticmethod
     def _reader_for(path: Path, files: Sequence[str] | None = None) -> ImageReader:
         name = path.name.lower()
         if not path.exists():
-            raise PhanesInputError("does not exist")
+            raise PhanesInputError("is a link that leads nowhere" if path.is_symlink() else "does not exist")
+        if not path.is_file() and not path.is_dir():
+            raise PhanesInputError("is no file but a pipe or a device; give a file")
+        if path.is_dir() and name.endswith(SUFFIXES) and not files:
+            raise PhanesInputError("is a folder in spite of its name, and holds no images; give a file")
         if path.is_file() and name.endswith(".png"):
             return PngSliceReader()
         if path.is_file() and name.endswith(SUFFIXES):

@@ -218,11 +218,15 @@ class NormalizeSlicesd(MapTransform):
         for key in self.key_iterator(d):
             image: MetaTensor = d[key]
             scale = slice_scale(image.as_tensor(), self.percentile, self.width)
-            if (scale <= 0).all():
+            low, high = image.amin(dim=(0, 1, 2)), image.amax(dim=(0, 1, 2))
+            if (scale <= 0).all() or (low == high).all():
+                what = "holds nothing above zero" if (low < 0).any() else "is blank"
                 raise PhanesInputError(
-                    f"'{image.meta.get('filename_or_obj', key)}' is blank at the slices to analyse; choose others with "
+                    f"'{image.meta.get('filename_or_obj', key)}' {what} at the slices to analyse; choose others with "
                     "slices, or check the image."
                 )
+            if (low < -0.1 * scale).any():
+                add_warning(image, "negative intensities count as 0; T1w images have none")
             d[key] = (image / torch.where(scale > 0, scale, 1.0)).clamp(0.0, 1.0)
             d[key].meta["intensity_scale"] = scale.tolist()
         return d

@@ -47,8 +47,21 @@ def test_passes_over_hidden_and_other_files(tmp_path: Path) -> None:
     touch(tmp_path / "._b.nii.gz")
     touch(tmp_path / "notes.txt")
     touch(tmp_path / "c.nii")
+    touch(tmp_path / "unpacked.nii.gz" / "d.nii")
+    assert [case["case"] for case in find_cases(tmp_path)] == ["c", "d"]
+
+
+def test_what_only_looks_like_an_image_is_not_passed_over_in_silence(tmp_path: Path) -> None:
     (tmp_path / "folder.nii.gz").mkdir()
-    assert [case["case"] for case in find_cases(tmp_path)] == ["c"]
+    (tmp_path / "link.nii").symlink_to("nowhere.nii")
+    assert [Path(case["image"]).name for case in find_cases(tmp_path)] == ["folder.nii.gz", "link.nii"]
+
+
+def test_earlier_results_are_no_cases(tmp_path: Path) -> None:
+    touch(tmp_path / "a.nii")
+    touch(tmp_path / "results" / "a" / "a_label.nii.gz")
+    (tmp_path / "results" / ".phanes").mkdir()
+    assert [case["case"] for case in find_cases(tmp_path)] == ["a"]
 
 
 def test_follows_links_but_not_in_circles(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from scripts.errors import PhanesInputError
-from scripts.readers import CaseLoadImaged
+from scripts.readers import CaseLoadImaged, NiftiSliceReader
 from tests.conftest import save_nifti
 
 AFFINE = np.array([[-0.9, 0.1, 0, 30], [0.1, 1.1, 0.2, -40], [0, -0.2, 2.0, 5], [0, 0, 0, 1.0]])
@@ -217,3 +217,37 @@ def test_real_volumes_read_as_nibabel_reads_them(data_root: Path, name: str) -> 
     image = load(data_root / name)
     np.testing.assert_allclose(image.numpy(), expected.get_fdata(dtype=np.float32))
     np.testing.assert_array_equal(image.affine, expected.affine)
+
+
+def test_a_damaged_compressed_file_is_refused_by_its_checksum(tmp_path: Path) -> None:
+    """The image alone could be unpacked without an error: nibabel stops before the checksum at the end."""
+    path = save_nifti(
+        tmp_path / "x.nii.gz", np.random.default_rng(0).integers(0, 9, (40, 40, 9)).astype(np.int16), AFFINE
+    )
+    data = bytearray(path.read_bytes())
+    data[-8] ^= 1
+    path.write_bytes(data)
+    assert nib.load(path).get_fdata().shape == (40, 40, 9)
+    with pytest.raises(PhanesInputError, match=r"x.nii.gz' cannot be read \(CRC check failed"):
+        load(path)
+
+
+def test_a_file_that_shrinks_between_header_and_voxels_does_not_end_the_process(tmp_path: Path) -> None:
+    """A mapped file would: the system answers a read beyond its end with SIGBUS."""
+    path = save_nifti(tmp_path / "x.nii", np.ones((64, 64, 64), np.float32), np.eye(4))
+    reader = NiftiSliceReader()
+    image = reader.read(path)
+    with path.open("r+b") as file:
+        file.truncate(1000)
+    with pytest.raises(OSError, match="Expected"):
+        reader.get_data(image)
+
+
+def test_libraries_say_nothing_of_a_header(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    save_nifti(tmp_path / "x.nii", np.ones((20, 20, 4), np.float32), np.eye(4))
+    data = bytearray((tmp_path / "x.nii").read_bytes())
+    data[80:84], data[254:256] = b"\0\0\0\0", b"\0\0"  # a spacing of zero, of which nibabel warns; no sform
+    (tmp_path / "x.nii").write_bytes(data)
+    with pytest.raises(PhanesInputError, match="has a spacing of zero"):
+        load(tmp_path / "x.nii")
+    assert capfd.readouterr() == ("", "")

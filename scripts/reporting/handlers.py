@@ -14,6 +14,7 @@ from tqdm import tqdm
 from ..cli import as_bool, fail
 from ..dicom.case_writer import DicomCaseWriter
 from ..inference import CaseEvents
+from ..names import one_line
 from ..transforms import add_warning
 from ..versions import versions
 from .pictures import case_figure, save_figure
@@ -95,7 +96,7 @@ class CaseReporter:
         voxel = abs(np.linalg.det(np.asarray(output["source"].meta["original_affine"], dtype=float)[:3, :3]))
         result = CaseResult(
             case=case,
-            source=str(path),
+            source=one_line(str(path)),
             slices=" ".join(map(str, slices)),
             anomaly_score=output["anomaly_score"],
             volume_mm3=float(output["pred"].sum()) * float(voxel),
@@ -106,9 +107,9 @@ class CaseReporter:
 
     def case_failed(self, engine: Any) -> None:
         """Note the error and say it."""
-        case = engine.state.case
-        self.records.failed(CaseResult(case, str(engine.state.path), status="failed", error=engine.state.error))
-        tqdm.write(f"{case}: {engine.state.error}")
+        case, error = engine.state.case, one_line(engine.state.error)
+        self.records.failed(CaseResult(case, one_line(str(engine.state.path)), status="failed", error=error))
+        tqdm.write(f"{case}: {error}")
         self._case_ended()
 
     def finish(self) -> None:

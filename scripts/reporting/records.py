@@ -20,15 +20,16 @@ from filelock import FileLock, Timeout
 from torch import nn
 
 from ..cli import fail
+from ..data import RECORDS
 from ..errors import PhanesInputError, PhanesOutputError
 from ..evaluation.fingerprint import fingerprint, module_settings
 from ..files import sha256_of_file, write_atomically
+from ..names import one_line
 from ..sources import changed_while_read, signature, source_checksum
 from ..versions import versions
 from .results import remove_files, replaced_together, result_names
 from .summary import CaseResult
 
-FOLDER = ".phanes"
 CODE = Path(__file__).resolve().parents[1]
 
 
@@ -48,7 +49,7 @@ class CaseRecords:
 
     def __init__(self, output_dir: str, settings: Mapping[str, Any]) -> None:
         self.output_dir = Path(output_dir)
-        self.folder = self.output_dir / FOLDER
+        self.folder = self.output_dir / RECORDS
         self.partial = self.folder / "partial"
         plain = {k: list(module_settings(v)) if isinstance(v, nn.Module) else v for k, v in settings.items()}
         self.settings = fingerprint(plain, versions(), code_checksum())
@@ -127,7 +128,7 @@ class CaseRecords:
     def finished(self, item: Mapping[str, Any]) -> bool:
         """True when the case has a result, whole, of the very same input under the very same settings."""
         record = self._read(item["case"])
-        if record is None or record["result"].status != "ok" or record["result"].source != item["image"]:
+        if record is None or record["result"].status != "ok" or record["result"].source != one_line(str(item["image"])):
             return False
         folder = self.output_dir / item["case"]
         try:

@@ -1,0 +1,36 @@
+"""Names that come from a user's files: safe as folder names, in a spreadsheet and on a terminal."""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+
+# Room for `_pseudo_healthy.nii.gz` and the like within the 255 bytes of a file name.
+MAX_BYTES = 180
+# Taken by the files of a run; a case called so would stand in their way.
+RESERVED = frozenset({"summary.csv", "report.html", "series.csv"})
+FORMULA = ("=", "+", "-", "@")  # a spreadsheet would execute a cell that begins so
+
+
+def case_name(text: str) -> str:
+    """A file's stem as a case's name: the same where it can be, else with `_` for what would do harm.
+
+    Bytes that are no text, control characters (a newline in a file name) and separators become `_`; what a spreadsheet
+    takes for a formula and what a run's own files are called gets a `_` in front; beyond 180 bytes the rest is replaced
+    by its checksum.
+    """
+    text = unicodedata.normalize("NFC", text.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
+    name = "".join(c if c.isprintable() and c not in "/\\\N{REPLACEMENT CHARACTER}" else "_" for c in text).strip()
+    if not name or name.startswith((*FORMULA, ".")) or name.casefold() in RESERVED:
+        name = f"_{name}"
+    encoded = name.encode("utf-8")
+    if len(encoded) > MAX_BYTES:
+        digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+        name = encoded[: MAX_BYTES - 9].decode("utf-8", "ignore") + f"~{digest}"
+    return name
+
+
+def one_line(text: str) -> str:
+    """Text for a cell, a log or a terminal: on one line, what is no text or cannot be seen written as an escape."""
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+    return f"./{text}" if text.startswith(FORMULA) else text
