@@ -144,6 +144,7 @@ class DicomSeriesReader(ImageReader):
         return read_source(self.files or (data[0] if isinstance(data, (tuple, list)) else data))
 
     def get_data(self, img: SourceSeries) -> tuple[NDArray, dict]:
+        check_shape(img.geometry.spatial_shape)
         meta = {"format": "DICOM", "modality": str(img.images[0].get("Modality", "")), "warnings": img.note}
         return _as_volume(img.array(), img.affine, meta)
 

@@ -19,8 +19,10 @@ import numpy as np
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
+from pydicom.sequence import Sequence
 from pydicom.uid import (
     UID,
+    BasicTextSRStorage,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
     JPEGBaseline8Bit,
@@ -533,6 +535,11 @@ def two_studies_under_one_series_uid(folder: Path) -> None:
 
 
 @kind
+def two_kinds_of_objects_in_one_series(folder: Path) -> None:
+    series(folder, only=3, SOPClassUID="1.2.840.10008.5.1.4.1.1.2")
+
+
+@kind
 def series_without_pixel_data(folder: Path) -> None:
     series(folder, PixelData=None)
 
@@ -576,7 +583,7 @@ def series_with_zero_spacing(folder: Path) -> None:
 
 @kind
 def series_without_rows(folder: Path) -> None:
-    series(folder, only=0, count=1, Rows=None)
+    series(folder, only=3, Rows=None)
 
 
 @kind
@@ -673,6 +680,9 @@ def text_where_numbers_belong(folder: Path) -> None:
 # Not a case: nothing in it is an image of a head ------------------------------------------------------------------
 
 NOT_CASES: dict[str, Maker] = {
+    "report_without_an_image": lambda folder: dicom_slice(
+        folder, SOPClassUID=BasicTextSRStorage, PixelData=None, Rows=None, Modality="SR", ContentSequence=Sequence()
+    ).save_as(folder / "x.dcm", enforce_file_format=True),
     "folder_that_leads_back": lambda folder: (folder / "back").symlink_to(folder.parent),
     "text_file": lambda folder: (folder / "notes.txt").write_text("no image"),
     "hidden_file": lambda folder: (folder / "._x.nii.gz").write_bytes(b"\0"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import struct
 import warnings
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,12 @@ import pydicom
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.misc import is_dicom
+from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+from ..errors import PhanesInputError
+
+DEFLATED = str(DeflatedExplicitVRLittleEndian).encode()
+MAX_DEFLATED_BYTES = 2**28  # an enhanced object of 16 bits and 512 x 512 x 400
 
 logger = logging.getLogger(__name__)
 
@@ -26,12 +34,32 @@ def is_dicom_file(path: Path) -> bool:
         return False
 
 
+def check_deflated(path: Path) -> None:
+    """Refuse a deflated data set that unpacks to more than any image: pydicom would unpack all of it at once.
+
+    Raises:
+        PhanesInputError: it does; the sentence is without the path.
+    """
+    with path.open("rb") as file:
+        start = file.read(4096)
+        if DEFLATED not in start or start[128:132] != b"DICM":
+            return
+        # The group length of the file meta information is its first element, and says where that ends.
+        file.seek(144 + struct.unpack_from("<I", start, 140)[0])
+        unpacker, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        while not unpacker.eof and (block := unpacker.unconsumed_tail or file.read(1 << 16)):
+            size += len(unpacker.decompress(block, 1 << 20))
+            if size > MAX_DEFLATED_BYTES:
+                raise PhanesInputError(f"unpacks to more than {MAX_DEFLATED_BYTES} bytes; check the file")
+
+
 def read_header(path: Path, tags: list[str] | None = None) -> Dataset:
     """Header without pixels, of the named attributes only where `tags` (which must hold SOPClassUID) is given.
 
     Raises:
         InvalidDicomError: no DICOM object in the file; on a broken file whatever else pydicom raises.
     """
+    check_deflated(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # header quirks that pydicom mends by itself
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags, force=True)

@@ -17,7 +17,7 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from ..errors import PhanesInputError
 from .geometry import ORIENTATION_TOLERANCE, SPACING_TOLERANCE, planes_of, stack_problem
-from .headers import is_dicom_file
+from .headers import check_deflated, is_dicom_file
 
 # Not in every host's environment: it needs pydicom 3, and MONAI Label has pydicom 2. NIfTI and PNG work without it.
 highdicom, _ = optional_import("highdicom")
@@ -84,7 +84,10 @@ def read_source(path: str | Path | Sequence[str | Path], pixels: bool = True) ->
         PhanesInputError: the files are not the slices of one volume; the sentence, without the path, says why.
         Exception: whatever pydicom raises on a broken file.
     """
-    images = [pydicom.dcmread(file, stop_before_pixels=not pixels, force=True) for file in series_files(path)]
+    files = series_files(path)
+    for file in files:
+        check_deflated(file)
+    images = [pydicom.dcmread(file, stop_before_pixels=not pixels, force=True) for file in files]
     images = [image for image in images if "Rows" in image and (not pixels or "PixelData" in image)]
     if not images:
         raise PhanesInputError("holds no DICOM images")
