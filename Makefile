@@ -11,7 +11,7 @@ ENVIRONMENTS ?= .
 INTEGRATION_SECONDS ?= 1200
 INTEGRATIONS := $(patsubst tests/integrations/test_%.py,%,$(sort $(wildcard tests/integrations/test_*.py)))
 
-.PHONY: help demo test lint format test-integrations golden clean
+.PHONY: help demo test lint format test-integrations label golden clean
 .DELETE_ON_ERROR:
 .PRECIOUS: $(ENVIRONMENTS)/.venv-%/.ready
 
@@ -19,6 +19,7 @@ help:
 	@echo "make demo               analyse a demo head, healthy and with a painted lesion (CPU, two minutes)"
 	@echo "make test               lint, type check and test"
 	@echo "make test-integrations  tests against real servers and SDKs"
+	@echo "make label              MONAI Label with this model on 127.0.0.1:8000 (3D Slicer, OHIF)"
 	@echo "make lint | format      ruff and mypy | let ruff rewrite"
 	@echo "make golden             recompute tests/golden.json after a wanted change of the results"
 	@echo "make clean              remove what these made"
@@ -70,6 +71,23 @@ $(ENVIRONMENTS)/.venv-%/.ready: requirements-%.txt scripts/torchvision_shim.py
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	$(@D)/bin/python scripts/torchvision_shim.py
 	@touch $@
+
+# MONAI Label, the packaged bundle as its model "phanes"; what it fine-tunes comes to LABEL/runs.
+LABEL ?= label
+STUDIES ?= $(LABEL)/studies
+LABEL_PORT ?= 8000
+LABEL_BIN := $(abspath $(ENVIRONMENTS)/.venv-monai_label/bin)
+label: $(VENV)/.run $(ENVIRONMENTS)/.venv-monai_label/.ready
+	mkdir -p $(LABEL) $(STUDIES)
+	$(BIN)/python -m scripts package --out $(LABEL)/dist
+	test -d $(LABEL)/apps/monaibundle || \
+		$(LABEL_BIN)/python -m monailabel.main apps --download --name monaibundle --output $(LABEL)/apps
+	rm -rf $(LABEL)/apps/monaibundle/model/phanes
+	mkdir -p $(LABEL)/apps/monaibundle/model
+	cp -r $(LABEL)/dist/phanes_t1w_brain_anomaly $(LABEL)/apps/monaibundle/model/phanes
+	cd $(LABEL) && PATH="$(LABEL_BIN):$$PATH" exec $(LABEL_BIN)/python -m monailabel.main start_server \
+		--app apps/monaibundle --studies $(abspath $(STUDIES)) --host 127.0.0.1 --port $(LABEL_PORT) \
+		--conf models phanes --conf zoo_source ngc --conf sam2 false
 
 golden: $(VENV)/.dev
 	$(BIN)/python -m tests.test_golden
