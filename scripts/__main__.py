@@ -8,6 +8,7 @@ import fire
 
 from .baselines.train_all import train_baselines
 from .benchmark.run import benchmark
+from .configuration import write_configuration
 from .demo import print_demo_summary, write_demo_input
 from .errors import PhanesInputError
 from .evaluation.gallery import draw_figures
@@ -21,6 +22,7 @@ class Commands:
 
     # A function that already reads well in `--help` is a verb as it is.
     benchmark = staticmethod(benchmark)
+    configuration = staticmethod(write_configuration)
     figures = staticmethod(draw_figures)
     package = staticmethod(package)
     train_baselines = staticmethod(train_baselines)
@@ -67,7 +69,7 @@ class Commands:
 def main() -> None:
     """Run a verb; a user's mistake ends in one sentence and exit status 1."""
     try:
-        fire.Fire(Commands, name="python -m scripts")
+        fire.Fire(Commands(), name="python -m scripts")
     except PhanesInputError as error:
         sys.exit(f"Error: {error}")
 

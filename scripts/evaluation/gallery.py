@@ -82,6 +82,7 @@ def draw_figures(
     dataset_dir: str | None = None,
     split: str = "test",
     device: str = "cpu",
+    tries: int = 20,
 ) -> None:
     """Draw the figures of README and docs from real runs: the method, reversed lesions, failures.
 
@@ -91,6 +92,7 @@ def draw_figures(
         dataset_dir: folder with SPLIT/*.png to take heads from; without it, the MNI152 template.
         split: sub-folder of dataset_dir.
         device: cpu or cuda.
+        tries: number of lesions of which the failures show the worst.
     """
     method = Method(bundle_root, device)
     heads = template_head(method) if dataset_dir is None else slices_of(method, dataset_dir, split)
@@ -102,7 +104,7 @@ def draw_figures(
     for name, columns in {
         "ellipses": lesioned(heads, EllipseLesions(), 6),
         "strokes": strokes,
-        "failures": failures(method, heads),
+        "failures": failures(method, heads, tries),
     }.items():
         outputs = method(torch.stack([column.image for column in columns]))
         save_figure(panels(columns, outputs, method.threshold), folder / f"{name}.png")
@@ -134,7 +136,7 @@ def lesioned(heads: Mapping[str, Tensor], lesions: EllipseLesions | StrokeLesion
     return columns
 
 
-def failures(method: Method, heads: Mapping[str, Tensor], tries: int = 20) -> list[Column]:
+def failures(method: Method, heads: Mapping[str, Tensor], tries: int) -> list[Column]:
     """Where the method fails: healthy heads it was not trained for, a faint lesion, the worst of `tries` strokes."""
     head = next(iter(heads.values()))
     none = torch.zeros_like(head, dtype=torch.bool)

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from ..reporting.pictures import fading_heat
 
-WIDTH, HEIGHT = 13.6, 4.3  # inches, and the drawing's own units
+WIDTH, HEIGHT = 13.6, 3.75  # inches, and the drawing's own units
 SIDE = 1.5  # of a picture
-ROW = 2.35  # height of the pictures' middle
+ROW = 1.85  # height of the pictures' middle
 GREY, BLUE, ORANGE = "0.25", "#0b5394", "#a64d00"
 
 
@@ -58,7 +58,7 @@ def overview(image: NDArray, output: NDArray) -> Figure:
         _arrow(axis, (x, HEIGHT - 0.55), (x, ROW + low))
         axis.text(x, HEIGHT - 0.47, text, ha="center", va="bottom", fontsize=8.5)
     text = "Trained on healthy slices alone: what the two stages cannot draw again is what is not healthy."
-    axis.text(WIDTH / 2, 0.35, text, ha="center", fontsize=10, style="italic", color=GREY)
+    axis.text(WIDTH / 2, 0.25, text, ha="center", fontsize=10, style="italic", color=GREY)
     return figure
 
 

@@ -57,7 +57,8 @@ def test_one_command_draws_all_figures(scratch_bundle: Path, tmp_path: Path, cap
     (tmp_path / "slices" / "test").mkdir(parents=True)
     for n in range(2):
         Image.fromarray(head_slice(n)).save(tmp_path / "slices" / "test" / f"s{n}.png")
-    Commands.figures(str(tmp_path / "out"), bundle_root=str(scratch_bundle), dataset_dir=str(tmp_path / "slices"))
+    source = {"bundle_root": str(scratch_bundle), "dataset_dir": str(tmp_path / "slices")}
+    Commands.figures(str(tmp_path / "out"), **source, tries=2)
     names = ["method.png", "ellipses.png", "strokes.png", "failures.png"]
     assert capsys.readouterr().out.split() == [str(tmp_path / "out" / name) for name in names]
     assert all(Image.open(tmp_path / "out" / name).size[0] > 600 for name in names)
