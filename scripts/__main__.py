@@ -44,16 +44,18 @@ class Commands:
         """
         print_demo_summary(out)
 
-    def export(self, format: str = "torchscript", out: str = ".", bundle: str = "bundle", weights: str = "") -> None:
+    def export(
+        self, format: str = "torchscript", out: str = ".", bundle_root: str = "bundle", weights_file: str = ""
+    ) -> None:
         """Write the whole method as one file that runs without this package: slices in [0, 1] to the four channels.
 
         Args:
             format: torchscript, torch_export, onnx, or several, separated by commas.
             out: folder; the files are called phanes.ts, phanes.pt2, phanes.onnx.
-            bundle: the bundle's folder.
-            weights: other weights than the bundle's own.
+            bundle_root: the bundle's folder.
+            weights_file: other weights than the bundle's own.
         """
-        for path in export(format, out, bundle, weights or None):
+        for path in export(format, out, bundle_root, weights_file or None):
             print(path)
 
     def training_curves(self, *runs: str, out: str = "training_curves.png") -> None:

@@ -82,7 +82,8 @@ def _meanings(text: str, rows: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
 
 def _sections(entries: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Runs of entries between two `_desc_NAME_`: name, description, entries; those before the first have no name."""
-    title, text, rows = "", "", {}
+    title, text = "", ""
+    rows: dict[str, Any] = {}
     for key, value in entries.items():
         if key.startswith("_desc_") and key != "_desc_":
             yield title, text, rows

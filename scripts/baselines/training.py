@@ -18,9 +18,9 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from .. import __version__
 from ..engines import BestKeeper, image_batch
 from ..errors import PhanesInputError
+from ..versions import versions
 from .protocol import AnomalySystem, Fittable, Trainable, learnt_state, load_system, save_system
 
 
@@ -193,7 +193,7 @@ class RunRecord:
             **(progress or {}),
             **self.settings,
             "device": _device_name(self.system),
-            "versions": {"phanes": __version__, "torch": torch.__version__, "monai": monai.__version__},
+            "versions": versions(),
             "weights": weights.name,
             "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
         }

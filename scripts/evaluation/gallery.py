@@ -19,10 +19,10 @@ from matplotlib.figure import Figure
 from monai.bundle import ConfigParser
 from numpy.typing import NDArray
 from scipy import ndimage
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..demo import dice, write_demo_input
-from ..inference import label_threshold, read_calibration
+from ..export import bundle_network
 from ..reporting.pictures import fading_heat, save_figure
 from .benchmarks import SyntheticBenchmark, as_slice
 from .overview import overview
@@ -57,18 +57,13 @@ class Method:
     """
 
     def __init__(self, bundle_root: str, device: str) -> None:
+        self.device = torch.device(device)
+        self.network = bundle_network(bundle_root)[0].to(self.device)
         parser = ConfigParser()
         parser.read_config(str(Path(bundle_root) / "configs" / "inference.json"))
         parser["bundle_root"] = bundle_root
-        parser["device"] = torch.device(device)
-        weights = parser.get_parsed_content("weights_file")
-        calibration = read_calibration(parser.get_parsed_content("calibration_file"), weights)
-        self.threshold = label_threshold(None, calibration)
+        self.threshold: float = parser.get_parsed_content("threshold")
         self.preprocessing: Callable[[dict[str, Any]], Any] = parser.get_parsed_content("preprocessing")
-        self.device = torch.device(device)
-        network: nn.Module = parser.get_parsed_content("network_def")
-        network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-        self.network = network.eval().to(self.device)
 
     def __call__(self, images: Tensor) -> Tensor:
         """(N, 1, H, W) in [0, 1] -> (N, 4, H, W) anomaly, pseudo-healthy, mask, coarse, on the CPU."""

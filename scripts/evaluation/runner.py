@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,11 +13,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .. import __version__
 from ..baselines.protocol import AnomalySystem
 from ..calibration import sha256
 from ..cli import fail
 from ..errors import PhanesInputError
+from ..versions import versions
 from .benchmarks import Benchmark, LesionSet
 from .figures import examples_figure, precision_recall_figure
 from .fingerprint import fingerprint
@@ -269,7 +267,7 @@ class Evaluation:
         return {
             "title": self.title,
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "versions": {"phanes": __version__, "python": platform.python_version()} | _versions(),
+            "versions": versions(PACKAGES),
             "device": str(self.scorer.device),
             "threads": torch.get_num_threads(),
             "hours": sum((r.record["seconds_per_slice"] or 0.0) * r.record["slices"] for r in results.values()) / 3600,
@@ -286,13 +284,3 @@ def _mean_seconds(group: Mapping[tuple[str, int | None, str], Result], system: s
     """Of the seeds together; NaN for maps that were read."""
     times = [result.record["seconds_per_slice"] for (_, _, key), result in group.items() if key == system]
     return float("nan") if None in times else sum(times) / len(times)
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -20,15 +20,15 @@ NAME = "phanes_t1w_brain_anomaly"
 PARTS = ("LICENSE", "configs", "docs", "models", "scripts")
 
 
-def package(out: str = "dist", bundle: str = "bundle", torchscript: bool = False) -> None:
+def package(out: str = "dist", bundle_root: str = "bundle", torchscript: bool = False) -> None:
     """Write the self-contained bundle, its zip, checksums and bill of materials.
 
     Args:
         out: folder; gets phanes_t1w_brain_anomaly/, its zip, and SHA256SUMS of the zip. Earlier ones are replaced.
-        bundle: the bundle's folder in a checkout.
+        bundle_root: the bundle's folder in a checkout.
         torchscript: also export models/model.ts, for hosts that want TorchScript.
     """
-    for path in build(bundle, out, torchscript):
+    for path in build(bundle_root, out, torchscript):
         print(path)
 
 

@@ -128,7 +128,7 @@ def test_mistakes_are_one_sentence_and_leave_nothing(checkout: Path, tmp_path: P
 def test_the_verb_prints_what_it_wrote(
     checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["scripts", "package", "--out", str(tmp_path / "dist"), "--bundle"]
+    command = ["scripts", "package", "--out", str(tmp_path / "dist"), "--bundle_root"]
     monkeypatch.setattr(sys, "argv", [*command, str(checkout / "bundle")])
     main()
     printed = [Path(line) for line in capsys.readouterr().out.splitlines()]
