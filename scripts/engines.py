@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from ignite.engine import Engine, Events
 from ignite.handlers import TimeLimit
 from ignite.handlers.tqdm_logger import ProgressBar
@@ -22,13 +21,9 @@ from torch.utils.data import DataLoader, DistributedSampler
 from .checkpoints import NewestCheckpoint, latest_checkpoint, save_state
 from .ops.ellipses import random_ellipse_masks
 from .phanes import Phanes
+from .processes import process_rank
 
 Step = Callable[[Tensor], dict[str, Tensor]]
-
-
-def process_rank() -> int:
-    """Number of this process in a distributed run; 0 otherwise. Process 0 alone writes files."""
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def image_batch(batch: dict[str, Any], device: torch.device | str, non_blocking: bool = False) -> Tensor:

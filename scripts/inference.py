@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from .cli import fail
 from .data import find_cases
 from .dicom.selection import SeriesSelection
 from .errors import PhanesInputError, PhanesOutputError
+from .processes import process_rank, share, total
 from .sources import changed_while_read, signature
 
 logger = logging.getLogger(__name__)
@@ -96,6 +97,8 @@ class CaseEvaluator(SupervisedEvaluator):
 def run_cases(evaluator: CaseEvaluator, reporter: Any) -> None:
     """Analyse what there is to analyse, and let the reporter end the run and leave the output folder.
 
+    Of several processes (multi_gpu_inference.json) each analyses its share, and the first ends the run for all.
+
     Args:
         evaluator: its data loader holds the unfinished cases, perhaps none.
         reporter: `reporting.handlers.CaseReporter`.
@@ -103,9 +106,24 @@ def run_cases(evaluator: CaseEvaluator, reporter: Any) -> None:
     try:
         if evaluator.state.epoch_length:
             evaluator.run()
-        reporter.finish()
+        reporter.ended = total(reporter.ended)  # waits for the other processes
+        if process_rank() == 0:
+            reporter.finish()
     finally:
         reporter.records.close()
+
+
+def share_of_cases(records: Any, cases: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The unfinished cases that fall to this process of several.
+
+    Process 0 looks for them, before any process writes a result; a case that a killed process left unfinished is thus
+    in somebody's share the next time.
+
+    Args:
+        records: `reporting.records.CaseRecords`, open.
+        cases: all cases.
+    """
+    return share(records.unfinished(cases) if process_rank() == 0 else [])
 
 
 def checked_cases(

@@ -6,6 +6,7 @@ import csv
 from pathlib import Path
 
 from ..files import write_atomically
+from ..processes import process_rank
 from .selection import SeriesSelection
 
 COLUMNS = ("chosen", "reason", "series_uid", "study_uid", "number", "description", "images", "folder", "note")
@@ -18,7 +19,7 @@ def write_series_list(selection: SeriesSelection, output_dir: str) -> None:
         selection: after it has decided.
         output_dir: folder of the results.
     """
-    if not selection.decisions:
+    if not selection.decisions or process_rank() > 0:
         return
 
     def write(partial: Path) -> None:

@@ -15,6 +15,7 @@ from ..cli import as_bool, fail
 from ..dicom.case_writer import DicomCaseWriter
 from ..inference import CaseEvents
 from ..names import one_line
+from ..processes import process_rank
 from ..transforms import add_warning
 from ..versions import versions
 from .pictures import case_figure, save_figure
@@ -133,7 +134,7 @@ class CaseReporter:
     def _case_ended(self) -> None:
         """Keep the summary up to date, ever more seldom, so that work is linear in the cases."""
         self.ended += 1
-        if self.ended >= self.summary_due:
+        if process_rank() == 0 and self.ended >= self.summary_due:
             self.summary_due = self.ended + 1 + self.ended // 10
             self._write_summary()
 

@@ -25,6 +25,7 @@ from ..errors import PhanesInputError, PhanesOutputError
 from ..evaluation.fingerprint import fingerprint, module_settings
 from ..files import sha256_of_file, write_atomically
 from ..names import one_line
+from ..processes import process_rank
 from ..sources import changed_while_read, signature, source_checksum
 from ..versions import versions
 from .results import remove_files, replaced_together, result_names
@@ -58,10 +59,14 @@ class CaseRecords:
     def open(self) -> None:
         """Keep other runs out of the folder, and clear away what an interrupted run left.
 
+        Of several processes of one run, the first does so for all.
+
         Raises:
             SystemExit: one sentence on the command line (`PhanesInputError` elsewhere): another run is writing here, or
                 nothing can be written.
         """
+        if process_rank() > 0:
+            return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.lock.acquire(timeout=0)
@@ -73,6 +78,8 @@ class CaseRecords:
 
     def close(self) -> None:
         """Let other runs in."""
+        if process_rank() > 0:
+            return
         shutil.rmtree(self.partial, ignore_errors=True)
         self.lock.release(force=True)
 
