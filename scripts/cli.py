@@ -5,12 +5,14 @@ from __future__ import annotations
 import difflib
 import sys
 from pathlib import Path
+from pickle import UnpicklingError
 from types import TracebackType
 from typing import NoReturn
 
 from monai.bundle import ConfigParser
 
 from .errors import PhanesInputError
+from .safe_loading import REFUSED
 
 # Options of `monai.bundle run` itself.
 RUN_OPTIONS = frozenset(
@@ -36,6 +38,9 @@ def one_sentence(kind: type[BaseException], error: BaseException, trace: Traceba
     while cause is not None:
         if isinstance(cause, PhanesInputError):
             print(f"Error: {cause}", file=sys.stderr)
+            return
+        if isinstance(cause, UnpicklingError):
+            print(f"Error: {REFUSED}", file=sys.stderr)
             return
         cause = cause.__cause__ or cause.__context__
     sys.__excepthook__(kind, error, trace)

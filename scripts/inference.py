@@ -16,11 +16,13 @@ from monai.data import Dataset
 from monai.engines import SupervisedEvaluator
 from monai.transforms import apply_transform
 
+from .anonymous import anonymized
 from .calibration import sha256
-from .cli import fail
+from .cli import as_bool, fail
 from .data import find_cases
 from .dicom.selection import SeriesSelection
 from .errors import PhanesInputError, PhanesOutputError
+from .package.checksums import verify_checksums
 from .processes import process_rank, share, total
 from .sources import changed_while_read, signature
 
@@ -131,8 +133,18 @@ def checked_cases(
     output_dir: str,
     device: str | torch.device = "cpu",
     selection: SeriesSelection | None = None,
+    anonymize: bool = False,
+    anonymize_key: str = "",
 ) -> list[dict[str, Any]]:
     """The cases of a run, after the checks that need no image: input, output folder, device.
+
+    Args:
+        dataset_dir: see `find_cases`.
+        output_dir: made when missing.
+        device: tried.
+        selection: which DICOM series are cases.
+        anonymize: name the cases by checksums, see `anonymous`.
+        anonymize_key: of these checksums.
 
     Returns:
         Items of `find_cases`, without those that lie inside the output folder.
@@ -145,13 +157,31 @@ def checked_cases(
         _check_output_dir(Path(output_dir), Path(dataset_dir))
         _check_device(device)
     except PhanesInputError as error:
+        if as_bool("anonymize", anonymize) and selection is not None and selection.decisions:
+            fail("No series was taken for T1w: run without --anonymize to read why, which quotes the series' names.")
         fail(str(error))
     output = Path(output_dir).resolve()
     # realpath and not Path.resolve, which raises on a link that leads in a circle.
     cases = [case for case in cases if output not in Path(os.path.realpath(case["image"])).parents]
     if not cases:
         fail(f"dataset_dir '{dataset_dir}' holds nothing but earlier results in output_dir: choose another output_dir.")
-    return cases
+    return anonymized(cases, str(anonymize_key)) if as_bool("anonymize", anonymize) else cases
+
+
+def verify_bundle(bundle_root: str, verify: bool | str = False) -> None:
+    """Compare a packaged bundle with its `SHA256SUMS`, when asked to: no file changed, missing or added.
+
+    It finds what was changed by accident or by someone who did not think of it; against someone who did, compare the
+    list itself with the one that was published (docs/reliability.md).
+
+    Raises:
+        SystemExit: one sentence on the command line (`PhanesInputError` elsewhere).
+    """
+    try:
+        if as_bool("verify", verify):
+            verify_checksums(bundle_root, within=("configs", "models", "scripts"))
+    except PhanesInputError as error:
+        fail(str(error))
 
 
 def _check_output_dir(output: Path, dataset: Path) -> None:

@@ -152,17 +152,18 @@ class DicomSeriesReader(ImageReader):
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
     """Nothing on the terminal or in a log about quirks of a header: libraries quote what stands there."""
-    loggers = [logging.getLogger(name) for name in ("nibabel.global", "pydicom", "highdicom", "PIL")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL + 1)
+    silent = logging.CRITICAL + 1
+    loud = {name: logging.getLogger(name).level for name in ("nibabel.global", "pydicom", "highdicom", "PIL")}
+    loud = {name: level for name, level in loud.items() if level != silent}
+    for name in loud:
+        logging.getLogger(name).setLevel(silent)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        for name, level in loud.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def _reason(error: BaseException, path: Path) -> str:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from ..errors import PhanesInputError
 from ..networks.trunks import IMAGENET_MEAN, IMAGENET_STD, Trunk, alexnet, squeezenet
+from ..safe_loading import tensors_only
 from ..torchvision_shim import make_torchvision_importable
 
 OWN = {"squeezenet1_1": squeezenet, "alexnet": alexnet}
@@ -123,7 +124,8 @@ def _download(name: str) -> dict[str, Tensor]:
     from torchvision.models import get_model_weights
 
     try:
-        return dict(get_model_weights(name)["IMAGENET1K_V1"].get_state_dict(progress=True, check_hash=True))
+        with tensors_only():
+            return dict(get_model_weights(name)["IMAGENET1K_V1"].get_state_dict(progress=True, check_hash=True))
     except (URLError, OSError) as error:
         raise PhanesInputError(
             f"torchvision's ImageNet weights of {name} cannot be downloaded here: set backbone_weights to a file, or "

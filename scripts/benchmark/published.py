@@ -31,6 +31,7 @@ from ..losses import (
 from ..networks.soft_intro_vae import SoftIntroVAE, sample_posterior
 from ..ops.ellipses import random_ellipse_masks
 from ..phanes import Phanes
+from ..safe_loading import tensors_only
 from ..torchvision_shim import make_torchvision_importable
 
 Distance = Callable[[Tensor, Tensor], Tensor]
@@ -41,7 +42,8 @@ def lpips_package() -> nn.Module:
     make_torchvision_importable()
     import lpips
 
-    return lpips.LPIPS(net="squeeze", spatial=True, pnet_rand=True, verbose=False).eval().requires_grad_(False)
+    with tensors_only():
+        return lpips.LPIPS(net="squeeze", spatial=True, pnet_rand=True, verbose=False).eval().requires_grad_(False)
 
 
 def contiguous(module: nn.Module) -> nn.Module:

@@ -5,21 +5,24 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+from ..cli import as_bool
 from ..files import write_atomically
+from ..names import one_line
 from ..processes import process_rank
 from .selection import SeriesSelection
 
 COLUMNS = ("chosen", "reason", "series_uid", "study_uid", "number", "description", "images", "folder", "note")
 
 
-def write_series_list(selection: SeriesSelection, output_dir: str) -> None:
+def write_series_list(selection: SeriesSelection, output_dir: str, anonymize: bool = False) -> None:
     """Write `<output_dir>/series.csv`, in the order found; nothing where there were no DICOM series.
 
     Args:
         selection: after it has decided.
         output_dir: folder of the results.
+        anonymize: write nothing; descriptions and folders may hold names.
     """
-    if not selection.decisions or process_rank() > 0:
+    if as_bool("anonymize", anonymize) or not selection.decisions or process_rank() > 0:
         return
 
     def write(partial: Path) -> None:
@@ -30,9 +33,8 @@ def write_series_list(selection: SeriesSelection, output_dir: str) -> None:
                 series = decision.series
                 note = "; ".join(filter(None, [decision.warning, series.note]))
                 names = (series.uid, series.study_uid, series.number, series.description)
-                writer.writerow(
-                    ["yes" if decision.chosen else "no", decision.reason, *names, series.frames, series.folder, note]
-                )
+                row = ["yes" if decision.chosen else "no", decision.reason, *names, series.frames, series.folder, note]
+                writer.writerow([one_line(str("" if cell is None else cell)) for cell in row])
 
     path = Path(output_dir) / "series.csv"
     write_atomically(path, write)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..safe_loading import tensors_only
 from ..torchvision_shim import make_torchvision_importable
 from .trunks import IMAGENET_MEAN, IMAGENET_STD, alexnet, squeezenet, vgg19
 
@@ -178,7 +179,8 @@ class VGG19Features(nn.Module):
             make_torchvision_importable()
             from torchvision.models import VGG19_Weights
 
-            state = VGG19_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True)
+            with tensors_only():
+                state = VGG19_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True)
             source = "torchvision's VGG19"
         else:
             state, source = read_weights(weights, "features."), str(weights)
@@ -235,7 +237,8 @@ def _load_published(model: SpatialLPIPS, net: str) -> None:
     make_torchvision_importable()
     import lpips
 
-    published = lpips.LPIPS(net=net, verbose=False).state_dict()
+    with tensors_only():
+        published = lpips.LPIPS(net=net, verbose=False).state_dict()
     trunk = {
         f"features.{key.split('.', 2)[2]}": value for key, value in published.items() if key.startswith("net.slice")
     }

@@ -11,6 +11,7 @@ from ignite.engine import Engine
 from monai.engines import IterationEvents
 from tqdm import tqdm
 
+from ..anonymous import without_names
 from ..cli import as_bool, fail
 from ..dicom.case_writer import DicomCaseWriter
 from ..inference import CaseEvents
@@ -43,6 +44,7 @@ class CaseReporter:
         cases: all cases of the run, for the order of the summary; those that were finished before are in it, too.
         records: where the ends of the cases are noted.
         dicom: writes `<case>/dicom/` too; None does not.
+        anonymize: leave out paths; the cases have anonymous names.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class CaseReporter:
         cases: Sequence[Mapping[str, Any]],
         records: CaseRecords,
         dicom: DicomCaseWriter | None = None,
+        anonymize: bool = False,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.threshold = threshold
@@ -69,6 +72,7 @@ class CaseReporter:
         self.ended = 0  # cases of this run
         self.summary_due = 0
         self.dicom = dicom
+        self.anonymize = as_bool("anonymize", anonymize)
 
     def attach(self, engine: Engine) -> None:
         """Listen to a `CaseEvaluator`."""
@@ -97,21 +101,28 @@ class CaseReporter:
         voxel = abs(np.linalg.det(np.asarray(output["source"].meta["original_affine"], dtype=float)[:3, :3]))
         result = CaseResult(
             case=case,
-            source=one_line(str(path)),
+            source=self._shown(str(path)),
             slices=" ".join(map(str, slices)),
             anomaly_score=output["anomaly_score"],
             volume_mm3=float(output["pred"].sum()) * float(voxel),
-            warnings=str(meta.get("warnings", "")),
+            warnings=self._said(case, str(meta.get("warnings", ""))),
         )
         self.records.replace(self.cases[case], result, engine.state.signature, write)
         self._case_ended()
 
     def case_failed(self, engine: Any) -> None:
         """Note the error and say it."""
-        case, error = engine.state.case, one_line(engine.state.error)
-        self.records.failed(CaseResult(case, one_line(str(engine.state.path)), status="failed", error=error))
+        case = engine.state.case
+        error = self._said(case, engine.state.error)
+        self.records.failed(CaseResult(case, self._shown(engine.state.path), status="failed", error=error))
         tqdm.write(f"{case}: {error}")
         self._case_ended()
+
+    def _shown(self, path: str) -> str:
+        return "" if self.anonymize else one_line(path)
+
+    def _said(self, case: str, text: str) -> str:
+        return one_line(without_names(text, self.cases[case]) if self.anonymize else text)
 
     def finish(self) -> None:
         """Write the summary and the report and say where they are; a non-zero exit status when a case failed.

@@ -135,7 +135,11 @@ class CaseRecords:
     def finished(self, item: Mapping[str, Any]) -> bool:
         """True when the case has a result, whole, of the very same input under the very same settings."""
         record = self._read(item["case"])
-        if record is None or record["result"].status != "ok" or record["result"].source != one_line(str(item["image"])):
+        if (
+            record is None
+            or record["result"].status != "ok"
+            or record["result"].source not in ("", one_line(str(item["image"])))
+        ):
             return False
         folder = self.output_dir / item["case"]
         try:

@@ -84,6 +84,9 @@ def test_commands_are_real(command: Command) -> None:
         check_verb(words[3:])
     elif program == "python" and words[1] == "-m" and words[2].startswith("tests."):
         check_script([words[2].replace(".", "/") + ".py"])
+    elif program == "python" and words[1:3] == ["-m", "pytest"]:
+        for path in words[3:]:
+            assert (REPOSITORY / path).exists(), f"no tests in {path}"
     elif program == "python" and words[1].endswith(".py"):
         check_script(words[1:])
     elif words[0].endswith(".sh"):
