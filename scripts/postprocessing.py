@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform, Transform
+from monai.transforms import Compose, Invertd, MapTransform, Transform
 
 from .errors import PhanesInputError
 
@@ -67,6 +67,42 @@ class RestoreUnitsd(MapTransform):
         scale = torch.as_tensor(d[self.ref_key].meta["intensity_scale"], dtype=torch.float32).reshape(-1)
         for key in self.key_iterator(d):
             d[key] = d[key] * scale.to(d[key].device)
+        return d
+
+
+class ShownImagesd(Transform):
+    """`shown`: the maps on the grid that was analysed, oriented and aligned, for pictures.
+
+    A registered head's slices lie obliquely in its own grid, where no picture of one section would show them whole. The
+    maps are those of `NativeImagesd`, labelled alike, and `source` is the aligned input; (1, H, W, D) each.
+
+    Args:
+        transform: the preprocessing; its steps after the alignment are undone here.
+        threshold: label threshold.
+        ref_key: key of the preprocessed input, which knows what was done to it.
+        aligned_key: key of the aligned input.
+    """
+
+    def __init__(
+        self, transform: Compose, threshold: float, ref_key: str = "image", aligned_key: str = "aligned"
+    ) -> None:
+        # By name: MONAI Label loads the package's classes anew between its stages.
+        names = [type(step).__name__ for step in transform.transforms]
+        self.steps = Compose(transform.transforms[names.index("SelectSlicesd") :])
+        self.ref_key = ref_key
+        self.aligned_key = aligned_key
+        self.finish = NativeImagesd(threshold, aligned_key)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        names = (*CHANNELS, "analysed")
+        back = Invertd(
+            names, self.steps, self.ref_key, nearest_interp=[name in ("mask", "analysed") for name in names]
+        )({self.ref_key: d[self.ref_key], **{name: d[name].clone() for name in names}})
+        shown = self.finish({**{name: back[name] for name in names}, self.aligned_key: d[self.aligned_key]})
+        aligned: MetaTensor = shown.pop(self.aligned_key)
+        aligned.meta["original_affine"] = aligned.affine
+        d["shown"] = {**shown, "source": aligned}
         return d
 
 

@@ -1,9 +1,9 @@
 """The deterministic preprocessing between a loaded volume and the network, the same in training and inference.
 
 After `CaseLoadImaged` and MONAI's `EnsureChannelFirstd` and `Orientationd(axcodes="PRS")` an image is (1, H, W, D):
-rows run anterior -> posterior, columns patient left -> right, slices inferior -> superior. `SelectSlicesd` keeps D of
-the slices, `FieldOfViewd` cuts or pads them to a square, `NormalizeSlicesd` brings each to [0, 1], MONAI's `Resized`
-to 128x128.
+rows run anterior -> posterior, columns patient left -> right, slices inferior -> superior. `alignment.AlignHeadd` brings
+a volume to the template's grid, `SelectSlicesd` keeps D of the slices, `FieldOfViewd` cuts or pads them to a square,
+`NormalizeSlicesd` brings each to [0, 1], MONAI's `Resized` to 128x128.
 `Invertd` undoes the spatial steps exactly; `postprocessing.RestoreUnitsd` undoes the normalisation where wanted.
 """
 
@@ -21,7 +21,10 @@ from monai.utils import MetaKeys, TraceKeys
 
 from .errors import PhanesInputError
 from .geometry import LEVEL_MM, TEMPLATE_CENTRE_XY, estimate_level, head_centre, is_mni, is_template_slice
+from .template import brain_on_grid
 
+NEAR_MM = 10.0  # of the trained level; the networks saw that level only
+MIN_BRAIN_MM2 = 2000.0  # of brain in a slice whose intensities it shall set
 MIN_SIZE = 16  # pixels; a smaller section is no axial slice of a head
 
 
@@ -41,16 +44,26 @@ def nifti_codes(image: MetaTensor) -> list[int]:
     return [int(image.meta.get(name, 0)) for name in ("sform_code", "qform_code")]
 
 
+def in_mni_space(image: MetaTensor, in_plane: bool = False) -> bool:
+    """True for an image that was aligned to MNI152, or not aligned at all and whose header says that it lies there."""
+    alignment = image.meta.get("alignment", "")
+    if alignment:
+        return alignment in ("mni", "header")
+    return is_mni(image.affine.numpy(), image.shape[1:], nifti_codes(image), in_plane)
+
+
 class SelectSlicesd(MapTransform, InvertibleTransform):
     """Keep the slices to analyse, (1, H, W, D) -> (1, H, W, d); the inverse puts zeros where nothing was analysed.
 
-    The level is MNI z = +23 mm when the header says MNI space, the only slice of a one-slice image, and otherwise
-    estimated from the top of the head (`geometry.estimate_level`), with a warning. An alignment transform placed
-    before this one hands over an image on the template's grid, and so needs no change here.
+    The level is MNI z = +23 mm for an image in MNI space, the only slice of a one-slice image, the grid's middle where
+    `align: none` asks for it, and otherwise estimated from the top of the head (`geometry.estimate_level`), with a
+    warning. The meta data keep `slice_indices`, and `level_slice`, the place of the slice nearest to the level among
+    them.
 
     Args:
         keys: keys of oriented images.
-        slices: "mid" (the trained level), "all", or indices counted from the lowest axial slice.
+        slices: "mid" (the trained level), "all", or indices counted from the lowest axial slice of the volume as it was
+            stored; of a registered volume, the template's slices that pass through these in the middle of the head.
         slab_mm: with "mid", analyse all slices whose centre is within slab_mm / 2 of the level; 0 is one slice.
 
     Raises:
@@ -81,12 +94,22 @@ class SelectSlicesd(MapTransform, InvertibleTransform):
                     f"'{image.meta.get('filename_or_obj', key)}' has axial sections of {tuple(image.shape[1:3])} "
                     f"pixels; give an image with at least {MIN_SIZE} pixels in each axial direction."
                 )
-            indices = self._choose(image)
+            level, warning = self._level(image)
+            indices = self._choose(image, level)
+            if self.slices == "mid":
+                add_warning(image, warning)
+            if max(abs(index - level) for index in indices) * spacing_of(image)[2] > NEAR_MM:
+                add_warning(image, f"slices over {NEAR_MM:g} mm away from the trained level: the networks never saw such")
             affine = torch.as_tensor(image.affine).clone()
             affine[:3, 3] += affine[:3, 2] * indices[0]
             selected = MetaTensor(
                 image.as_tensor()[..., indices],
-                meta={**image.meta, MetaKeys.AFFINE: affine, "slice_indices": indices},
+                meta={
+                    **image.meta,
+                    MetaKeys.AFFINE: affine,
+                    "slice_indices": indices,
+                    "level_slice": int(np.abs(np.array(indices) - level).argmin()),
+                },
                 applied_operations=list(image.applied_operations),
             )
             self.push_transform(
@@ -106,30 +129,46 @@ class SelectSlicesd(MapTransform, InvertibleTransform):
             d[key] = MetaTensor(whole, meta=meta, applied_operations=d[key].applied_operations)
         return d
 
-    def _choose(self, image: MetaTensor) -> list[int]:
-        """Ascending slice indices; adds a warning to the image where there is something to say."""
+    def _level(self, image: MetaTensor) -> tuple[int, str]:
+        """Index of the slice at the trained level, and a sentence of warning ("" when there is nothing to say)."""
+        depth = image.shape[-1]
+        if depth == 1:
+            return 0, ""
+        if in_mni_space(image):
+            heights = image.affine[2, 3] + image.affine[2, 2] * torch.arange(depth)
+            return int((heights - LEVEL_MM).abs().argmin()), ""
+        if image.meta.get("alignment") == "none":
+            return depth // 2, "not aligned: the middle slice stands for the trained level"
+        return estimate_level(image[0].numpy(), spacing_of(image))
+
+    def _choose(self, image: MetaTensor, level: int) -> list[int]:
+        """Ascending slice indices."""
         depth, spacing = image.shape[-1], spacing_of(image)
         if depth == 1:
             return [0]
         if not isinstance(self.slices, str):
-            indices = sorted({int(i) for i in self.slices})
-            if not indices or indices[0] < 0 or indices[-1] >= depth:
-                raise PhanesInputError(
-                    f"slices {indices} do not exist in '{image.meta.get('filename_or_obj', '')}', "
-                    f"which has the axial slices 0 to {depth - 1}."
-                )
-            return indices
+            return self._listed(image)
         if self.slices == "all":
-            add_warning(image, "slices away from the trained level were analysed")
             return list(range(depth))
-        if is_mni(image.affine.numpy(), image.shape[1:], nifti_codes(image)):
-            heights = image.affine[2, 3] + image.affine[2, 2] * torch.arange(depth)
-            level = int((heights - LEVEL_MM).abs().argmin())
-        else:
-            level, warning = estimate_level(image[0].numpy(), spacing)
-            add_warning(image, warning)
         half = int(self.slab_mm / 2 / spacing[2] + 1e-6)
         return list(range(max(level - half, 0), min(level + half + 1, depth)))
+
+    def _listed(self, image: MetaTensor) -> list[int]:
+        """The slices that the user listed, as indices of this image."""
+        name = image.meta.get("filename_or_obj", "")
+        depth = int(image.meta.get("native_depth", image.shape[-1]))
+        indices = sorted({int(i) for i in self.slices})
+        if not indices or indices[0] < 0 or indices[-1] >= depth:
+            raise PhanesInputError(
+                f"slices {indices} do not exist in '{name}', which has the axial slices 0 to {depth - 1}."
+            )
+        if "slice_of_level" not in image.meta:
+            return indices
+        first, step = (float(v) for v in image.meta["slice_of_level"])
+        levels = sorted({round((i - first) / step) for i in indices})
+        if levels[0] < 0 or levels[-1] >= image.shape[-1]:
+            raise PhanesInputError(f"slices {indices} of '{name}' lie outside of the template: choose others.")
+        return levels
 
 
 class FieldOfViewd(MapTransform, InvertibleTransform):
@@ -176,10 +215,10 @@ class FieldOfViewd(MapTransform, InvertibleTransform):
         spacing_known = image.meta.get("spacing_known", True)
         sizes = [max(round(self.size_mm / s), 1) for s in spacing] if spacing_known else [max(shape)] * 2
         affine = image.affine.numpy().astype(float)
-        if is_mni(affine, image.shape[1:], nifti_codes(image), in_plane=True):
+        if in_mni_space(image, in_plane=True):
             target = [*TEMPLATE_CENTRE_XY, affine[2, 3], 1.0]
             centre = tuple(np.linalg.solve(affine, target)[:2])
-        elif not spacing_known or is_template_slice(shape, spacing):
+        elif not spacing_known or is_template_slice(shape, spacing) or image.meta.get("alignment") == "none":
             centre = ((shape[0] - 1) / 2, (shape[1] - 1) / 2)
         else:
             centre = head_centre(image[0, ..., image.shape[-1] // 2].numpy(), spacing)
@@ -193,10 +232,15 @@ class NormalizeSlicesd(MapTransform):
     depend on how much air a scan or the padding adds. It is kept as `intensity_scale` (one a slice) in the meta data,
     for `postprocessing.RestoreUnitsd`.
 
+    In many scans fat is far brighter than in the training slices, and the percentile is the scalp's, not the brain's.
+    Where the brain is known (a volume aligned to the template) the scale is therefore moved as far as it takes to bring
+    the brain's median into the range that it has in the training slices.
+
     Args:
         keys: keys of square images.
         percentile: in percent.
         width: share of the columns, in the middle, that the percentile sees.
+        brain_range: least and largest median of the brain in a normalised slice; None leaves the percentile as it is.
 
     Raises:
         PhanesInputError: every slice is blank.
@@ -207,17 +251,21 @@ class NormalizeSlicesd(MapTransform):
         keys: KeysCollection,
         percentile: float = 98.0,
         width: float = 197.0 / 233.0,
+        brain_range: Sequence[float] | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.percentile = percentile
         self.width = width
+        self.brain_range = brain_range
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         for key in self.key_iterator(d):
             image: MetaTensor = d[key]
             scale = slice_scale(image.as_tensor(), self.percentile, self.width)
+            if self.brain_range is not None and image.meta.get("brain_known", False):
+                scale = _brought_into_range(scale, image, self.brain_range)
             low, high = image.amin(dim=(0, 1, 2)), image.amax(dim=(0, 1, 2))
             if (scale <= 0).all() or (low == high).all():
                 what = "holds nothing above zero" if (low < 0).any() else "is blank"
@@ -230,6 +278,19 @@ class NormalizeSlicesd(MapTransform):
             d[key] = (image / torch.where(scale > 0, scale, 1.0)).clamp(0.0, 1.0)
             d[key].meta["intensity_scale"] = scale.tolist()
         return d
+
+
+def _brought_into_range(scale: torch.Tensor, image: MetaTensor, brain_range: Sequence[float]) -> torch.Tensor:
+    """Scales (D,) at which the brain's median lies in the range; slices with less than 20 cm2 of brain keep theirs."""
+    brain = brain_on_grid(image.affine.numpy().astype(float), tuple(image.shape[1:]))
+    pixel = spacing_of(image)[0] * spacing_of(image)[1]
+    found = scale.clone()
+    for k in range(image.shape[-1]):
+        if brain[..., k].sum() * pixel >= MIN_BRAIN_MM2:
+            median = float(image.as_tensor()[0, ..., k][torch.from_numpy(brain[..., k])].median())
+            if median > 0:
+                found[k] = scale[k].clamp(median / float(brain_range[1]), median / float(brain_range[0]))
+    return found
 
 
 def slice_scale(image: torch.Tensor, percentile: float = 98.0, width: float = 197.0 / 233.0) -> torch.Tensor:

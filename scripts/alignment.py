@@ -1,0 +1,209 @@
+"""Bring a head to the template's grid, and what was found there back onto the voxels it came from.
+
+Runs between MONAI's `Orientationd(axcodes="PRS")` and `SelectSlicesd`, which then finds the trained level by its
+coordinates. What was done is kept in the image's meta data under `alignment`:
+
+- `mni`: registered to MNI152 and resampled onto the template's 1 mm grid;
+- `header`: the header says MNI space and the head does lie there: taken as it is, nothing is interpolated;
+- `geometric`: no registration; the level comes from the distance to the vertex, the centre from the head's outline;
+- `none`: no registration; the grid's middle is the head's;
+- empty: a single slice, about which there is nothing to find out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import InvertibleTransform, MapTransform
+from monai.utils import MetaKeys, TraceKeys
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from .errors import PhanesInputError
+from .geometry import is_mni
+from .registration import Bounds, Registration, describe, register, similarity_as_it_lies
+from .template import GRID_AFFINE, GRID_SHAPE
+from .transforms import add_warning, nifti_codes
+
+ALIGNMENTS = ("mni", "geometric", "none")
+BLOCK = 32  # planes of voxels that are brought back at a time
+MIN_HEIGHT_MM = 60.0  # of a scan that can be registered; a brain is some 130 mm high
+
+
+class AlignHeadd(MapTransform, InvertibleTransform):
+    """Align a volume to MNI152, (C, H, W, D) on its own grid -> (C, 233, 197, 189) on the template's, or as it is.
+
+    The first channel is what is registered; all are resampled, linearly, with the channel's minimum outside of the
+    scan. The inverse puts each voxel's value back where its centre lies in an analysed slice; see `onto_grid`.
+
+    Args:
+        keys: keys of oriented images.
+        align: "mni", "geometric" or "none", for volumes of several slices; a single slice is always taken as it is.
+        similarity: least correlation with the template within the brain; below it a registration has failed.
+        header_similarity: the correlation from which on a header that says MNI space is believed without registration.
+        scales: least and largest scale, image mm a template mm.
+        rotation: largest rotation, degrees.
+
+    A registration that fails becomes `geometric`, with a warning; where the header says MNI space, `header`.
+
+    Raises:
+        PhanesInputError: an unknown `align`.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        align: str = "mni",
+        similarity: float = Bounds.similarity,
+        header_similarity: float = 0.6,
+        scales: Sequence[float] = Bounds.scales,
+        rotation: float = Bounds.rotation,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        if align not in ALIGNMENTS:
+            raise PhanesInputError(f"align is '{align}': give {', '.join(ALIGNMENTS[:-1])} or {ALIGNMENTS[-1]}.")
+        self.align = align
+        self.bounds = Bounds(similarity, (float(scales[0]), float(scales[1])), rotation)
+        self.header_similarity = header_similarity
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            d[key] = self._aligned(d[key])
+        return d
+
+    def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            info = self.pop_transform(d[key])
+            extra = info[TraceKeys.EXTRA_INFO]
+            if not extra["into_grid"]:
+                continue
+            image: MetaTensor = d[key]
+            values = onto_grid(
+                image.as_tensor().numpy(),
+                [int(i) for i in image.meta["slice_indices"]],
+                np.array(extra["into_grid"]),
+                tuple(int(n) for n in info[TraceKeys.ORIG_SIZE]),
+                nearest=extra["mode"] == "nearest",
+            )
+            meta = {**image.meta, MetaKeys.AFFINE: torch.tensor(extra["affine"], dtype=torch.float64)}
+            d[key] = MetaTensor(torch.from_numpy(values), meta=meta, applied_operations=image.applied_operations)
+        return d
+
+    def _aligned(self, image: MetaTensor) -> MetaTensor:
+        volume, affine = image.as_tensor()[0].numpy(), image.affine.numpy().astype(np.float64)
+        claims_mni = is_mni(affine, image.shape[1:], nifti_codes(image))
+        found, done = None, self.align
+        if image.shape[-1] == 1:
+            done = ""
+        elif self.align == "none":
+            done = "header" if claims_mni else "none"
+        elif self.align == "mni":
+            done, found = self._choose(image, volume, affine, claims_mni)
+        if done != "mni" or found is None:
+            aligned = MetaTensor(image, meta=dict(image.meta), applied_operations=list(image.applied_operations))
+            into_grid: list = []
+        else:
+            aligned, into_grid = self._resampled(image, affine, found)
+        aligned.meta["alignment"] = done
+        if found is not None:
+            aligned.meta["alignment_similarity"] = found.similarity
+            aligned.meta["brain_known"] = found.similarity >= self.bounds.similarity
+        extra = {"into_grid": into_grid, "affine": affine.tolist(), "mode": "bilinear"}
+        self.push_transform(aligned, orig_size=image.shape[1:], extra_info=extra)
+        return aligned
+
+    def _choose(
+        self, image: MetaTensor, volume: NDArray, affine: NDArray, claims_mni: bool
+    ) -> tuple[str, Registration | None]:
+        """What is done for `align: mni`, and the registration it rests on."""
+        as_it_lies = describe(np.eye(4), similarity_as_it_lies(volume, affine)) if claims_mni else None
+        if as_it_lies is not None and as_it_lies.similarity >= self.header_similarity:
+            return "header", as_it_lies
+        height = image.shape[-1] * float(np.linalg.norm(affine[:3, 2]))
+        if height < MIN_HEIGHT_MM:
+            objection, found = f"the scan is only {height:.0f} mm high", None
+        else:
+            found = register(volume, affine)
+            objection = self.bounds.objection(found)
+        if as_it_lies is not None and (found is None or objection or found.similarity <= as_it_lies.similarity):
+            add_warning(image, f"the header says MNI space, but the similarity is only {as_it_lies.similarity:.2f}")
+            return "header", as_it_lies
+        if objection:
+            add_warning(image, f"not registered to MNI152 ({objection})")
+            return "geometric", None
+        if as_it_lies is not None:
+            add_warning(image, "registered although the header says MNI space: the brain does not fill the template's")
+        return "mni", found
+
+    @staticmethod
+    def _resampled(image: MetaTensor, affine: NDArray, found: Registration) -> tuple[MetaTensor, list]:
+        from_grid = np.linalg.inv(affine) @ found.matrix @ GRID_AFFINE
+        values = np.stack(
+            [
+                ndimage.affine_transform(channel, from_grid, output_shape=GRID_SHAPE, order=1, cval=channel.min())
+                for channel in image.as_tensor().numpy()
+            ]
+        )
+        meta = {**image.meta, MetaKeys.AFFINE: torch.from_numpy(GRID_AFFINE.copy())}
+        # Where the middle axis of the template passes through the scan: slice = first + step * template slice.
+        row, column = (GRID_SHAPE[0] - 1) / 2, (GRID_SHAPE[1] - 1) / 2
+        meta["slice_of_level"] = [float(from_grid[2] @ [row, column, 0, 1]), float(from_grid[2, 2])]
+        meta["native_depth"] = int(image.shape[-1])
+        aligned = MetaTensor(torch.from_numpy(values), meta=meta, applied_operations=list(image.applied_operations))
+        return aligned, np.linalg.inv(from_grid).tolist()
+
+
+def onto_grid(
+    values: NDArray, slices: Sequence[int], into_grid: NDArray, shape: tuple[int, ...], nearest: bool = False
+) -> NDArray:
+    """Values of analysed slices on another grid; 0 where that grid's voxels do not lie in one of these slices.
+
+    A voxel belongs to a slice when its centre lies within half a slice of it, or, for voxels thicker than slices, when
+    the slice's middle is nearer to this voxel than to the next one along the axis that crosses slices most steeply. So
+    a slab keeps its thickness, and a single slice is neither torn nor doubled, however it is tilted.
+
+    Args:
+        values: (C, H, W, D); only `slices` of it are read.
+        slices: ascending indices along D.
+        into_grid: (4, 4), voxel of the other grid -> voxel of `values`.
+        shape: the other grid's three voxel counts.
+        nearest: in-plane nearest neighbour instead of bilinear interpolation.
+
+    Returns:
+        (C, *shape), float32.
+    """
+    found = np.zeros((values.shape[0], *shape), dtype=np.float32)
+    chosen = np.asarray(slices)
+    middles = (chosen[1:] + chosen[:-1]) / 2
+    half = max(1.0, float(np.abs(into_grid[2, :3]).max())) / 2
+    height, width = values.shape[1:3]
+    for first in range(0, shape[0], BLOCK):  # bounds the memory
+        block = found[:, first : first + BLOCK]
+        i, j, k = np.ogrid[first : first + block.shape[1], 0 : shape[1], 0 : shape[2]]
+        level = into_grid[2, 0] * i + into_grid[2, 1] * j + into_grid[2, 2] * k + into_grid[2, 3]
+        level = np.round(level, 6)  # the rim of a slice lies on one side, whatever the rounding
+        own = np.searchsorted(middles, level, side="right")  # the nearest of the chosen slices
+        offset = level - chosen[own]
+        where = np.nonzero((offset >= -half) & (offset < half))
+        voxels = np.stack([where[0] + first, *where[1:], np.ones(where[0].size)])
+        row, column = into_grid[:2] @ voxels
+        inside = (row >= -0.5) & (row < height - 0.5) & (column >= -0.5) & (column < width - 0.5)
+        where = tuple(axis[inside] for axis in where)
+        points = np.stack([row[inside], column[inside]])
+        of_slice = own[where]
+        for n in np.unique(of_slice):
+            here = of_slice == n
+            target = tuple(axis[here] for axis in where)
+            for channel in range(values.shape[0]):
+                block[channel][target] = ndimage.map_coordinates(
+                    values[channel, ..., chosen[n]], points[:, here], order=0 if nearest else 1, mode="nearest"
+                )
+    return found
