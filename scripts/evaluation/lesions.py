@@ -109,7 +109,7 @@ class LesionBenchmark:
         self.mask_cut = mask_cut
         self.min_pixels = min_pixels
         steps = [type(step).__name__ for step in preprocessing]
-        first = steps.index("SelectSlicesd")
+        first = steps.index("AlignHeadd" if "AlignHeadd" in steps else "SelectSlicesd")
         self.loading = Compose(preprocessing[:first])
         self.preprocessing = Compose(preprocessing[first:])
         self.geometry = Compose(

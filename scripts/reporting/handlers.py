@@ -19,7 +19,7 @@ from ..names import one_line
 from ..processes import process_rank
 from ..transforms import add_warning
 from ..versions import versions
-from .pictures import case_figure, save_figure
+from .pictures import analysed_slices, case_figure, save_figure
 from .records import CaseRecords
 from .report import write_report
 from .results import save_images
@@ -90,9 +90,9 @@ class CaseReporter:
             save_images(output, folder, case, self.save)
             scales = [float(s) for s in meta["intensity_scale"]]
             if self.save.get("view", True):
-                save_view(case_view(output, slices, scales, self.threshold), view_path(folder, case))
+                save_view(case_view(output["shown"], slices, scales, self.threshold), view_path(folder, case))
             if self.save.get("picture", True):
-                save_figure(case_figure(output, slices, scales, self.threshold, case), folder / f"{case}.png")
+                save_figure(case_figure(output["shown"], slices, scales, self.threshold, case), folder / f"{case}.png")
             if self.dicom is not None:
                 self.dicom(case, output, folder)
 
@@ -102,7 +102,9 @@ class CaseReporter:
         result = CaseResult(
             case=case,
             source=self._shown(str(path)),
-            slices=" ".join(map(str, slices)),
+            slices=" ".join(map(str, analysed_slices(output["analysed"], output["source"]))),
+            alignment=str(meta.get("alignment", "")),
+            similarity=float(meta["alignment_similarity"]) if "alignment_similarity" in meta else None,
             anomaly_score=output["anomaly_score"],
             volume_mm3=float(output["pred"].sum()) * float(voxel),
             warnings=self._said(case, str(meta.get("warnings", ""))),

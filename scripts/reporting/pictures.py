@@ -43,13 +43,18 @@ def axial_spacing(affine: NDArray) -> tuple[float, float, float]:
     return float(sizes[1]), float(sizes[0]), float(sizes[2])
 
 
+def analysed_slices(analysed: MetaTensor, source: MetaTensor) -> list[int]:
+    """Axial slices of the input, counted upwards, that hold analysed voxels; (1, X, Y, Z) on the native grid each."""
+    return np.flatnonzero(axial(analysed, np.asarray(source.meta["original_affine"])).any(axis=(0, 1))).tolist()
+
+
 def case_figure(
     output: Mapping[str, MetaTensor], slices: Sequence[int], scales: Sequence[float], threshold: float, title: str
 ) -> Figure:
     """Figure of one case.
 
     Args:
-        output: `source`, `coarse`, `mask`, `pseudo_healthy`, `anomaly`, `pred` and `analysed` on the native grid.
+        output: `source`, `coarse`, `mask`, `pseudo_healthy`, `anomaly`, `pred` and `analysed` on the aligned grid.
         slices: analysed slices, counted upwards.
         scales: the intensity that is shown white, one a slice.
         threshold: label threshold; the overlay's colours run from 0 to at least four times of it.
@@ -60,6 +65,7 @@ def case_figure(
     """
     affine = np.asarray(output["source"].meta["original_affine"], dtype=float)
     spacing = axial_spacing(affine)
+    in_mni_space = output["source"].meta.get("alignment") in ("mni", "header")
     volumes = {
         key: axial(output[key], affine)
         for key in ("source", "coarse", "mask", "pseudo_healthy", "anomaly", "pred", "analysed")
@@ -86,7 +92,8 @@ def case_figure(
         row[4].imshow(pane["anomaly"], cmap=fading_heat(), vmin=0.0, vmax=top, **style)
         if pane["pred"].any() and not pane["pred"].all():
             row[4].contour(pane["pred"], levels=[0.5], colors="cyan", linewidths=0.7)
-        row[0].text(0.02, 0.02, f"slice {index}", color="white", fontsize=8, transform=row[0].transAxes)
+        where = f"MNI z = {affine[2, 3] + affine[2, 2] * index:+.0f} mm" if in_mni_space else f"slice {index}"
+        row[0].text(0.02, 0.02, where, color="white", fontsize=8, transform=row[0].transAxes)
         for axis in row:
             for x, letter in ((0.01, "L"), (0.99, "R")):
                 side = "left" if letter == "L" else "right"

@@ -18,7 +18,9 @@ class CaseResult:
         case: its name, and its folder's.
         source: path of the input.
         status: "ok" or "failed".
-        slices: analysed slices, counted from the lowest axial slice, separated by spaces.
+        slices: the input's axial slices that hold analysed voxels, counted from the lowest, separated by spaces.
+        alignment: mni, header, geometric, none; empty for a single slice (`alignment.AlignHeadd`).
+        similarity: correlation with the template within the brain; empty where that is not known.
         anomaly_score: mean of the anomaly map over the analysed slices, on the network's grid.
         volume_mm3: volume of the label.
         warnings: what a reader should know, separated by semicolons.
@@ -29,6 +31,8 @@ class CaseResult:
     source: str
     status: str = "ok"
     slices: str = ""
+    alignment: str = ""
+    similarity: float | None = None
     anomaly_score: float | None = None
     volume_mm3: float | None = None
     warnings: str = ""

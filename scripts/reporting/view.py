@@ -34,7 +34,7 @@ def case_view(
     """The view of a case, ready for JSON.
 
     Args:
-        output: `source`, `mask`, `pseudo_healthy`, `anomaly`, `pred` and `analysed` on the native grid, (1, X, Y, Z).
+        output: `source`, `mask`, `pseudo_healthy`, `anomaly`, `pred` and `analysed` on the aligned grid, (1, X, Y, Z).
         slices: analysed slices, counted upwards.
         scales: the intensity that is shown white, one a slice.
         threshold: label threshold.
