@@ -14,6 +14,7 @@ from .errors import PhanesInputError
 from .evaluation.gallery import draw_figures
 from .export import export
 from .package.build import package
+from .registration_trials import registration_trials
 from .reporting.curves import plot_curves
 
 
@@ -25,6 +26,7 @@ class Commands:
     configuration = staticmethod(write_configuration)
     figures = staticmethod(draw_figures)
     package = staticmethod(package)
+    registration_trials = staticmethod(registration_trials)
     train_baselines = staticmethod(train_baselines)
 
     def demo_input(self, out: str = "demo") -> None:

@@ -5,8 +5,9 @@ coordinates. What was done is kept in the image's meta data under `alignment`:
 
 - `mni`: registered to MNI152 and resampled onto the template's 1 mm grid;
 - `header`: the header says MNI space and the head does lie there: taken as it is, nothing is interpolated;
-- `geometric`: no registration; the level comes from the distance to the vertex, the centre from the head's outline;
-- `none`: no registration; the grid's middle is the head's;
+- `geometric`: no registration, and no MNI header; the level comes from the distance to the vertex, the centre from the
+  head's outline;
+- `none`: likewise; the grid's middle is the head's;
 - empty: a single slice, about which there is nothing to find out.
 """
 
@@ -21,6 +22,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform, MapTransform
 from monai.utils import MetaKeys, TraceKeys
+from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -32,7 +34,7 @@ from .transforms import add_warning, nifti_codes
 
 ALIGNMENTS = ("mni", "geometric", "none")
 BLOCK = 32  # planes of voxels that are brought back at a time
-MIN_HEIGHT_MM = 60.0  # of a scan that can be registered; a brain is some 130 mm high
+MIN_EXTENT_MM = 60.0  # of a scan that can be registered, in each direction; a brain is some 130 mm high
 
 
 class AlignHeadd(MapTransform, InvertibleTransform):
@@ -45,6 +47,7 @@ class AlignHeadd(MapTransform, InvertibleTransform):
         keys: keys of oriented images.
         align: "mni", "geometric" or "none", for volumes of several slices; a single slice is always taken as it is.
         similarity: least correlation with the template within the brain; below it a registration has failed.
+        sure_similarity: below this one it is taken with a warning.
         header_similarity: the correlation from which on a header that says MNI space is believed without registration.
         scales: least and largest scale, image mm a template mm.
         rotation: largest rotation, degrees.
@@ -60,6 +63,7 @@ class AlignHeadd(MapTransform, InvertibleTransform):
         keys: KeysCollection,
         align: str = "mni",
         similarity: float = Bounds.similarity,
+        sure_similarity: float = 0.5,
         header_similarity: float = 0.6,
         scales: Sequence[float] = Bounds.scales,
         rotation: float = Bounds.rotation,
@@ -70,6 +74,7 @@ class AlignHeadd(MapTransform, InvertibleTransform):
             raise PhanesInputError(f"align is '{align}': give {', '.join(ALIGNMENTS[:-1])} or {ALIGNMENTS[-1]}.")
         self.align = align
         self.bounds = Bounds(similarity, (float(scales[0]), float(scales[1])), rotation)
+        self.sure_similarity = sure_similarity
         self.header_similarity = header_similarity
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -103,8 +108,8 @@ class AlignHeadd(MapTransform, InvertibleTransform):
         found, done = None, self.align
         if image.shape[-1] == 1:
             done = ""
-        elif self.align == "none":
-            done = "header" if claims_mni else "none"
+        elif self.align != "mni":
+            done = "header" if claims_mni else self.align
         elif self.align == "mni":
             done, found = self._choose(image, volume, affine, claims_mni)
         if done != "mni" or found is None:
@@ -127,9 +132,9 @@ class AlignHeadd(MapTransform, InvertibleTransform):
         as_it_lies = describe(np.eye(4), similarity_as_it_lies(volume, affine)) if claims_mni else None
         if as_it_lies is not None and as_it_lies.similarity >= self.header_similarity:
             return "header", as_it_lies
-        height = image.shape[-1] * float(np.linalg.norm(affine[:3, 2]))
-        if height < MIN_HEIGHT_MM:
-            objection, found = f"the scan is only {height:.0f} mm high", None
+        extent = float((np.array(image.shape[1:]) * voxel_sizes(affine)).min())
+        if extent < MIN_EXTENT_MM:
+            objection, found = f"the scan covers only {extent:.0f} mm", None
         else:
             found = register(volume, affine)
             objection = self.bounds.objection(found)
@@ -141,6 +146,8 @@ class AlignHeadd(MapTransform, InvertibleTransform):
             return "geometric", None
         if as_it_lies is not None:
             add_warning(image, "registered although the header says MNI space: the brain does not fill the template's")
+        if found.similarity < self.sure_similarity:
+            add_warning(image, f"similarity to the template only {found.similarity:.2f}: check the level")
         return "mni", found
 
     @staticmethod
@@ -157,8 +164,24 @@ class AlignHeadd(MapTransform, InvertibleTransform):
         row, column = (GRID_SHAPE[0] - 1) / 2, (GRID_SHAPE[1] - 1) / 2
         meta["slice_of_level"] = [float(from_grid[2] @ [row, column, 0, 1]), float(from_grid[2, 2])]
         meta["native_depth"] = int(image.shape[-1])
+        into_grid = np.linalg.inv(from_grid)
+        per_mm = float(np.linalg.norm(into_grid[2, :3] @ np.linalg.inv(affine[:3, :3])))  # slices a mm of the scan
+        meta["slice_mm"], meta["rim_mm"] = 1.0 / per_mm, 2.0 * (_half_thickness(into_grid) - 0.5) / per_mm
         aligned = MetaTensor(torch.from_numpy(values), meta=meta, applied_operations=list(image.applied_operations))
-        return aligned, np.linalg.inv(from_grid).tolist()
+        return aligned, into_grid.tolist()
+
+
+def analysed_thickness(image: MetaTensor) -> float:
+    """mm of the scan that the analysed slices of a preprocessed image stand for: at least the thickness of a voxel."""
+    slices = len(image.meta["slice_indices"])
+    if "slice_mm" in image.meta:
+        return slices * float(image.meta["slice_mm"]) + float(image.meta["rim_mm"])
+    return slices * float(np.linalg.norm(np.asarray(image.affine)[:3, 2]))
+
+
+def _half_thickness(into_grid: NDArray) -> float:
+    """Slices to either side of a slice's middle whose voxels belong to it; see `onto_grid`."""
+    return max(1.0, float(np.abs(into_grid[2, :3]).max())) / 2
 
 
 def onto_grid(
@@ -183,7 +206,7 @@ def onto_grid(
     found = np.zeros((values.shape[0], *shape), dtype=np.float32)
     chosen = np.asarray(slices)
     middles = (chosen[1:] + chosen[:-1]) / 2
-    half = max(1.0, float(np.abs(into_grid[2, :3]).max())) / 2
+    half = _half_thickness(into_grid)
     height, width = values.shape[1:3]
     for first in range(0, shape[0], BLOCK):  # bounds the memory
         block = found[:, first : first + BLOCK]

@@ -69,7 +69,7 @@ class Bounds:
         rotation: largest rotation, degrees.
     """
 
-    similarity: float = 0.5
+    similarity: float = 0.35
     scales: tuple[float, float] = (0.6, 1.4)
     rotation: float = 45.0
 

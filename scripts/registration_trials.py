@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import csv
 import time
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import nibabel as nib
@@ -20,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
+from skimage.measure import block_reduce
 from tqdm import tqdm
 
 from .errors import PhanesInputError
@@ -95,6 +97,15 @@ def moved(volume: NDArray, affine: NDArray, matrix: NDArray, margin_mm: float) -
     return ndimage.affine_transform(volume, back, output_shape=tuple(shape), order=1, cval=float(volume.min())), grid
 
 
+def block_means(volume: NDArray, affine: NDArray, mm: float) -> tuple[NDArray, NDArray]:
+    """The head in voxels of at most `mm`, each the mean of whole ones; as it is where its own are no smaller."""
+    steps = tuple(max(1, int(mm / size)) for size in voxel_sizes(affine))
+    whole = tuple(slice(0, n // step * step) for n, step in zip(volume.shape, steps, strict=True))
+    grid = affine @ np.diag([*steps, 1.0])
+    grid[:3, 3] = apply_affine(affine, (np.array(steps) - 1) / 2)
+    return block_reduce(volume[whole], steps, np.mean), grid
+
+
 def level_errors(found: NDArray, reference: NDArray) -> tuple[float, float]:
     """mm (template) and degrees between the trained level under two maps template -> head, (4, 4) each."""
     between = np.linalg.inv(reference) @ found
@@ -104,8 +115,12 @@ def level_errors(found: NDArray, reference: NDArray) -> tuple[float, float]:
 
 
 def run_trials(
-    path: str | Path, seeds: Iterable[int], reference: NDArray | None = None, margin_mm: float = MARGIN_MM
-) -> list[Trial]:
+    path: str | Path,
+    seeds: Iterable[int],
+    reference: NDArray | None = None,
+    margin_mm: float = MARGIN_MM,
+    voxel_mm: float = 0.0,
+) -> Iterator[Trial]:
     """Register one head after each of many movements.
 
     Args:
@@ -113,12 +128,14 @@ def run_trials(
         seeds: of the movements.
         reference: (4, 4), template -> head; None registers the head as it lies.
         margin_mm: air around the head before it moves; 0 lets the movement cut it.
+        voxel_mm: the head is first averaged to voxels of at most this size, as the registration itself begins.
 
     Raises:
         PhanesInputError: the head as it lies cannot be registered.
     """
     image = nib.as_closest_canonical(nib.load(path))
     volume, affine = np.asarray(image.dataobj, dtype=np.float32), np.asarray(image.affine)
+    volume, affine = block_means(volume, affine, voxel_mm)
     bounds = Bounds()
     if reference is None:
         found = register(volume, affine)
@@ -127,7 +144,6 @@ def run_trials(
         reference = found.matrix
     middle = np.eye(4)
     middle[:3, 3] = apply_affine(affine, (np.array(volume.shape) - 1) / 2)
-    trials = []
     for seed in tqdm(seeds, desc=Path(path).name):
         matrix, rotation, shift, scales = movement(seed)
         matrix = middle @ matrix @ np.linalg.inv(middle)
@@ -136,25 +152,28 @@ def run_trials(
         found = register(head, grid)
         seconds = time.perf_counter() - start
         level, angle = level_errors(found.matrix, matrix @ reference)
-        trials.append(
-            Trial(
-                Path(path).name,
-                seed,
-                rotation,
-                shift,
-                " ".join(f"{s:.3f}" for s in scales),
-                level,
-                angle,
-                found.similarity,
-                bounds.objection(found),
-                seconds,
-            )
+        yield Trial(
+            Path(path).name,
+            seed,
+            rotation,
+            shift,
+            " ".join(f"{s:.3f}" for s in scales),
+            level,
+            angle,
+            found.similarity,
+            bounds.objection(found),
+            seconds,
         )
-    return trials
 
 
 def registration_trials(
-    *volumes: str, trials: int = 100, seed: int = 0, mni: bool = False, margin_mm: float = MARGIN_MM, out: str = ""
+    *volumes: str,
+    trials: int = 100,
+    seed: int = 0,
+    mni: bool = False,
+    margin_mm: float = MARGIN_MM,
+    voxel_mm: float = 0.0,
+    out: str = "",
 ) -> None:
     """Move heads by known affine maps and measure how well the slice level is found again.
 
@@ -164,20 +183,23 @@ def registration_trials(
         seed: the first one's; each further movement has the next.
         mni: the heads lie in MNI space: the reference is the identity, not their own registration.
         margin_mm: air added around a head before it moves; 0 lets the movement cut it off.
-        out: a CSV file for all trials.
+        voxel_mm: average each head to voxels of at most this size first; faster. 0 leaves it as it is.
+        out: a CSV file of all trials, written as they end.
     """
     if not volumes:
         raise PhanesInputError("registration_trials needs at least one NIfTI volume.")
-    found = [
-        trial
-        for path in volumes
-        for trial in run_trials(path, range(seed, seed + trials), np.eye(4) if mni else None, margin_mm)
-    ]
-    if out:
-        with Path(out).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(asdict(found[0])))
+    reference = np.eye(4) if mni else None
+    found = []
+    with Path(out).open("w", newline="", encoding="utf-8") if out else nullcontext() as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Trial)]) if file else None
+        if writer and file:
             writer.writeheader()
-            writer.writerows(asdict(trial) for trial in found)
+        for path in volumes:
+            for trial in run_trials(path, range(seed, seed + trials), reference, margin_mm, voxel_mm):
+                found.append(trial)
+                if writer and file:
+                    writer.writerow(asdict(trial))
+                    file.flush()
     table = Table(title=f"Level within {MAX_LEVEL_MM:g} mm and {MAX_DEGREES:g} degrees after a known movement")
     for title in (
         "head",

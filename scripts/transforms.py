@@ -1,9 +1,9 @@
 """The deterministic preprocessing between a loaded volume and the network, the same in training and inference.
 
 After `CaseLoadImaged` and MONAI's `EnsureChannelFirstd` and `Orientationd(axcodes="PRS")` an image is (1, H, W, D):
-rows run anterior -> posterior, columns patient left -> right, slices inferior -> superior. `alignment.AlignHeadd` brings
-a volume to the template's grid, `SelectSlicesd` keeps D of the slices, `FieldOfViewd` cuts or pads them to a square,
-`NormalizeSlicesd` brings each to [0, 1], MONAI's `Resized` to 128x128.
+rows run anterior -> posterior, columns patient left -> right, slices inferior -> superior. `alignment.AlignHeadd`
+brings a volume to the template's grid, `SelectSlicesd` keeps D of the slices, `FieldOfViewd` cuts or pads them to a
+square, `NormalizeSlicesd` brings each to [0, 1], MONAI's `Resized` to 128x128.
 `Invertd` undoes the spatial steps exactly; `postprocessing.RestoreUnitsd` undoes the normalisation where wanted.
 """
 
@@ -99,7 +99,7 @@ class SelectSlicesd(MapTransform, InvertibleTransform):
             if self.slices == "mid":
                 add_warning(image, warning)
             if max(abs(index - level) for index in indices) * spacing_of(image)[2] > NEAR_MM:
-                add_warning(image, f"slices over {NEAR_MM:g} mm away from the trained level: the networks never saw such")
+                add_warning(image, f"slices over {NEAR_MM:g} mm from the trained level: the networks never saw such")
             affine = torch.as_tensor(image.affine).clone()
             affine[:3, 3] += affine[:3, 2] * indices[0]
             selected = MetaTensor(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from monai.data import MetaTensor
 
+from ..alignment import analysed_thickness
 from ..cli import as_bool
 from ..errors import PhanesInputError
 from .concepts import Findings, Software
@@ -67,7 +68,7 @@ class DicomCaseWriter:
         picture = folder / f"{case}.png"
         image: MetaTensor = output["image"]
         slices = len(image.meta["slice_indices"])
-        thickness = slices * float(np.linalg.norm(np.asarray(image.affine)[:3, 2]))
+        thickness = analysed_thickness(image)
         expected = self.calibration.get("expected_false_positive_volume_mm3_per_slice")
         calibrated = self.threshold == self.calibration.get("label_threshold")
         try:

@@ -25,6 +25,7 @@ def preprocessing() -> list:
     parser = ConfigParser()
     parser.read_config(BUNDLE / "configs" / "inference.json")
     parser["bundle_root"] = str(BUNDLE)
+    parser["align"] = "geometric"  # as evaluate_lesions.json has it
     return list(parser.get_parsed_content("preprocessing").transforms)
 
 
