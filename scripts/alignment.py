@@ -111,12 +111,12 @@ class AlignHeadd(MapTransform, InvertibleTransform):
         elif self.align != "mni":
             done = "header" if claims_mni else self.align
         elif self.align == "mni":
-            done, found = self._choose(image, volume, affine, claims_mni)
+            done, found = self._choose(image, volume, _settled(affine), claims_mni)
         if done != "mni" or found is None:
             aligned = MetaTensor(image, meta=dict(image.meta), applied_operations=list(image.applied_operations))
             into_grid: list = []
         else:
-            aligned, into_grid = self._resampled(image, affine, found)
+            aligned, into_grid = self._resampled(image, _settled(affine), found)
         aligned.meta["alignment"] = done
         if found is not None:
             aligned.meta["alignment_similarity"] = found.similarity
@@ -141,7 +141,7 @@ class AlignHeadd(MapTransform, InvertibleTransform):
         if as_it_lies is not None and (found is None or objection or found.similarity <= as_it_lies.similarity):
             add_warning(image, f"the header says MNI space, but the similarity is only {as_it_lies.similarity:.2f}")
             return "header", as_it_lies
-        if objection:
+        if objection or found is None:
             add_warning(image, f"not registered to MNI152 ({objection})")
             return "geometric", None
         if as_it_lies is not None:
@@ -166,22 +166,35 @@ class AlignHeadd(MapTransform, InvertibleTransform):
         meta["native_depth"] = int(image.shape[-1])
         into_grid = np.linalg.inv(from_grid)
         per_mm = float(np.linalg.norm(into_grid[2, :3] @ np.linalg.inv(affine[:3, :3])))  # slices a mm of the scan
-        meta["slice_mm"], meta["rim_mm"] = 1.0 / per_mm, 2.0 * (_half_thickness(into_grid) - 0.5) / per_mm
+        meta["slice_mm"], meta["voxel_slices"] = 1.0 / per_mm, _slices_of_a_voxel(into_grid)
         aligned = MetaTensor(torch.from_numpy(values), meta=meta, applied_operations=list(image.applied_operations))
         return aligned, into_grid.tolist()
 
 
+def _settled(affine: NDArray) -> NDArray:
+    """A (4, 4) affine without the last bits, in which storage orders of one scan differ; off by 0.005 mm at most."""
+    settled = np.round(affine, 5)
+    settled[:3, 3] = np.round(affine[:3, 3], 2)
+    return settled
+
+
 def analysed_thickness(image: MetaTensor) -> float:
     """mm of the scan that the analysed slices of a preprocessed image stand for: at least the thickness of a voxel."""
-    slices = len(image.meta["slice_indices"])
-    if "slice_mm" in image.meta:
-        return slices * float(image.meta["slice_mm"]) + float(image.meta["rim_mm"])
-    return slices * float(np.linalg.norm(np.asarray(image.affine)[:3, 2]))
+    slices = [int(i) for i in image.meta["slice_indices"]]
+    if "slice_mm" not in image.meta:
+        return len(slices) * float(np.linalg.norm(np.asarray(image.affine)[:3, 2]))
+    voxel, slice_mm = float(image.meta["voxel_slices"]), float(image.meta["slice_mm"])
+    return slice_mm * sum(max(float(len(slab)), voxel) for slab in _slabs(slices))
 
 
-def _half_thickness(into_grid: NDArray) -> float:
-    """Slices to either side of a slice's middle whose voxels belong to it; see `onto_grid`."""
-    return max(1.0, float(np.abs(into_grid[2, :3]).max())) / 2
+def _slices_of_a_voxel(into_grid: NDArray) -> float:
+    """How many slices a voxel of another grid crosses, along its axis that crosses them most steeply."""
+    return float(np.abs(into_grid[2, :3]).max())
+
+
+def _slabs(slices: Sequence[int]) -> list[NDArray]:
+    """Ascending slices as runs of neighbours."""
+    return np.split(np.asarray(slices), np.flatnonzero(np.diff(slices) > 1) + 1)
 
 
 def onto_grid(
@@ -189,9 +202,10 @@ def onto_grid(
 ) -> NDArray:
     """Values of analysed slices on another grid; 0 where that grid's voxels do not lie in one of these slices.
 
-    A voxel belongs to a slice when its centre lies within half a slice of it, or, for voxels thicker than slices, when
-    the slice's middle is nearer to this voxel than to the next one along the axis that crosses slices most steeply. So
-    a slab keeps its thickness, and a single slice is neither torn nor doubled, however it is tilted.
+    A voxel belongs to a slab of n neighbouring slices when its centre lies within n / 2 slices of the slab's middle; to
+    one thinner than a voxel, when the slab's middle is nearer to this voxel than to the next one along the axis that
+    crosses slices most steeply. So a slab keeps its thickness, and is neither torn nor doubled, however it is tilted.
+    Its value is that of the nearest slice.
 
     Args:
         values: (C, H, W, D); only `slices` of it are read.
@@ -206,7 +220,10 @@ def onto_grid(
     found = np.zeros((values.shape[0], *shape), dtype=np.float32)
     chosen = np.asarray(slices)
     middles = (chosen[1:] + chosen[:-1]) / 2
-    half = _half_thickness(into_grid)
+    slabs = _slabs(slices)
+    middle = np.repeat([(slab[0] + slab[-1]) / 2 for slab in slabs], [len(slab) for slab in slabs])
+    voxel = _slices_of_a_voxel(into_grid)
+    half = np.repeat([max(len(slab), voxel) / 2 for slab in slabs], [len(slab) for slab in slabs])
     height, width = values.shape[1:3]
     for first in range(0, shape[0], BLOCK):  # bounds the memory
         block = found[:, first : first + BLOCK]
@@ -214,8 +231,8 @@ def onto_grid(
         level = into_grid[2, 0] * i + into_grid[2, 1] * j + into_grid[2, 2] * k + into_grid[2, 3]
         level = np.round(level, 6)  # the rim of a slice lies on one side, whatever the rounding
         own = np.searchsorted(middles, level, side="right")  # the nearest of the chosen slices
-        offset = level - chosen[own]
-        where = np.nonzero((offset >= -half) & (offset < half))
+        offset = level - middle[own]
+        where = np.nonzero((offset >= -half[own]) & (offset < half[own]))
         voxels = np.stack([where[0] + first, *where[1:], np.ones(where[0].size)])
         row, column = into_grid[:2] @ voxels
         inside = (row >= -0.5) & (row < height - 0.5) & (column >= -0.5) & (column < width - 0.5)

@@ -261,7 +261,7 @@ def register(volume: NDArray, affine: NDArray) -> Registration:
         The registration, good or bad: ask `Bounds.objection`. Its similarity is -1 when nothing was found.
     """
     levels = _template_levels()
-    moving = {2: _moving(volume, np.round(affine, 6))}  # rounded: storage orders differ in the last bits
+    moving = {2: _moving(volume, affine)}
     moving |= {mm: moving[2].reduced(mm) for mm in (4, 6, 8)}
     region = sitk.GetArrayFromImage(levels[8].mask) > 0
     best, similarity = np.eye(4), -1.0

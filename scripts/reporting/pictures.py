@@ -43,6 +43,11 @@ def axial_spacing(affine: NDArray) -> tuple[float, float, float]:
     return float(sizes[1]), float(sizes[0]), float(sizes[2])
 
 
+def lies_in_mni(image: MetaTensor) -> bool:
+    """True for an image on the template's grid, or which was believed to lie there (`alignment.AlignHeadd`)."""
+    return image.meta.get("alignment") in ("mni", "header")
+
+
 def analysed_slices(analysed: MetaTensor, source: MetaTensor) -> list[int]:
     """Axial slices of the input, counted upwards, that hold analysed voxels; (1, X, Y, Z) on the native grid each."""
     return np.flatnonzero(axial(analysed, np.asarray(source.meta["original_affine"])).any(axis=(0, 1))).tolist()
@@ -65,7 +70,7 @@ def case_figure(
     """
     affine = np.asarray(output["source"].meta["original_affine"], dtype=float)
     spacing = axial_spacing(affine)
-    in_mni_space = output["source"].meta.get("alignment") in ("mni", "header")
+    in_mni_space = lies_in_mni(output["source"])
     volumes = {
         key: axial(output[key], affine)
         for key in ("source", "coarse", "mask", "pseudo_healthy", "anomaly", "pred", "analysed")

@@ -19,7 +19,7 @@ from monai.data import MetaTensor
 from numpy.typing import NDArray
 from PIL import Image
 
-from .pictures import HEAT, analysed_window, axial, axial_spacing, evenly_chosen
+from .pictures import HEAT, analysed_window, axial, axial_spacing, evenly_chosen, lies_in_mni
 
 MAX_SLICES = 9  # of a slab, evenly chosen
 MAX_PIXELS = 320  # longer side of a picture; larger sections are reduced
@@ -41,7 +41,7 @@ def case_view(
 
     Returns:
         - `threshold`, `top`: on the anomaly map's own scale; `top` is stored as 255.
-        - `spacing`: mm a pixel along rows and columns.
+        - `spacing`: mm a pixel along rows and columns; `coordinates`: of the heights, MNI152's or the file's.
         - `slices`: for each, `index`, `z_mm` and three pictures (data URLs, anterior up, patient left on the left):
           `input`; `inside`, the pseudo-healthy tissue where the mask is 1; `maps`, lossless, with the anomaly map in
           red, the label in green, the mask in blue.
@@ -80,6 +80,7 @@ def case_view(
     return {
         "threshold": threshold,
         "top": top,
+        "coordinates": "MNI152 space" if lies_in_mni(output["source"]) else "the file's coordinates",
         "spacing": [spacing[0] * step, spacing[1] * step],
         "slices": shown,
         "sagittal": sagittal(volumes["source"], spacing, [slices[n] for n in chosen]),

@@ -48,6 +48,7 @@ def test_layers_are_the_arrays_anterior_up_patient_left_on_the_left() -> None:
     view = case_view(images(), [2], [1.0], 0.05)
     assert view["top"] == pytest.approx(0.3)
     assert view["spacing"] == [2.0, 1.0]
+    assert view["coordinates"] == "the file's coordinates"
     layers = {name: decoded(view["slices"][0][name]) for name in ("input", "inside", "maps")}
     # A RAS array (X, Y) becomes rows from anterior (large y) to posterior, columns from small to large x.
     expected = {name: image[0, :, :, 2].numpy().T[::-1] for name, image in images().items()}

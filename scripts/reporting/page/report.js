@@ -129,7 +129,7 @@
   async function level() {
     const { view, slice } = chosen, token = shownCase;
     at("level-text").textContent = view.sagittal
-      ? `Slice ${slice.index}, z = ${slice.z_mm} mm in the file's coordinates; anterior on the left.`
+      ? `Slice ${slice.index}, z = ${slice.z_mm} mm in ${view.coordinates}; anterior on the left.`
       : `Slice ${slice.index} of an image with one slice: there is no sagittal view.`;
     at("sagittal").hidden = !view.sagittal;
     if (!view.sagittal) return;
