@@ -12,6 +12,7 @@ from .configuration import write_configuration
 from .demo import print_demo_summary, write_demo_input
 from .errors import PhanesInputError
 from .evaluation.gallery import draw_figures
+from .evaluation.guard_table import guard_table
 from .export import export
 from .package.build import package
 from .registration_trials import registration_trials
@@ -25,6 +26,7 @@ class Commands:
     benchmark = staticmethod(benchmark)
     configuration = staticmethod(write_configuration)
     figures = staticmethod(draw_figures)
+    guard_table = staticmethod(guard_table)
     package = staticmethod(package)
     registration_trials = staticmethod(registration_trials)
     train_baselines = staticmethod(train_baselines)

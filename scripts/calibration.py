@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,7 +18,11 @@ from tqdm import tqdm
 from .checkpoints import save_state
 from .errors import PhanesInputError
 from .files import write_atomically
+from .guard import fit_guard, slice_features
 from .phanes import Phanes
+from .skull import StripSkulld
+
+logger = logging.getLogger(__name__)
 
 
 def sha256(path: str | Path) -> str:
@@ -87,6 +92,32 @@ def calibrate_mask(network: Phanes, batches: Iterable[Any], device: torch.device
     return threshold
 
 
+def calibrate_guard(
+    network: Phanes, batches: Iterable[Any], device: torch.device, false_alarm_rate: float | None
+) -> dict[str, Any] | None:
+    """The guard's record from healthy slices, as they are and stripped with the template's brain mask.
+
+    None, with a warning, when there are too few slices for the rate; None without a rate, too.
+    """
+    if false_alarm_rate is None:
+        return None
+    strip = StripSkulld("image").strip
+    network.eval()
+    groups: dict[str, list[np.ndarray]] = {"head": [], "brain": []}
+    with torch.inference_mode():
+        for batch in tqdm(batches, desc="guard"):
+            heads = torch.as_tensor(batch["image"])
+            brains = torch.stack([torch.as_tensor(strip(head)) for head in heads])
+            for name, images in (("head", heads.to(device)), ("brain", brains.to(device))):
+                output = network(images)
+                groups[name].append(slice_features(images, output[:, 3:], output[:, 2:3]).cpu().numpy())
+    try:
+        return fit_guard({name: np.concatenate(parts) for name, parts in groups.items()}, false_alarm_rate)
+    except PhanesInputError as error:
+        logger.warning("No guard: %s", error)
+        return None
+
+
 def calibrate(
     network: Phanes,
     batches: Iterable[Any],
@@ -100,6 +131,7 @@ def calibrate(
     slice_mm: float = 1.0,
     resamples: int = 2000,
     seed: int = 0,
+    guard_false_alarm_rate: float | None = 0.05,
 ) -> dict[str, Any]:
     """Choose both thresholds on healthy slices, then write the shipped weights and the record of their calibration.
 
@@ -107,7 +139,7 @@ def calibrate(
 
     Args:
         network: PHANES with all its weights, on `device`.
-        batches: healthy validation slices, dictionaries with `image` (B, 1, H, W) in [0, 1]; iterated twice.
+        batches: healthy validation slices, dictionaries with `image` (B, 1, H, W) in [0, 1]; iterated three times.
         device: where to compute.
         weights_file: written: one state dict of CPU tensors.
         calibration_file: written: the record.
@@ -118,6 +150,8 @@ def calibrate(
         slice_mm: thickness that a slice stands for, mm.
         resamples: of the bootstrap over subjects.
         seed: of the bootstrap.
+        guard_false_alarm_rate: of the guard (`guard.fit_guard`), on slices as they are and without their skull; None
+            for no guard.
 
     Returns:
         The record, as written.
@@ -130,6 +164,8 @@ def calibrate(
     shares = above[:, brain].float().mean(dim=1).numpy()
     volumes = above.sum(dim=(1, 2)).numpy() * pixel_mm**2 * slice_mm
     scores = maps.mean(dim=(1, 2, 3)).numpy()
+
+    guard = calibrate_guard(network, batches, device, guard_false_alarm_rate)
 
     save_state(storable(network), weights_file)
     record = {
@@ -144,6 +180,7 @@ def calibrate(
         "healthy_scans": len(maps),
         "healthy_score_quantiles": {str(q): float(np.quantile(scores, q)) for q in (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)},
         "healthy_scores": sorted(float(f"{score:.6g}") for score in scores),
+        **({} if guard is None else {"guard": guard}),
         "weights_sha256": sha256(weights_file),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
     }

@@ -105,6 +105,8 @@ class CaseReporter:
             slices=" ".join(map(str, analysed_slices(output["analysed"], output["source"]))),
             alignment=str(meta.get("alignment", "")),
             similarity=float(meta["alignment_similarity"]) if "alignment_similarity" in meta else None,
+            guard=str(output.get("guard", "")),
+            guard_score=output.get("guard_score"),
             anomaly_score=output["anomaly_score"],
             volume_mm3=float(output["pred"].sum()) * float(voxel),
             warnings=self._said(case, str(meta.get("warnings", ""))),

@@ -21,6 +21,8 @@ class CaseResult:
         slices: the input's axial slices that hold analysed voxels, counted from the lowest, separated by spaces.
         alignment: mni, header, geometric, none; empty for a single slice (`alignment.AlignHeadd`).
         similarity: correlation with the template within the brain; empty where that is not known.
+        guard: ok, unlike the training slices, or not calibrated (`guard.GuardSliced`).
+        guard_score: above 1 the slice at the level does not look like a T1w brain there.
         anomaly_score: mean of the anomaly map over the analysed slices, on the network's grid.
         volume_mm3: volume of the label.
         warnings: what a reader should know, separated by semicolons.
@@ -33,6 +35,8 @@ class CaseResult:
     slices: str = ""
     alignment: str = ""
     similarity: float | None = None
+    guard: str = ""
+    guard_score: float | None = None
     anomaly_score: float | None = None
     volume_mm3: float | None = None
     warnings: str = ""
