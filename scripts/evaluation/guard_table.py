@@ -26,6 +26,7 @@ from ..template import GRID_AFFINE
 from .wrong_images import LEVEL_INDEX, Slice, head_sections, wrong_images
 
 HEALTHY = ("healthy, test", "healthy, test, without skull")
+REGISTERED = ("T1w head", "other level")  # normalised by the brain, as the pipeline does after a registration
 
 
 def guard_table(
@@ -71,16 +72,15 @@ def guard_table(
 
     test = _slices(Path(dataset_dir) / "test")
     kinds: dict[str, Sequence[Slice]] = {HEALTHY[0]: test, **_of_heads(heads), **wrong_images(test[:wrong])}
-    print(
-        f"| images | n | alarms | median score |\n|---|---|---|---|\n{_row(HEALTHY[1], test, prepare, network, record)}"
-    )
+    print("| images | n | alarms | median score |\n|---|---|---|---|")
+    print(_row(HEALTHY[1], test, prepare, network, record), flush=True)
     for kind, images in kinds.items():
         print(_row(kind, images, prepare, network, record), flush=True)
 
 
 def _row(kind: str, images: Sequence[Slice], prepare: Compose, network: Any, record: Mapping[str, Any]) -> str:
     scores = []
-    for batch in _prepared(images, prepare, strip=kind == HEALTHY[1]):
+    for batch in _prepared(images, prepare, strip=kind == HEALTHY[1], registered=kind in REGISTERED):
         with torch.inference_mode():
             output = network(batch)
         scores.append(guard_scores(slice_features(batch, output[:, 3:], output[:, 2:3]).numpy(), record))
@@ -104,7 +104,9 @@ def _slices(folder: Path) -> list[Slice]:
     return [np.asarray(Image.open(file).convert("L"), dtype=np.float32) for file in files]
 
 
-def _prepared(images: Sequence[Slice], prepare: Compose, strip: bool = False) -> Iterator[torch.Tensor]:
+def _prepared(
+    images: Sequence[Slice], prepare: Compose, strip: bool = False, registered: bool = False
+) -> Iterator[torch.Tensor]:
     """Batches (B, 1, 128, 128) of slices on the template's grid, preprocessed as in inference."""
     affine = torch.from_numpy(GRID_AFFINE.copy())
     affine[2, 3] += LEVEL_INDEX
@@ -113,6 +115,7 @@ def _prepared(images: Sequence[Slice], prepare: Compose, strip: bool = False) ->
         batch = []
         for array in images[first : first + 10]:
             tensor = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))[None, ..., None]
-            image = prepare({"image": MetaTensor(tensor, affine=affine)})["image"].as_tensor()[..., 0]
+            meta = {"alignment": "mni", "brain_known": True} if registered else {}
+            image = prepare({"image": MetaTensor(tensor, affine=affine, meta=meta)})["image"].as_tensor()[..., 0]
             batch.append(torch.as_tensor(stripper.strip(image)) if strip else image)
         yield torch.stack(batch)
