@@ -74,7 +74,7 @@ def foreground(image: NDArray) -> NDArray[np.bool_]:
     low, high = float(image.min()), float(np.percentile(image, 99.5))
     if high <= low:
         return np.zeros(image.shape, dtype=bool)
-    threshold = low + 0.6 * (threshold_otsu(np.clip(image, low, high)) - low)
+    threshold = low + 0.6 * (threshold_otsu(np.clip(image, low, high).ravel()) - low)
     labels, count = ndimage.label(image > threshold)
     if count == 0:
         return np.zeros(image.shape, dtype=bool)

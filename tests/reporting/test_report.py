@@ -27,7 +27,8 @@ def test_summary_has_the_columns_of_the_contract(tmp_path: Path) -> None:
     with (tmp_path / "summary.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == [
-        "case", "source", "status", "slices", "anomaly_score", "volume_mm3", "warnings", "error",
+        "case", "source", "status", "slices", "alignment", "similarity", "guard", "guard_score", "anomaly_score",
+            "volume_mm3", "warnings", "error",
     ]  # fmt: skip
     assert rows[0]["anomaly_score"] == "0.00123457"
     assert rows[1]["case"] == 'b,"'
