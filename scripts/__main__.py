@@ -13,6 +13,8 @@ from .demo import print_demo_summary, write_demo_input
 from .errors import PhanesInputError
 from .evaluation.gallery import draw_figures
 from .evaluation.guard_table import guard_table
+from .evaluation.one_case import case_seconds
+from .evaluation.orientations import orientations
 from .export import export
 from .package.build import package
 from .registration_trials import registration_trials
@@ -24,9 +26,11 @@ class Commands:
 
     # A function that already reads well in `--help` is a verb as it is.
     benchmark = staticmethod(benchmark)
+    case_seconds = staticmethod(case_seconds)
     configuration = staticmethod(write_configuration)
     figures = staticmethod(draw_figures)
     guard_table = staticmethod(guard_table)
+    orientations = staticmethod(orientations)
     package = staticmethod(package)
     registration_trials = staticmethod(registration_trials)
     train_baselines = staticmethod(train_baselines)

@@ -2,7 +2,8 @@
 
 Five numbers of a slice and its reconstruction; healthy slices, with and without skull, are one cloud each. The score is
 the Mahalanobis distance to the nearer cloud, in units of that cloud's threshold: above 1 a slice is unlike the training
-slices. It is no finding: another scanner, another contrast or another level move it as much as a large lesion.
+slices. A slice that is better reconstructed, less masked or smoother than they are is not. It is no finding: another
+scanner, another contrast or another level move it as much as a large lesion.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from .transforms import add_warning
 
 # The order of `slice_features`; kept in the record, which is refused when it was made of others.
 FEATURES = ("log reconstruction error", "correlation with reconstruction", "mask area", "log detail", "brightness")
+SIDES = np.array([1, -1, 1, 1, 0])  # where larger (1), smaller (-1) or either (0) is unlike the training slices
 RIDGE = 1e-9  # keeps a covariance of identical slices invertible
 
 
@@ -109,6 +111,7 @@ def _cloud(values: NDArray) -> tuple[NDArray, NDArray]:
 
 def _distance(values: NDArray, mean: NDArray, precision: NDArray) -> NDArray:
     away = values - mean
+    away = np.where(SIDES * away < 0, 0.0, away)
     return np.sqrt(np.einsum("ni,ij,nj->n", away, precision, away))
 
 

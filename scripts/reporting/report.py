@@ -148,4 +148,6 @@ def _digits(value: float) -> float:
 
 
 def _is_short(value: object) -> bool:
+    if isinstance(value, Mapping):
+        return False
     return not (isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 12)
