@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
+from PIL import Image
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.distance import mahalanobis
 
 from scripts.errors import PhanesInputError
 from scripts.guard import FEATURES, GuardSliced, fit_guard, guard_scores, slice_features
+from tests.conftest import BUNDLE, run_inference
+from tests.test_inference import summary
 
 
 def clouds(seed: int, count: int = 60) -> np.ndarray:
@@ -98,3 +104,23 @@ def test_a_calibration_without_a_guard_judges_nothing_and_one_of_other_features_
     record["guard"]["features"] = list(FEATURES[:4])
     with pytest.raises(PhanesInputError, match="run the calibrate workflow again"):
         GuardSliced(record)(case(0.5, record))
+
+
+def guarded() -> bool:
+    file = BUNDLE / "models" / "calibration.json"
+    return file.is_file() and "guard" in json.loads(file.read_text(encoding="utf-8"))
+
+
+@pytest.mark.skipif(not guarded(), reason="the shipped calibration has no guard")
+def test_noise_is_reported_and_refused_when_strict(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).rayleigh(60.0, (233, 197)).clip(0, 255).astype(np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    run_inference(BUNDLE, tmp_path / "noise.png", tmp_path / "warned", save_picture=False)
+    row = summary(tmp_path / "warned")["noise"]
+    assert row["guard"] == "unlike the training slices"
+    assert float(row["guard_score"]) > 1
+    assert "does not look like a T1w brain" in row["warnings"]
+    with pytest.raises(RuntimeError):
+        run_inference(BUNDLE, tmp_path / "noise.png", tmp_path / "refused", save_picture=False, strict=True)
+    assert "does not look like a T1w brain" in summary(tmp_path / "refused")["noise"]["error"]
+    assert not (tmp_path / "refused" / "noise").exists()
