@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler
 
 from .checkpoints import NewestCheckpoint, latest_checkpoint, save_state
-from .ops.ellipses import random_ellipse_masks
+from .holes import HoleMaker
+from .ops.anomaly import compose_pseudo_healthy
 from .phanes import Phanes
 from .processes import process_rank
 
@@ -245,39 +246,23 @@ class InpaintingReconstruction(nn.Module):
 
     Args:
         network: PHANES.
-        holes: number of fixed ellipse masks, used in turn along the batch.
-        seed: of these masks.
-        ellipses: arguments of `random_ellipse_masks`, as in training.
-        paint_ellipses: let the first stage see them painted over, as in training, each mask in its own fixed grey.
+        holes: how they are made, as in training.
+        seed: the same one, the same holes in every validation; a slice's hole depends on its place in its batch.
     """
 
-    masks: Tensor
-    greys: Tensor
-
-    def __init__(
-        self,
-        network: Phanes,
-        holes: int = 64,
-        seed: int = 0,
-        ellipses: dict[str, float] | None = None,
-        paint_ellipses: bool = False,
-    ) -> None:
+    def __init__(self, network: Phanes, holes: HoleMaker, seed: int = 0) -> None:
         super().__init__()
         self.network = network
-        self.paint_ellipses = paint_ellipses
-        generator = torch.Generator().manual_seed(seed)
-        masks = random_ellipse_masks(holes, generator=generator, **(ellipses or {}))  # type: ignore[arg-type]
-        self.register_buffer("masks", masks)
-        self.register_buffer("greys", torch.rand(holes, 1, 1, 1, generator=generator))
+        self.holes = holes
+        self.seed = seed
 
+    @torch.no_grad()
     def forward(self, image: Tensor) -> Tensor:
-        """(B, 1, H, W) in [0, 1] -> its pseudo-healthy image, same shape."""
-        turn = torch.arange(len(image), device=image.device) % len(self.masks)
-        fixed = self.masks[turn]
-        seen = torch.where(fixed > 0, self.greys[turn], image) if self.paint_ellipses else image
-        coarse, coarse_map = self.network.coarse(seen)
-        own = self.network.mask(coarse_map)
-        return self.network.forward_with_mask(image, torch.maximum(own, fixed), coarse)[1]
+        """(B, 1, H, W) in [0, 1] -> the slice with its hole inpainted, same shape."""
+        with torch.random.fork_rng(devices=[image.device] if image.is_cuda else []):
+            torch.manual_seed(self.seed)
+            _, filled, mask = self.holes(image).split(1, dim=1)
+        return compose_pseudo_healthy(image, self.network.inpainter(filled, mask), mask)
 
 
 class MontageHandler(TensorBoardHandler):

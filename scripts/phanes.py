@@ -1,5 +1,7 @@
 """PHANES, the whole method as one module: slices in, anomaly map, pseudo-healthy image, mask and coarse image out."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -34,6 +36,7 @@ class Phanes(nn.Module):
         mask_sigma: see `binarize_mask`.
         mask_cut: see `binarize_mask`.
         mask_keeps_below: see `binarize_mask`, `keep_below`.
+        mask_dilation: see `binarize_mask`.
         mask_threshold_rule: `calibrated` (paper: the stored healthy-validation percentile) or `scan_quantile`
             (published code: each slice's own `scan_quantile`).
         scan_quantile: for that rule.
@@ -41,6 +44,8 @@ class Phanes(nn.Module):
             coarse reconstruction.
         fill_passes: with `coarse`, how often the filling is drawn again, by the autoencoder from the slice whose hole
             is filled already: the first coarse reconstruction was drawn from the lesion, too. Not in the paper (0).
+        opening_sizes: see `opened_difference`; none in the paper.
+        saliency_power: see `anomaly_map`.
 
     The threshold of the mask is the buffer `mask_threshold`; `calibrate` fills it and it travels in the state dict. As
     long as it is NaN, anomaly map and mask are NaN: a network without its weights cannot pass for a healthy finding.
@@ -63,10 +68,13 @@ class Phanes(nn.Module):
         mask_sigma: float = 1.2,
         mask_cut: float = 0.1,
         mask_keeps_below: bool = False,
+        mask_dilation: int = 0,
         mask_threshold_rule: str = "calibrated",
         scan_quantile: float = 0.95,
         hole_fill: float | str = 1.0,
         fill_passes: int = 0,
+        opening_sizes: Sequence[int] = (),
+        saliency_power: float = 1.0,
     ) -> None:
         super().__init__()
         if coarse_residual not in COARSE_RESIDUALS:
@@ -89,6 +97,7 @@ class Phanes(nn.Module):
         self.mask_sigma = mask_sigma
         self.mask_cut = mask_cut
         self.mask_keeps_below = mask_keeps_below
+        self.mask_dilation = mask_dilation
         self.per_scan_threshold = mask_threshold_rule == "scan_quantile"
         self.scan_quantile = scan_quantile
         if isinstance(hole_fill, str) and hole_fill != "coarse":
@@ -96,6 +105,8 @@ class Phanes(nn.Module):
         self.fills_with_coarse = hole_fill == "coarse"
         self.hole_value = 1.0 if isinstance(hole_fill, str) else float(hole_fill)
         self.fill_passes = fill_passes
+        self.opening_sizes = [int(size) for size in opening_sizes]
+        self.saliency_power = saliency_power
         self.register_buffer("mask_threshold", torch.tensor(float("nan")))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a quarter faster convolutions
 
@@ -151,12 +162,19 @@ class Phanes(nn.Module):
         return 0.5 * coarse_map if self.equalized_residual and self.raw_residual else coarse_map
 
     @torch.jit.export
-    def mask(self, coarse_map: Tensor) -> Tensor:
-        """The binary mask m given to the inpainter: (B, 1, H, W) map of eq. (3) -> (B, 1, H, W), 0 or 1."""
+    def mask(self, coarse_map: Tensor, factor: Tensor | None = None) -> Tensor:
+        """The binary mask m given to the inpainter: (B, 1, H, W) map of eq. (3) -> (B, 1, H, W), 0 or 1.
+
+        `factor` multiplies the threshold, (B, 1, 1, 1): training varies it.
+        """
         threshold = self.mask_threshold
         if self.per_scan_threshold:
             threshold = per_image_quantile(coarse_map, self.scan_quantile)
-        return binarize_mask(coarse_map, threshold, self.mask_sigma, self.mask_cut, self.mask_keeps_below)
+        if factor is not None:
+            threshold = threshold * factor
+        return binarize_mask(
+            coarse_map, threshold, self.mask_sigma, self.mask_cut, self.mask_keeps_below, self.mask_dilation
+        )
 
     @torch.jit.export
     def masked_input(self, image: Tensor, mask: Tensor, coarse: Tensor) -> Tensor:
@@ -213,7 +231,9 @@ class Phanes(nn.Module):
         """What is in the mask is inpainted, equation (4) compares: see `forward_with_mask`."""
         generated = self.inpaint(image, mask, coarse)
         pseudo_healthy = compose_pseudo_healthy(image, generated, mask)
-        return anomaly_map(image, pseudo_healthy, self.saliency(pseudo_healthy, image, features)), pseudo_healthy
+        saliency = self.saliency(pseudo_healthy, image, features)
+        anomaly = anomaly_map(image, pseudo_healthy, saliency, self.opening_sizes, self.saliency_power)
+        return anomaly, pseudo_healthy
 
     def forward(self, image: Tensor) -> Tensor:
         """The whole method.

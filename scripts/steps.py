@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
+from .holes import HoleMaker
 from .losses import (
     SoftIntroLoss,
     SoftMaskAdversarialLoss,
@@ -22,7 +23,6 @@ from .losses import (
 )
 from .networks.soft_intro_vae import SoftIntroVAE, sample_posterior
 from .ops.anomaly import compose_pseudo_healthy
-from .ops.ellipses import random_ellipse_masks
 from .phanes import Phanes
 
 
@@ -168,11 +168,7 @@ class InpainterStep:
         style_weight: of `style_loss`.
         perceptual_weight: of `perceptual_loss`.
         adversarial_weight: of the generator's adversarial term; 0 reproduces the published code.
-        ellipses: arguments of `random_ellipse_masks`.
-        paint_ellipses: let the first stage see the ellipses painted over with a random grey, so that its mask and its
-            coarse reconstruction are as a lesion would leave them; the inpainter's target stays the healthy slice.
-        union_probability: share of slices whose holes take the ellipses in, as published. The others' holes are only
-            what the model's own mask found of the painted lesions; the generator sees the rest, as it will in use.
+        holes: makes lessons of slices; not needed where the batches are lessons already (`StoredHoles`).
         amp: bfloat16 autocast.
     """
 
@@ -189,9 +185,7 @@ class InpainterStep:
         style_weight: float = 250.0,
         perceptual_weight: float = 0.1,
         adversarial_weight: float = 0.01,
-        ellipses: dict[str, float] | None = None,
-        paint_ellipses: bool = False,
-        union_probability: float = 1.0,
+        holes: HoleMaker | None = None,
         amp: bool = False,
     ) -> None:
         self.network = network
@@ -208,35 +202,20 @@ class InpainterStep:
             "perceptual": perceptual_weight,
             "adversarial": adversarial_weight,
         }
-        self.ellipses = ellipses or {}
-        self.paint_ellipses = paint_ellipses
-        self.union_probability = union_probability
+        self.holes = holes
         self.amp = amp
 
-    @torch.no_grad()
-    def holes(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Holes to learn from, the model's own coarse mask united with random ellipses, and the inpainter's input.
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        """One update of both networks.
 
         Args:
-            images: (B, 1, H, W) in [0, 1].
+            images: (B, 1, H, W) healthy slices in [0, 1], or (B, 3, H, W) lessons that `HoleMaker` made of them.
 
         Returns:
-            masks, 0 or 1, and the images with their holes filled, both (B, 1, H, W).
+            detached scalars `loss`, its terms, `discriminator`, `mask_area`.
         """
-        batch, _, size, _ = images.shape
-        ellipses = random_ellipse_masks(batch, size, device=images.device, **self.ellipses)  # type: ignore[arg-type]
-        seen = images
-        if self.paint_ellipses:
-            grey = torch.rand(batch, 1, 1, 1, device=images.device)
-            seen = torch.where(ellipses > 0, grey, images)
-        coarse, coarse_map = self.network.coarse(seen)
-        united = torch.rand(batch, 1, 1, 1, device=images.device) < self.union_probability
-        masks = torch.maximum(self.network.mask(coarse_map), ellipses * united)
-        return masks, self.network.masked_input(seen, masks, coarse)
-
-    def __call__(self, images: Tensor) -> dict[str, Tensor]:
-        """images: (B, 1, H, W) in [0, 1] -> detached scalars `loss`, its terms, `discriminator`, `mask_area`."""
-        masks, filled = self.holes(images)
+        lessons = images if self.holes is None or images.shape[1] == 3 else self.holes(images)
+        images, filled, masks = lessons.split(1, dim=1)
         with _autocast(images.device, self.amp):
             raw = self.network.inpainter(filled, masks)
         raw = raw.float()

@@ -23,6 +23,7 @@ TINY = {
     "inpainter_channels": [4, 4, 8],
     "inpainter_blocks": 1,
     "inpainter_init": "kaiming",
+    "inpainter_skips": True,
 }
 RECIPE = {
     "max_epochs": 2,
@@ -170,7 +171,15 @@ def test_all_stages_run_resume_and_end_in_a_bundle_that_infers(slices, tmp_path)
         output_dir=str(tmp_path / "inpainter"),
         feature_trunk="distilled",
         feature_weights=str(perceptual),
-        inpainter_recipes={"tiny": {"max_epochs": 1, "learning_rate": 1e-3, "lr_schedule": "cosine"}},
+        inpainter_recipes={
+            "tiny": {
+                "max_epochs": 1,
+                "batch_size": 4,
+                "learning_rate": 1e-3,
+                "lr_schedule": "cosine",
+                "stored_holes": 8,
+            }
+        },
         **files,
     )
     root = tmp_path / "bundle"

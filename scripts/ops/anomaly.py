@@ -7,9 +7,11 @@ Images and maps are float tensors (B, 1, H, W); images in [0, 1].
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .filters import gaussian_filter
 
@@ -58,7 +60,12 @@ def coarse_anomaly_map(residual: Tensor, saliency: Tensor, q: float = 0.95) -> T
 
 
 def binarize_mask(
-    coarse_map: Tensor, threshold: Tensor, sigma: float = 1.2, cut: float = 0.1, keep_below: bool = False
+    coarse_map: Tensor,
+    threshold: Tensor,
+    sigma: float = 1.2,
+    cut: float = 0.1,
+    keep_below: bool = False,
+    dilation: int = 0,
 ) -> Tensor:
     """The mask m of equation (3): above the threshold, then smoothed, so that edges grow by about a pixel.
 
@@ -73,6 +80,7 @@ def binarize_mask(
         cut: mask where the smoothed indicator is above it.
         keep_below: smooth the map itself where it is not above the threshold, instead of 0 there (the published code
             did until March 2024): what lies around a certain pixel, and is itself suspicious, joins the mask.
+        dilation: pixels by which the mask grows at last, in a square (not in the paper).
 
     Returns:
         (B, 1, H, W), 0 or 1.
@@ -85,6 +93,8 @@ def binarize_mask(
             mask = (mask > cut).to(coarse_map.dtype)
     if sigma > 0:
         mask = (gaussian_filter(mask, sigma) > cut).to(coarse_map.dtype)
+    if dilation > 0:
+        mask = F.max_pool2d(mask, 2 * dilation + 1, stride=1, padding=dilation)
     return mask + 0.0 * threshold
 
 
@@ -116,15 +126,47 @@ def compose_pseudo_healthy(image: Tensor, generated: Tensor, mask: Tensor) -> Te
     return torch.where(mask > 0, torch.clamp(generated, 0.0, 1.0), image)
 
 
-def anomaly_map(image: Tensor, pseudo_healthy: Tensor, saliency: Tensor) -> Tensor:
+def anomaly_map(
+    image: Tensor,
+    pseudo_healthy: Tensor,
+    saliency: Tensor,
+    opening_sizes: Sequence[int] = (),
+    saliency_power: float = 1.0,
+) -> Tensor:
     """Equation (4): s = |x_ph - x| * S(x_ph, x).
 
     Args:
         image: (B, 1, H, W) in [0, 1].
         pseudo_healthy: (B, 1, H, W) in [0, 1].
         saliency: (B, 1, H, W) perceptual distance S(x_ph, x), >= 0.
+        opening_sizes: see `opened_difference`; none in the paper, which takes the absolute difference.
+        saliency_power: exponent of S; 1 in the paper.
 
     Returns:
         (B, 1, H, W), >= 0; exactly 0 where the input was not replaced.
     """
-    return torch.abs(pseudo_healthy - image) * saliency
+    difference = pseudo_healthy - image
+    residual = opened_difference(difference, opening_sizes) if len(opening_sizes) > 0 else torch.abs(difference)
+    weight = saliency if saliency_power == 1.0 else torch.clamp(saliency, min=0.0) ** saliency_power
+    return residual * weight
+
+
+def opened_difference(difference: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Absolute difference, less what is thin: the mean of grey-scale openings by squares, of both signs apart.
+
+    Healthy folds that were drawn a pixel beside their place differ in thin stripes, brighter and darker ones side by
+    side; a lesion differs in one direction over an area. An opening keeps what its square fits into.
+
+    Args:
+        difference: (B, 1, H, W).
+        sizes: odd sides of the squares, pixels.
+
+    Returns:
+        (B, 1, H, W), between 0 and the absolute difference; exactly 0 where the difference is.
+    """
+    signs = torch.cat([difference, -difference], dim=1).clamp(min=0.0)
+    total = torch.zeros_like(signs)
+    for size in sizes:
+        eroded = -F.max_pool2d(-signs, size, stride=1, padding=size // 2)
+        total = total + F.max_pool2d(eroded, size, stride=1, padding=size // 2)
+    return total.amax(dim=1, keepdim=True) / len(sizes)

@@ -12,6 +12,7 @@ from scripts.ops.anomaly import (
     compose_pseudo_healthy,
     fill_hole,
     normalize_by_quantile,
+    opened_difference,
     per_image_quantile,
 )
 
@@ -107,3 +108,40 @@ def test_values_below_the_threshold_can_join_the_smoothing(sigma):
         raised = np.where(values > 0.25, 1.0, values)
         expected = ndimage.gaussian_filter(raised, sigma) if sigma else raised
         assert np.array_equal(own, (expected > 0.17).astype(np.float32))
+
+
+def test_an_opened_difference_is_scipys_openings_of_both_signs(images):
+    difference = images - images.flip(2)
+    result = opened_difference(difference, (3, 5))
+    for one, opened in zip(difference[:, 0].numpy(), result[:, 0], strict=True):
+        signs = [np.maximum(one, 0), np.maximum(-one, 0)]
+        # at the border, filters see the image's own pixels alone, as max pooling does
+        low, high = {"mode": "constant", "cval": np.inf}, {"mode": "constant", "cval": -np.inf}
+        openings = [
+            [ndimage.maximum_filter(ndimage.minimum_filter(sign, size, **low), size, **high) for size in (3, 5)]
+            for sign in signs
+        ]
+        np.testing.assert_allclose(opened, np.maximum(*(np.mean(pair, axis=0) for pair in openings)), atol=1e-6)
+
+
+def test_opening_takes_stripes_away_and_leaves_areas():
+    difference = torch.zeros(1, 1, 32, 32)
+    difference[..., 4, :] = -0.5
+    difference[..., 10:20, 10:20] = 0.4
+    opened = opened_difference(difference, (3, 5, 7))
+    assert torch.equal(opened, torch.where(difference == 0.4, 0.4, 0.0))
+
+
+def test_the_map_of_equation_4_takes_the_opened_difference_and_the_power_of_the_saliency(images):
+    healthy, saliency = images.flip(3), images.flip(2)
+    result = anomaly_map(images, healthy, saliency, (3,), 0.5)
+    torch.testing.assert_close(result, opened_difference(healthy - images, (3,)) * saliency.sqrt())
+
+
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_a_dilated_mask_is_scipys(images, dilation):
+    mask = binarize_mask(images, torch.tensor(0.99), sigma=0.0)
+    grown = binarize_mask(images, torch.tensor(0.99), sigma=0.0, dilation=dilation)
+    for one, result in zip(mask[:, 0].numpy() > 0, grown[:, 0], strict=True):
+        expected = ndimage.binary_dilation(one, np.ones((3, 3)), iterations=dilation)
+        np.testing.assert_array_equal(result.bool(), expected)
