@@ -11,8 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from scripts.errors import PhanesInputError
+from tests.soak.record import record, recorded
 from tests.soak.targets import TARGETS, Workplace, check_sentence, with_checksums
 
+LONG = "PHANES_EXAMPLES" in os.environ  # `make soak-examples`: counted in bundle/docs/soak.json
 EXAMPLES = int(os.environ.get("PHANES_EXAMPLES", "60"))  # of each target
 LIMIT_MS = 5000
 
@@ -43,16 +45,22 @@ def mutated(draw: st.DrawFn, target: str) -> bytes:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_whatever_the_bytes_an_image_or_one_sentence(work: Workplace, target: str) -> None:
-    run, count = TARGETS[target][0], EXAMPLES if target in ("png", "nifti") else EXAMPLES // 3
+    run, count, executions = TARGETS[target][0], EXAMPLES if target in ("png", "nifti") else EXAMPLES // 3, 0
 
     @settings(
         max_examples=count, deadline=LIMIT_MS, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
     )
     @given(mutated(target))
     def check(data: bytes) -> None:
+        nonlocal executions
+        executions += 1
         run(work, data)
 
     check()
+    assert executions >= count // 2
+    if LONG:
+        targets = recorded("examples").get("targets", {}) | {target: executions}
+        record("examples", {"executions": sum(targets.values()), "targets": targets})
 
 
 def test_the_unchanged_corpus_is_read(work: Workplace) -> None:

@@ -7,6 +7,7 @@ import io
 import os
 import tarfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import nibabel as nib
@@ -83,6 +84,7 @@ def sample_files() -> list[Path]:
     ]
 
 
+@cache
 def real_slices() -> list[Dataset]:
     """Three neighbours of the real DICOM series, pixels cut to a corner; none where it is not at hand."""
     archive = DATA / "dicom" / "head_t1w_mprage.tar.xz"
@@ -113,6 +115,7 @@ def dicom_bytes(image: Dataset) -> bytes:
     return buffer.getvalue()
 
 
+@cache
 def series_bases() -> list[list[bytes]]:
     """Series of three slices: made by code, and real where at hand."""
     made = [dicom_bytes(small(dicom_slice(Path("x"), index))) for index in range(3)]
