@@ -17,8 +17,7 @@ INTEGRATIONS := $(patsubst tests/integrations/test_%.py,%,$(sort $(wildcard test
 .PRECIOUS: $(ENVIRONMENTS)/.venv-%/.ready
 
 help:
-	@echo "make demo               analyse a demo head, healthy and with a painted lesion (CPU, two minutes);"
-	@echo "                        HASHES=1 installs only packages whose checksums are in requirements-hashes.txt"
+	@echo "make demo               analyse a demo head, healthy and with a painted lesion (CPU, two minutes)"
 	@echo "make test               lint, type check and test"
 	@echo "make test-integrations  tests against real servers and SDKs"
 	@echo "make soak               the long forms: fuzzing, kill -9, full disks, audit (hours); make soak-NAME for one"
@@ -31,11 +30,7 @@ help:
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-# HASHES=1: first all but torch and torchvision, whose builds differ from index to index, and only with known checksums.
-HASHES ?=
-$(VENV)/.run: requirements.txt $(if $(HASHES),requirements-hashes.txt) | $(BIN)/python
-	$(if $(HASHES),$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps \
-		-r requirements-hashes.txt)
+$(VENV)/.run: requirements.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pydicom
 import pytest
-from pydicom.encaps import encapsulate, generate_fragments
+from pydicom.encaps import encapsulate, generate_fragments, generate_frames
 
 from scripts.dicom.codestream import check_frames, declared_size
 from scripts.errors import PhanesInputError
@@ -36,12 +36,11 @@ def test_the_size_of_every_sample_is_its_headers() -> None:
     for path in paths:
         image = pydicom.dcmread(path)
         try:
-            first = next(generate_fragments(image.PixelData))
+            sizes = {declared_size(fragment) for fragment in generate_fragments(image.PixelData)} - {None}
         except ValueError:  # broken on purpose
             continue
-        size = declared_size(first)
-        assert size in (None, (image.Rows, image.Columns)), path.name
-        known += size is not None
+        assert sizes <= {(image.Rows, image.Columns)}, path.name
+        known += bool(sizes)
     assert known >= 10
 
 
@@ -50,20 +49,18 @@ def test_no_header_no_size(stream: bytes) -> None:
     assert declared_size(stream) is None
 
 
-def test_a_frame_that_claims_gigapixels_is_not_decoded(tmp_path: Path) -> None:
-    """A decoder would ask for 1.2 GB at 20,000 x 20,000, and for nine times that here."""
+def test_a_frame_that_claims_400_megapixels_is_not_decoded(tmp_path: Path) -> None:
+    """OpenJPEG asks for 1.2 GB here."""
     image = pydicom.dcmread(SAMPLES / "693_J2KI.dcm")
-    stream = bytearray(next(generate_fragments(image.PixelData)))
+    stream = bytearray(next(generate_frames(image.PixelData, number_of_frames=1)))
     at = stream.index(b"\xff\x4f\xff\x51")
-    struct.pack_into(">II", stream, at + 8, 60_000, 60_000)
-    struct.pack_into(">II", stream, at + 24, 60_000, 60_000)
+    struct.pack_into(">II", stream, at + 8, 20_000, 20_000)
+    struct.pack_into(">II", stream, at + 24, 20_000, 20_000)
     image.PixelData = encapsulate([bytes(stream)])
-    with pytest.raises(
-        PhanesInputError, match="compressed frame of 60000 x 60000 pixels where its header says 512 x 512"
-    ):
+    with pytest.raises(PhanesInputError, match="frame of 20000 x 20000 pixels where its header says 512 x 512"):
         check_frames(image)
     image.save_as(tmp_path / "x.dcm")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(PhanesInputError, match="compressed frame of 60000 x 60000"):
+    with pytest.raises(PhanesInputError, match="compressed frame of 20000 x 20000"):
         CaseLoadImaged("image")({"image": str(tmp_path / "x.dcm")})
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kilobytes

@@ -23,11 +23,9 @@ PIN = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^\]]*\])?==([^\s;\\]+)", flags=re.MUL
 
 
 def pins() -> dict[str, str]:
-    """Name -> version of everything that the bundle's environment installs: the locked packages, torch, torchvision."""
-    found: dict[str, str] = {}
-    for name in ("requirements.txt", "requirements-hashes.txt"):
-        found |= {k.lower(): v for k, v in PIN.findall((REPOSITORY / name).read_text(encoding="utf-8"))}
-    return found
+    """Name -> version of every package that requirements.txt pins."""
+    text = (REPOSITORY / "requirements.txt").read_text(encoding="utf-8")
+    return {name.lower(): version for name, version in PIN.findall(text)}
 
 
 def summary(dependencies: list[dict[str, Any]]) -> dict[str, Any]:
