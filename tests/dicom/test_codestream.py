@@ -14,6 +14,8 @@ from scripts.dicom.codestream import check_frames, declared_size
 from scripts.errors import PhanesInputError
 from scripts.readers import CaseLoadImaged
 
+# A delimiter was written over the codestream's width.
+BROKEN = "JPEG2000-embedded-sequence-delimiter.dcm"
 SAMPLES = Path(pydicom.__file__).parent / "data" / "test_files"
 
 
@@ -23,7 +25,12 @@ def compressed() -> list[Path]:
     for path in sorted(SAMPLES.glob("*.dcm")):
         image = pydicom.dcmread(path, force=True)
         syntax = str(getattr(getattr(image, "file_meta", None), "TransferSyntaxUID", ""))
-        if syntax.startswith("1.2.840.10008.1.2.4.") and "PixelData" in image and "Rows" in image:
+        if (
+            path.name != BROKEN
+            and syntax.startswith("1.2.840.10008.1.2.4.")
+            and "PixelData" in image
+            and "Rows" in image
+        ):
             found.append(path)
     return found
 
