@@ -11,7 +11,8 @@ ENVIRONMENTS ?= .
 INTEGRATION_SECONDS ?= 1200
 INTEGRATIONS := $(patsubst tests/integrations/test_%.py,%,$(sort $(wildcard tests/integrations/test_*.py)))
 
-.PHONY: help demo test lint format test-integrations label golden clean
+.PHONY: help demo test lint format test-integrations soak soak-fuzz soak-examples soak-kills soak-disks soak-audit \
+	docs-numbers label golden clean
 .DELETE_ON_ERROR:
 .PRECIOUS: $(ENVIRONMENTS)/.venv-%/.ready
 
@@ -19,6 +20,8 @@ help:
 	@echo "make demo               analyse a demo head, healthy and with a painted lesion (CPU, two minutes)"
 	@echo "make test               lint, type check and test"
 	@echo "make test-integrations  tests against real servers and SDKs"
+	@echo "make soak               the long forms: fuzzing, kill -9, full disks, audit (hours); make soak-NAME for one"
+	@echo "make docs-numbers       rewrite the numbers and tables of README and docs from the files they come from"
 	@echo "make label              MONAI Label with this model on 127.0.0.1:8000 (3D Slicer, OHIF)"
 	@echo "make lint | format      ruff and mypy | let ruff rewrite"
 	@echo "make golden             recompute tests/golden.json after a wanted change of the results"
@@ -64,6 +67,31 @@ test-integration-%: $(VENV)/.dev
 	@if [ -f tests/integrations/setup_$*.sh ]; then bash tests/integrations/setup_$*.sh; fi
 	PHANES_ENVIRONMENT=$(ENVIRONMENTS)/.venv-$* timeout --kill-after 30 $(INTEGRATION_SECONDS) \
 		$(BIN)/python -m pytest -ra -p no:cacheprovider --durations 5 tests/integrations/test_$*.py
+
+# The long forms of the tests of reliability; `make soak-NAME` runs one. Results: bundle/docs/soak.json, and the page.
+SOAK := fuzz examples kills disks audit
+SOAK_RUN := OMP_NUM_THREADS=1 nice -n 10
+soak:
+	@$(MAKE) --keep-going --no-print-directory $(SOAK:%=soak-%)
+	@$(MAKE) --no-print-directory docs-numbers
+
+soak-fuzz: $(ENVIRONMENTS)/.venv-soak/.ready
+	$(SOAK_RUN) $(ENVIRONMENTS)/.venv-soak/bin/python -m tests.soak.fuzz
+
+soak-examples: $(VENV)/.dev
+	PHANES_EXAMPLES=6000 $(SOAK_RUN) $(BIN)/python -m pytest -q -n 0 tests/test_fuzz.py
+
+soak-kills: $(VENV)/.dev
+	$(SOAK_RUN) $(BIN)/python -m tests.soak.kills
+
+soak-disks: $(VENV)/.dev
+	$(SOAK_RUN) $(BIN)/python -m tests.soak.disks
+
+soak-audit: $(ENVIRONMENTS)/.venv-soak/.ready
+	$(ENVIRONMENTS)/.venv-soak/bin/python -m tests.soak.audit
+
+docs-numbers: $(VENV)/.run
+	$(BIN)/python -m scripts docs_numbers
 
 # The environment of a server or SDK whose versions do not go with ours, from requirements-NAME.txt.
 $(ENVIRONMENTS)/.venv-%/.ready: requirements-%.txt scripts/torchvision_shim.py

@@ -10,6 +10,7 @@ from .baselines.train_all import train_baselines
 from .benchmark.run import benchmark
 from .configuration import write_configuration
 from .demo import print_demo_summary, write_demo_input
+from .docs_numbers import docs_numbers
 from .errors import PhanesInputError
 from .evaluation.gallery import draw_figures
 from .evaluation.guard_table import guard_table
@@ -28,6 +29,7 @@ class Commands:
     benchmark = staticmethod(benchmark)
     case_seconds = staticmethod(case_seconds)
     configuration = staticmethod(write_configuration)
+    docs_numbers = staticmethod(docs_numbers)
     figures = staticmethod(draw_figures)
     guard_table = staticmethod(guard_table)
     orientations = staticmethod(orientations)

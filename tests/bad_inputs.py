@@ -25,6 +25,7 @@ from pydicom.uid import (
     BasicTextSRStorage,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
+    JPEG2000Lossless,
     JPEGBaseline8Bit,
     JPEGLSLossless,
     MRImageStorage,
@@ -607,6 +608,19 @@ def dicom_that_declares_terabytes(folder: Path) -> None:
 @kind
 def dicom_with_negative_frames(folder: Path) -> None:
     series(folder, count=1, NumberOfFrames=-5)
+
+
+@kind
+def dicom_with_a_billion_frames(folder: Path) -> None:
+    series(folder, count=1, NumberOfFrames=999_999_999)
+
+
+@kind
+def jpeg_2000_larger_than_its_header(folder: Path) -> None:
+    """A codestream of 3.6 gigapixels, for which a decoder would ask for memory, in an image of 40 x 48."""
+    size = struct.pack(">HHHIIIIIIII", 0xFF51, 41, 0, 60_000, 60_000, 0, 0, 60_000, 60_000, 0, 0)
+    stream = b"\xff\x4f" + size + b"\x00\x01\x0f\x01\x01" + b"\0" * 100
+    series(folder, count=2, TransferSyntaxUID=JPEG2000Lossless, PixelData=encapsulate([stream]))
 
 
 @kind

@@ -7,6 +7,7 @@ import hashlib
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -58,21 +59,42 @@ def killed_at(moment: int, folder: Path, job: Callable[[], object]) -> bool:
 
     The fork shares this process's imports, so that a run costs no start-up.
     """
+    return _was_killed(_forked(job, Moments(folder, moment, lambda: os.kill(os.getpid(), signal.SIGKILL))))
+
+
+def killed_after(seconds: float, job: Callable[[], object]) -> bool:
+    """The same, killed when so many seconds have passed; False when the job was done by then."""
+    pid = _forked(job, contextlib.nullcontext())
+    timer = threading.Timer(seconds, os.kill, (pid, signal.SIGKILL))
+    timer.start()
+    try:
+        return _was_killed(pid)
+    finally:
+        timer.cancel()
+
+
+def _forked(job: Callable[[], object], around: contextlib.AbstractContextManager) -> int:
+    """The process number of a child that does a job and ends with status 0, or says why not and ends with 1."""
     child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            torch.set_num_threads(1)  # threads of the parent's pools do not live here
-            quiet = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(quiet, 1)
-            with Moments(folder, moment, lambda: os.kill(os.getpid(), signal.SIGKILL)):
-                job()
-            code = 0
-        except BaseException:  # noqa: BLE001 - whatever it is, the parent must hear of it
-            os.write(2, traceback.format_exc().encode())
-        finally:
-            os._exit(code)
-    _, status = os.waitpid(child, 0)
+    if child:
+        return child
+    code = 1
+    try:
+        torch.set_num_threads(1)  # threads of the parent's pools do not live here
+        quiet = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(quiet, 1)
+        with around:
+            job()
+        code = 0
+    except BaseException:  # noqa: BLE001 - whatever it is, the parent must hear of it
+        os.write(2, traceback.format_exc().encode())
+    finally:
+        os._exit(code)
+
+
+def _was_killed(pid: int) -> bool:
+    """Wait for a child: True when it was killed, False when it did its job."""
+    _, status = os.waitpid(pid, 0)
     if os.WIFSIGNALED(status):
         assert os.WTERMSIG(status) == signal.SIGKILL
         return True

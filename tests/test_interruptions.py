@@ -35,8 +35,8 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def stamps(out: Path) -> dict[str, int]:
-    """Time of the last change of every file of every case that a record calls finished."""
-    cases = [path.stem for path in (out / ".phanes").glob("*.json")]
+    """Time of the last change of every file of every case that has a record and results."""
+    cases = [path.stem for path in (out / ".phanes").glob("*.json") if (out / path.stem).is_dir()]
     return {str(path): path.stat().st_mtime_ns for case in cases for path in (out / case).iterdir()}
 
 

@@ -38,7 +38,11 @@ def planes_of(images: Sequence[Dataset]) -> list[Plane] | str:
     """One plane for each image, or each frame of a multi-frame object; a sentence when their place is not known."""
     planes = []
     for image in images:
-        for frame in range(header_number(image, "NumberOfFrames") or 1):
+        frames = header_number(image, "NumberOfFrames") or 1
+        described = max(len(image.get("PerFrameFunctionalGroupsSequence") or []), 1)
+        for frame in range(frames):
+            if frame == described:  # before a billion of them is looked for
+                return f"claims {frames} frames but says of {described} where they lie; give the original images"
             found = {name: np.asarray(header_values(image, name, frame), dtype=float) for name in NEEDED}
             missing = [name for name, values in found.items() if not values.size]
             if missing:

@@ -16,6 +16,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from ..errors import PhanesInputError
+from .codestream import check_frames
 from .geometry import ORIENTATION_TOLERANCE, SPACING_TOLERANCE, planes_of, stack_problem
 from .headers import check_deflated, is_dicom_file
 
@@ -93,6 +94,8 @@ def read_source(path: str | Path | Sequence[str | Path], pixels: bool = True) ->
         raise PhanesInputError("holds no DICOM images")
     for image in images:
         _complete_file_meta(image)
+        if pixels:
+            check_frames(image)
     _check_one_series(images)
     note = _add_missing(images)
     planes = planes_of(images)

@@ -1,0 +1,49 @@
+"""What a compressed frame says of its own size, before a decoder believes it and asks for that much memory."""
+
+from __future__ import annotations
+
+import struct
+
+from pydicom.dataset import Dataset
+from pydicom.encaps import generate_fragments
+
+from ..errors import PhanesInputError
+
+JPEG, JPEG_2000 = b"\xff\xd8\xff", b"\xff\x4f\xff\x51"  # begin of the image; begin of the codestream and its size
+# Markers of a frame's header (ITU-T T.81 table B.1, T.87 for JPEG-LS); C4, C8 and CC among them mean something else.
+FRAME_HEADERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
+
+
+def declared_size(stream: bytes) -> tuple[int, int] | None:
+    """(rows, columns) by the header of a JPEG, JPEG-LS or JPEG 2000 codestream; None where there is no such header."""
+    start = stream.find(JPEG_2000, 0, 256)  # a few writers leave the boxes of a JP2 file around it
+    if start >= 0 and len(stream) >= start + 24:
+        right, bottom, left, top = struct.unpack_from(">IIII", stream, start + 8)
+        return bottom - top, right - left
+    if not stream.startswith(JPEG):
+        return None
+    at = 2
+    while at + 9 <= len(stream) and stream[at] == 0xFF:
+        marker, length = stream[at + 1], struct.unpack_from(">H", stream, at + 2)[0]
+        if marker in FRAME_HEADERS:
+            rows, columns = struct.unpack_from(">HH", stream, at + 5)
+            return rows, columns
+        at += 1 if marker == 0xFF else 2 + length  # any number of FF may stand before a marker
+    return None
+
+
+def check_frames(image: Dataset) -> None:
+    """Refuse a compressed image whose frames are larger than its header says.
+
+    Raises:
+        PhanesInputError: one is; the sentence is without the path.
+    """
+    if not image.file_meta.TransferSyntaxUID.is_encapsulated:
+        return
+    for fragment in generate_fragments(image.PixelData):
+        size = declared_size(fragment)
+        if size is not None and (size[0] > image.Rows or size[1] > image.Columns):
+            raise PhanesInputError(
+                f"holds a compressed frame of {size[1]} x {size[0]} pixels where its header says "
+                f"{image.Columns} x {image.Rows}; export the image again"
+            )
