@@ -213,7 +213,11 @@ class ShiftChart:
         colours: Mapping[str, object],
     ) -> None:
         """Score over the parameter; the unchanged set is a point of it where its neutral value is known."""
-        points = {shift.value: shifted_name(name, shift) for shift in self.shifts if shift.curve == curve}
+        points = {
+            shift.value: shifted_name(name, shift)
+            for shift in self.shifts
+            if shift.curve == curve and shift.value is not None
+        }
         if curve in self.neutral:
             points[self.neutral[curve]] = name
         for key in lines:

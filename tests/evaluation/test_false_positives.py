@@ -122,7 +122,7 @@ def test_one_evaluation_has_false_positives_and_goals_in_all_its_outputs(tmp_pat
 
     again = clean()
     again.measure = lambda *_: pytest.fail("was measured already")  # type: ignore[method-assign]
-    evaluation(tmp_path / "out", systems, Squares((0,)), clean=again, goals=Goals(GOALS)).run()
+    evaluation(tmp_path / "out", {"ours": entry(tmp_path)}, Squares((0,)), clean=again, goals=Goals(GOALS)).run()
     assert "| few | - | <= 1.5 | 3.75 | no |" in (tmp_path / "out" / "table.md").read_text()
 
 
