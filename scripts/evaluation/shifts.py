@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..errors import PhanesInputError
 from ..transforms import slice_scale
-from .benchmarks import Benchmark, LesionSet, as_slice
+from .benchmarks import Benchmark, LesionSet, as_slice, chosen_sets
 from .figures import save_figure
 from .scoring import OWN
 from .summary import Cell
@@ -110,12 +110,7 @@ class ShiftedBenchmark:
         self.shifts = {shift.name: shift for shift in shifts}
         if len(self.shifts) < len(shifts):
             raise PhanesInputError(f"shifts need names of their own: {', '.join(shift.name for shift in shifts)}.")
-        known = list(dict.fromkeys(name for name, _ in benchmark.tasks()))
-        wanted = [name.strip() for name in sets.split(",")] if isinstance(sets, str) else sets
-        self.sets = known if wanted is None else list(wanted)
-        unknown = [name for name in self.sets if name not in known]
-        if unknown or not self.sets:
-            raise PhanesInputError(f"sets is {self.sets}: choose among {', '.join(known)}.")
+        self.sets = chosen_sets(sets, list(dict.fromkeys(name for name, _ in benchmark.tasks())))
         self._parts: dict[str, tuple[str, Shift | None]] = {}
         for name in self.sets:
             self._parts[name] = (name, None)

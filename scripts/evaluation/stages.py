@@ -16,7 +16,7 @@ from tqdm import tqdm
 from ..ops.anomaly import anomaly_map
 from ..phanes import Phanes
 from ..reporting.pictures import save_figure
-from .benchmarks import LesionSet, SyntheticBenchmark
+from .benchmarks import LesionSet, SyntheticBenchmark, chosen_sets
 from .gallery import BATCH, Column, Method, panels
 from .metrics import average_precision, rank
 from .shapes import PIXEL_MM
@@ -62,6 +62,7 @@ def stages(
     out: str = "eval/stages",
     bundle_root: str = "bundle",
     shapes_dir: str = "../shared/data/stroke_masks",
+    sets: Sequence[str] | str | None = None,
     seeds: Sequence[int] = (0,),
     grow: int = 2,
     worst: int = 20,
@@ -75,6 +76,7 @@ def stages(
         out: folder for stages.md and a picture of the worst cases of each lesion set.
         bundle_root: the bundle whose weights are run.
         shapes_dir: folder of stroke masks; "" for made-up outlines.
+        sets: ellipses, stroke_small, stroke_medium, stroke_large, or several, separated by commas; all by default.
         seeds: of the lesions.
         grow: pixels by which the grown mask is larger.
         worst: number of cases in a picture.
@@ -88,7 +90,7 @@ def stages(
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     columns: dict[str, dict[str, float]] = {}
-    for name in benchmark.lesions:
+    for name in chosen_sets(sets, list(benchmark.lesions)):
         sets = [benchmark.load(name, seed) for seed in chosen]
         found = [run_stages(network, lesion_set, grow, method.device) for lesion_set in sets]
         columns[name] = measured(sets, found)
