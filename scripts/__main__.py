@@ -16,6 +16,7 @@ from .evaluation.gallery import draw_figures
 from .evaluation.guard_table import guard_table
 from .evaluation.one_case import case_seconds
 from .evaluation.orientations import orientations
+from .evaluation.stages import stages
 from .export import export
 from .package.build import package
 from .registration_trials import registration_trials
@@ -35,6 +36,7 @@ class Commands:
     orientations = staticmethod(orientations)
     package = staticmethod(package)
     registration_trials = staticmethod(registration_trials)
+    stages = staticmethod(stages)
     train_baselines = staticmethod(train_baselines)
 
     def demo_input(self, out: str = "demo") -> None:

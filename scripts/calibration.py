@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -83,6 +83,52 @@ def false_positive_interval(shares: np.ndarray, resamples: int, seed: int, level
     means = shares[rng.integers(0, len(shares), (resamples, len(shares)))].mean(axis=1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+class FalsePositives(NamedTuple):
+    """What a label threshold marks in healthy slices.
+
+    Attributes:
+        rate: share of the brain's pixels above it, averaged over subjects.
+        interval: 95 % interval of it, from a bootstrap over subjects.
+        volume: marked anywhere in a slice, on average, mm3.
+    """
+
+    rate: float
+    interval: tuple[float, float]
+    volume: float
+
+
+def false_positives(
+    maps: Tensor,
+    threshold: float,
+    brain: Tensor,
+    pixel_mm: float,
+    slice_mm: float,
+    resamples: int,
+    seed: int,
+    subjects: Sequence[str] | None = None,
+) -> FalsePositives:
+    """Apply a label threshold to the anomaly maps of healthy slices.
+
+    Args:
+        maps: (N, 1, H, W).
+        threshold: a pixel is marked when its map is above it.
+        brain: (H, W) boolean; the share is over these pixels.
+        pixel_mm: side of a pixel, mm.
+        slice_mm: thickness that a slice stands for, mm.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+        subjects: N names, slices of one subject are drawn together; None for a subject a slice.
+    """
+    above = maps[:, 0] > threshold
+    shares = above[:, brain].float().mean(dim=1).numpy()
+    if subjects is not None:
+        owners = np.unique(np.asarray(subjects), return_inverse=True)[1]
+        shares = np.bincount(owners, weights=shares) / np.bincount(owners)
+    volumes = above.sum(dim=(1, 2)).numpy() * pixel_mm**2 * slice_mm
+    interval = false_positive_interval(shares, resamples, seed)
+    return FalsePositives(float(shares.mean()), interval, float(volumes.mean()))
 
 
 def calibrate_mask(network: Phanes, batches: Iterable[Any], device: torch.device, quantile: float) -> float:
@@ -160,9 +206,7 @@ def calibrate(
     mask_threshold = calibrate_mask(network, batches, device, mask_quantile)
     maps = maps_of(network, batches, device, "anomaly")
     label_threshold = threshold_at(maps, label_quantile, brain)
-    above = maps[:, 0] > label_threshold
-    shares = above[:, brain].float().mean(dim=1).numpy()
-    volumes = above.sum(dim=(1, 2)).numpy() * pixel_mm**2 * slice_mm
+    found = false_positives(maps, label_threshold, brain, pixel_mm, slice_mm, resamples, seed)
     scores = maps.mean(dim=(1, 2, 3)).numpy()
 
     guard = calibrate_guard(network, batches, device, guard_false_alarm_rate)
@@ -174,9 +218,9 @@ def calibrate(
         "label_threshold": label_threshold,
         "label_percentile": 100 * label_quantile,
         "label_region": "brain of the MNI152 template",
-        "false_positive_rate": float(shares.mean()),
-        "false_positive_rate_interval_95": false_positive_interval(shares, resamples, seed),
-        "expected_false_positive_volume_mm3_per_slice": float(volumes.mean()),
+        "false_positive_rate": found.rate,
+        "false_positive_rate_interval_95": found.interval,
+        "expected_false_positive_volume_mm3_per_slice": found.volume,
         "healthy_scans": len(maps),
         "healthy_score_quantiles": {str(q): float(np.quantile(scores, q)) for q in (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)},
         "healthy_scores": sorted(float(f"{score:.6g}") for score in scores),

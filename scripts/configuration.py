@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any
 
 # The order of a reader: what is used first comes first. Files that are not named here follow by name.
-FIRST = ("inference", "train", "train_inpainter", "calibrate", "evaluate_synthetic", "evaluate_lesions")
+FIRST = (
+    "inference",
+    "train",
+    "train_inpainter",
+    "calibrate",
+    "evaluate_synthetic",
+    "evaluate_lesions",
+    "evaluate_shifts",
+)
 INTRODUCTION = """# Configuration
 
 *Generated from `bundle/configs/` by `python -m scripts configuration`; do not edit.*

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -19,10 +19,12 @@ from ..cli import fail
 from ..errors import PhanesInputError
 from ..versions import versions
 from .benchmarks import Benchmark, LesionSet
+from .false_positives import CLEAN, CleanSlices, clean_cells, clean_table
 from .figures import examples_figure, precision_recall_figure
 from .fingerprint import fingerprint
+from .goals import Goals, goals_table
 from .scoring import OWN, Maps, Result, Scorer, example_indices
-from .store import ResultStore, to_plain, write_text
+from .store import ResultStore, file_stem, to_plain, write_text
 from .summary import Cell, summarise
 from .systems import Entry
 from .tables import Line, show, tables, to_csv, to_markdown
@@ -41,12 +43,20 @@ class Source(NamedTuple):
     read: Callable[[LesionSet], Tensor] | None = None
 
 
+class Chart(Protocol):
+    """A picture of the tables' numbers."""
+
+    def draw(self, folder: Path, cells: Sequence[Cell], lines: Mapping[str, Line]) -> Path | None:
+        """Draw into the folder; None when there is nothing to draw."""
+        ...
+
+
 class Evaluation:
     """Runs systems over a benchmark and writes what was found to `output_dir`.
 
         results/<set>[-<seed>]/<system>.json, .npz   one result each, found again when the evaluation is restarted
         table.md, table.csv, record.json             the tables; versions, seeds and checksums of all of it
-        figure_<set>.png, precision_recall_<set>.png
+        figure_<set>.png, precision_recall_<set>.png, and what `charts` draw
 
     A system that cannot run (no weights, no calibration) costs its own rows only: the others get theirs, and `run`
     raises at the end.
@@ -62,6 +72,9 @@ class Evaluation:
         paper: published numbers, times 100, by set, system key and measure (as in `tables.SECTIONS`).
         paper_label: heading of their columns.
         figures: draw them.
+        clean: measures false positives of the systems that have an operating point; None for not.
+        goals: held against the results; None for none.
+        charts: further pictures of the tables' numbers.
     """
 
     def __init__(
@@ -76,6 +89,9 @@ class Evaluation:
         paper: Mapping[str, Mapping[str, Mapping[str, float]]] | None = None,
         paper_label: str = "paper",
         figures: bool = True,
+        clean: CleanSlices | None = None,
+        goals: Goals | None = None,
+        charts: Sequence[Chart] = (),
     ) -> None:
         self.title = title
         self.benchmark = benchmark
@@ -87,7 +103,11 @@ class Evaluation:
         self.paper = paper or {}
         self.paper_label = paper_label
         self.figures = figures
+        self.clean = clean
+        self.goals = goals
+        self.charts = list(charts)
         self.store = ResultStore(self.output_dir / "results")
+        self._clean_rows: dict[str, list[dict[str, Any]]] = {}
 
     def run(self) -> list[Cell]:
         """Evaluate, report, and return the numbers of the tables.
@@ -112,6 +132,7 @@ class Evaluation:
         results: dict[tuple[str, int | None, str], Result] = {}
         built: dict[str, dict[str, Any]] = {}
         failed: dict[str, str] = {}
+        self._clean_rows = {}
         total = len(tasks) * len(chosen) * len(sets[tasks[0]].images)
         with tqdm(total=total, unit="slice", dynamic_ncols=True) as bar:
             for key in chosen:
@@ -122,6 +143,7 @@ class Evaluation:
                     for name, seed in tasks:
                         bar.set_description(f"{key}, {name}" + ("" if seed is None else f", seed {seed}"))
                         results[name, seed, key] = self._result(source, self.benchmark.load(name, seed), bar)
+                    self._measure_clean(source)
                 except PhanesInputError as error:
                     failed[key] = str(error)
                     results = {index: result for index, result in results.items() if index[2] != key}
@@ -153,6 +175,24 @@ class Evaluation:
         result.record.update(system=source.key, data=lesions.checksum)
         return self.store.save(path, stamp, Result(to_plain(result.record), result.arrays))
 
+    def _measure_clean(self, source: Source) -> None:
+        """False positives on healthy slices, stored or fresh, of a system with an operating point."""
+        entry = self.systems[source.key]
+        if self.clean is None or entry.operating_point is None or source.system is None or entry.part is None:
+            return
+        try:
+            threshold = entry.operating_point.threshold()
+        except PhanesInputError as error:  # candidates are compared before they are calibrated
+            logger.warning("No false positives of %s on clean slices: %s", source.key, error)
+            return
+        stamp = fingerprint(source.about["fingerprint"], self.clean.stamp(threshold))
+        path = self.store.path(CLEAN, None, source.key)
+        stored = self.store.load(path, stamp)
+        if stored is None:
+            rows = self.clean.measure(getattr(source.system, entry.part), threshold)
+            stored = self.store.save(path, stamp, Result({"rows": to_plain(rows)}, {}))
+        self._clean_rows[source.key] = stored.record["rows"]
+
     def _source(self, key: str) -> Source:
         """The system or folder behind a row, and what the record says of it."""
         entry = self.systems[key]
@@ -183,7 +223,8 @@ class Evaluation:
     ) -> list[Cell]:
         """Write tables, figures and the record; print the tables."""
         roles = {key: about["role"] for key, about in built.items()}
-        cells = summarise(results, roles, self.spread)
+        cells = summarise(results, roles, self.spread) + clean_cells(self._clean_rows)
+        everything = {key: Line(about["name"], about["role"]) for key, about in built.items()}
         text = [f"# {self.title}\n"]
         for name in dict.fromkeys(name for name, _ in self.benchmark.tasks()):
             group = {key: result for key, result in results.items() if key[0] == name}
@@ -202,14 +243,30 @@ class Evaluation:
                 text += [*([f"{title}:\n"] if title else []), to_markdown(headings, rows)]
             if self.figures:
                 self._draw(name, group, lines, cells)
+        if self._clean_rows:
+            text += self._section("Clean slices at the label threshold", *clean_table(self._clean_rows, everything))
+        verdicts = []
+        if self.goals is not None:
+            labels = {key: line.label for key, line in everything.items()}
+            verdicts = self.goals.verdicts(cells, {key: entry.role for key, entry in self.systems.items()}, labels)
+            text += self._section("Goals", *goals_table(verdicts))
+        if self.figures:
+            for chart in self.charts:
+                chart.draw(self.output_dir, cells, everything)
         text += [f"Left out: {key} ({reason})\n" for key, reason in failed.items()]
-        everything = {key: Line(about["name"], about["role"]) for key, about in built.items()}
         write_text(self.output_dir / "table.md", "\n".join(text))
         write_text(self.output_dir / "table.csv", to_csv(cells, everything, self.spread, self.paper))
         record = self._record(results, built, failed)
+        record["clean_slices"] = self._clean_rows
+        record["goals"] = [verdict.record() for verdict in verdicts]
         write_text(self.output_dir / "record.json", json.dumps(to_plain(record), indent=1))
         logger.info("Tables, figures and record written to %s", self.output_dir)
         return cells
+
+    def _section(self, title: str, headings: list[str], rows: list[list[str]]) -> list[str]:
+        """A table after the sets', printed and as Markdown."""
+        show(title, headings, rows)
+        return [f"## {title}\n", to_markdown(headings, rows)]
 
     def _caption(self, group: Mapping[tuple[str, int | None, str], Result]) -> str:
         """What a reader must know beside the numbers."""
@@ -238,7 +295,7 @@ class Evaluation:
         lesions = self.benchmark.load(name, seed)
         kept = example_indices(len(lesions.images), self.scorer.examples)
         examples_figure(
-            self.output_dir / f"figure_{name}.png",
+            self.output_dir / f"figure_{file_stem(name)}.png",
             lesions.images[kept, 0].numpy(),
             lesions.masks[kept, 0].numpy(),
             {
@@ -259,7 +316,7 @@ class Evaluation:
             if lines[system].role != "sanity"
         }
         prevalence = next(iter(shown.values())).record["maps"][OWN]["prevalence"]
-        precision_recall_figure(self.output_dir / f"precision_recall_{name}.png", curves, prevalence)
+        precision_recall_figure(self.output_dir / f"precision_recall_{file_stem(name)}.png", curves, prevalence)
 
     def _record(
         self, results: dict[tuple[str, int | None, str], Result], built: dict[str, Any], failed: dict[str, str]

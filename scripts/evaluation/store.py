@@ -27,7 +27,7 @@ class ResultStore:
     def path(self, name: str, seed: int | None, system: str) -> Path:
         """Where a result lies, without suffix."""
         parts = [name if seed is None else f"{name}-{seed:03d}", system]
-        return self.folder.joinpath(*(re.sub(r"[^\w.+-]+", "_", part) for part in parts))
+        return self.folder.joinpath(*(file_stem(part) for part in parts))
 
     def load(self, path: Path, key: str) -> Result | None:
         """The result stored there under this key, or None."""
@@ -50,6 +50,11 @@ class ResultStore:
         record = {"key": key, **result.record}
         write_text(path.with_name(path.name + ".json"), json.dumps(record, indent=1))
         return Result(record, result.arrays)
+
+
+def file_stem(name: str) -> str:
+    """A name of a set or system as part of a file's name: `ellipses, gamma 0.8` -> `ellipses_gamma_0.8`."""
+    return re.sub(r"[^\w.+-]+", "_", name)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -19,6 +19,7 @@ from ..baselines.protocol import AnomalySystem, load_system
 from ..cli import fail
 from ..errors import PhanesInputError
 from ..phanes import Phanes
+from .false_positives import OperatingPoint
 
 ROLES = ("proposed", "baseline", "ablation", "oracle", "sanity")
 
@@ -37,6 +38,8 @@ class Entry:
         label: name in the table; the system's own when None.
         role: "proposed", "baseline" (the best of these is what p-values compare with), "ablation", "oracle" (it is
             shown the true mask) or "sanity" (its scores are known beforehand).
+        operating_point: the label threshold it is used with, for false positives on clean slices; needs `part`, a
+            network with PHANES' channels.
 
     Raises:
         ValueError: for another role, or without exactly one source of maps.
@@ -53,12 +56,15 @@ class Entry:
         maps_dir: str | Path | None = None,
         label: str | None = None,
         role: str = "baseline",
+        operating_point: OperatingPoint | None = None,
     ) -> None:
         if role not in ROLES:
             raise ValueError(f"role must be one of {', '.join(ROLES)}, got {role!r}")
         files = [config_files] if isinstance(config_files, str | Path) else list(config_files)
         if (system is not None) + bool(files) + (maps_dir is not None) != 1:
             raise ValueError("give one of: a system, the config files that define it, a folder of maps")
+        if operating_point is not None and part is None:
+            raise ValueError("an operating point needs the part of the system that is its network")
         self.system = system
         self.config_files = [str(file) for file in files]
         self.weights = None if weights is None else Path(weights)
@@ -68,6 +74,7 @@ class Entry:
         self.maps_dir = maps_dir
         self.label = label
         self.role = role
+        self.operating_point = operating_point
 
     def build(self, device: torch.device | str = "cpu") -> AnomalySystem:
         """The system with its weights, in evaluation mode on the device.

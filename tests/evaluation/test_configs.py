@@ -21,9 +21,9 @@ def read(name: str) -> dict[str, Any]:
     return json.loads((BUNDLE / "configs" / name).read_text())
 
 
-def run(overlay: str, bundle: Path, **overrides: Any) -> None:
+def run(overlay: str, bundle: Path, *more: str, **overrides: Any) -> None:
     """`monai.bundle run evaluate` within this process, without what needs downloaded weights."""
-    files = [str(BUNDLE / "configs" / name) for name in ("inference.json", overlay)]
+    files = [str(BUNDLE / "configs" / name) for name in ("inference.json", overlay, *more)]
     settings = {
         "bundle_root": str(bundle),
         "device": "cpu",
@@ -75,6 +75,41 @@ def test_phanes_with_the_true_mask_is_nearly_perfect(synthetic_table):
     for result in synthetic_table["results"]:
         if result["system"] == "phanes_gt":
             assert result["maps"]["own"]["auprc"] > (0.95 if result["set"] == "ellipses" else 0.99)
+
+
+def test_false_positives_are_measured_with_and_without_skull(synthetic_table):
+    assert list(synthetic_table["clean_slices"]) == ["phanes"]
+    found = synthetic_table["clean_slices"]["phanes"]
+    assert [row["set"] for row in found] == ["clean slices", "clean slices, skull-stripped"]
+    for row in found:
+        low, high = row["interval_95"]
+        assert 0 <= low <= row["rate"] <= high <= 1
+        assert row["threshold"] == 0.02
+
+
+def test_the_goals_of_systems_that_were_not_run_are_not_reached(synthetic_table):
+    goals = {goal["name"]: goal for goal in synthetic_table["goals"]}
+    assert len(goals) == 10
+    assert goals["Synthetic ellipses, pooled AUPRC"]["reached"] is False  # weights that were never trained
+    assert goals["Synthetic ellipses, AUPRC over RA"]["reached"] is None
+    assert goals["LPIPS in healthy regions against RA"]["reached"] is None
+    assert goals["Real stroke shapes, small, AUPRC"]["reached"] is None
+
+
+def test_the_third_overlay_evaluates_the_same_lesions_under_a_shift(scratch_bundle, slices, tmp_path):
+    options = {"dataset_dir": str(slices), "shapes_dir": "", "lpips_weights": "", "seeds": [0], "systems": "phanes"}
+    shifts = {"sets": "ellipses", "shifts": ["@skull_stripped"], "figures": True, "examples": 2}
+    overlays = ("evaluate_synthetic.json", scratch_bundle, "evaluate_shifts.json")
+    run(*overlays, output_dir=str(tmp_path), **options, **shifts)
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert [r["set"] for r in record["results"]] == ["ellipses", "ellipses, skull-stripped"]
+    assert record["title"].startswith("Synthetic lesions under shifts")
+    skull, _, *others = record["goals"]
+    first, second = (r["maps"]["own"]["auprc"] for r in record["results"])
+    assert skull["result"] == pytest.approx(100 * (first - second))
+    assert {goal["reached"] for goal in others} == {None}
+    for name in ("shifts.png", "figure_ellipses_skull-stripped.png", "precision_recall_ellipses.png"):
+        assert (tmp_path / name).stat().st_size > 3000
 
 
 def test_sanity_rows_of_the_bundle_hold(synthetic_table):
