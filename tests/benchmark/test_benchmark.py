@@ -141,12 +141,12 @@ def made_up_result() -> dict:
         "command beyond imports": 2.0,
         "a further case": 0.36,
     }
-    machine = dict.fromkeys(("processor", "instructions", "gpu", "system", "python", "torch", "load after"), "x")
+    machine = dict.fromkeys(("processor", "instructions", "gpu", "system", "python", "torch"), "x")
     result = {
         "machine": {**machine, "cores": 2, "threads": 1, "load": 0.1},
+        "taken": {"command": {"rounds": 3, "load": [0.1, 1.2]}},
         "device": "cpu",
         "clock": "wall",
-        "rounds": 3,
         "command": {"rounds": 3, "cohort": 12, "wall": command, "peak_mib": {"one case": 900.0, "12 cases": 910.0}},
         "peers": {
             "rows": [
