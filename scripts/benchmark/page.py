@@ -36,7 +36,7 @@ def render(result: dict[str, Any]) -> str:
     """The page as Markdown.
 
     Args:
-        result: what `run.benchmark` wrote as benchmark.json; parts may be missing.
+        result: what `run.benchmark` wrote as performance.json; parts may be missing.
     """
     # Markdown, not HTML: nothing to escape.
     environment = Environment(  # noqa: S701
@@ -47,7 +47,7 @@ def render(result: dict[str, Any]) -> str:
 
 
 def write_page(source: str | Path, path: str | Path) -> Path:
-    """Render a benchmark.json anew."""
+    """Render a performance.json anew."""
     result = json.loads(Path(source).read_text(encoding="utf-8"))
     target = Path(path)
     target.write_text(render(result), encoding="utf-8")

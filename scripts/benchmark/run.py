@@ -1,4 +1,4 @@
-"""`python -m scripts benchmark`: measure, write benchmark.json, and the page made from it."""
+"""`python -m scripts benchmark`: measure, write performance.json, and the page made from it."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from .targets import against_targets
 PARTS = ("inference", "stages", "peers", "training", "command")
 OPTIONAL_PARTS = ("runtimes", "processes")
 BATCHES = {"shipped": (1, 8, 32), "paper": (1, 8)}  # the published size at 32 takes a CPU minutes
+GPU_BATCHES = {"shipped": (1, 8, 32, 64), "paper": (1, 8, 64)}
 VOLUME_BATCH = 8
 TRAINING_BATCH = 8
 
@@ -50,7 +51,9 @@ class Bench:
         return {name: timing.record(self.clock) for name, timing in timings.items()}
 
     def first(self, count: int) -> Tensor:
-        """So many slices from the middle of the head."""
+        """So many slices from the middle of the head; beyond its ends they repeat."""
+        if count > len(self.images):
+            return self.images.repeat(-(-count // len(self.images)), 1, 1, 1)[:count]
         start = max(0, (len(self.images) - count) // 2)
         return self.images[start : start + count]
 
@@ -62,9 +65,10 @@ def _row(seconds: dict[str, float], slices: int, **more: Any) -> dict[str, Any]:
 def inference(bench: Bench, networks: dict[str, Any]) -> list[dict[str, Any]]:
     """Ours, as published and the bare networks, at each size and batch, and a volume."""
     rows = []
+    batches = BATCHES if bench.device.type == "cpu" else GPU_BATCHES
     for size, network in networks.items():
         composition = subjects.published(network, bench.device)
-        for batch in (1,) if bench.quick else BATCHES[size]:
+        for batch in (1,) if bench.quick else batches[size]:
             images = bench.first(batch)
             works: dict[str, Work] = {
                 "ours": subjects.no_grad(partial(network, images)),
@@ -159,7 +163,7 @@ def benchmark(
 ) -> None:
     """Measure what PHANES costs, beside the published composition and other methods; run it from the repository's root.
 
-    Writes OUT/benchmark.json and OUT/performance.md.
+    Writes OUT/performance.json and OUT/performance.md.
 
     Args:
         out: folder.
@@ -172,7 +176,7 @@ def benchmark(
         training_sizes: compact, paper or both; paper at three runs on a CPU.
         cohort: cases of the larger runs of command and processes.
         quick: the smallest of everything: shows that all runs, not how fast.
-        add: keep the parts of OUT/benchmark.json that are not measured now, if they are of this machine and clock.
+        add: keep the parts of OUT/performance.json that are not measured now, if they are of this machine and clock.
 
     Raises:
         PhanesInputError: an unknown part or clock, no configs here, or an earlier result of another machine.
@@ -219,7 +223,7 @@ def _earlier(folder: Path, now: dict[str, Any]) -> dict[str, Any]:
     Raises:
         PhanesInputError: it cannot be set beside what is measured now.
     """
-    path = folder / "benchmark.json"
+    path = folder / "performance.json"
     if not path.is_file():
         return {}
     earlier: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -236,6 +240,6 @@ def _earlier(folder: Path, now: dict[str, Any]) -> dict[str, Any]:
 
 def _write(folder: Path, result: dict[str, Any]) -> None:
     text = json.dumps(result, indent=1) + "\n"
-    write_atomically(folder / "benchmark.json", lambda partial: partial.write_text(text, encoding="utf-8"))
+    write_atomically(folder / "performance.json", lambda partial: partial.write_text(text, encoding="utf-8"))
     page = render(result)
     write_atomically(folder / "performance.md", lambda partial: partial.write_text(page, encoding="utf-8"))

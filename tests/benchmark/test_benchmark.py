@@ -117,7 +117,7 @@ def test_a_quick_run_fills_every_table_but_the_command_lines(tmp_path, monkeypat
     monkeypatch.chdir(REPOSITORY)
     parts = [part for part in PARTS if part != "command"]
     benchmark(str(tmp_path), device="cpu", rounds=1, parts=parts, quick=True)
-    result = json.loads((tmp_path / "benchmark.json").read_text())
+    result = json.loads((tmp_path / "performance.json").read_text())
     assert set(parts) <= set(result)
     kinds = {(row["size"], row["system"]) for row in result["inference"]}
     assert kinds == {(size, s) for size in ("shipped", "paper") for s in ("ours", "as published", "bare networks")}
