@@ -1,4 +1,4 @@
-"""One slice gives one result, whatever it is computed on: `PHANES_DEVICE=cuda python -m pytest tests/test_devices.py`."""
+"""One slice has one result, whatever it is computed on: `PHANES_DEVICE=cuda pytest tests/test_devices.py`."""
 
 from __future__ import annotations
 
