@@ -176,4 +176,9 @@ class SoftMaskAdversarialLoss:
 
 
 def _resize(scores: Tensor, mask: Tensor) -> Tensor:
-    return F.interpolate(scores.float(), size=mask.shape[-2:], mode="bilinear", align_corners=True)
+    return F.interpolate(
+        scores if scores.dtype == torch.float64 else scores.float(),
+        size=mask.shape[-2:],
+        mode="bilinear",
+        align_corners=True,
+    )

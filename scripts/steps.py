@@ -30,6 +30,11 @@ def _autocast(device: torch.device, enabled: bool) -> AbstractContextManager[Non
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
 
 
+def _at_least_single(tensor: Tensor) -> Tensor:
+    """Half precision, which autocast leaves, as float32; anything else as it is."""
+    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
+
+
 def descend(loss: Tensor, parameters: Iterable[nn.Parameter], optimizer: Optimizer, retain_graph: bool = False) -> None:
     """One optimiser step of `parameters` alone; gradients are averaged over the processes of a distributed run."""
     trained = [p for p in parameters if p.requires_grad]
@@ -79,12 +84,12 @@ class AutoencoderStep:
     def _encode(self, images: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
         with _autocast(images.device, self.amp):
             mu, log_var, embeddings = self.network.encode(images)
-        return mu.float(), log_var.float(), [e.float() for e in embeddings]
+        return _at_least_single(mu), _at_least_single(log_var), [_at_least_single(e) for e in embeddings]
 
     def _decode(self, z: Tensor) -> Tensor:
         with _autocast(z.device, self.amp):
             image = self.network.decode(z)
-        return image.float()
+        return _at_least_single(image)
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
         """images: (B, 1, H, W) in [0, 1] -> detached scalars `loss`, `encoder`, `decoder`, `mse`, `kl`, ..."""
@@ -218,14 +223,14 @@ class InpainterStep:
         images, filled, masks = lessons.split(1, dim=1)
         with _autocast(images.device, self.amp):
             raw = self.network.inpainter(filled, masks)
-        raw = raw.float()
+        raw = _at_least_single(raw)
         # The composition keeps the gradient where the image was filled; see compose_pseudo_healthy for the clamp.
         composed = compose_pseudo_healthy(images, raw, masks)
 
         with _autocast(images.device, self.amp):
             predicted, target = self.features(raw.clamp(0.0, 1.0)), self.features(images)
             scores = self.discriminator(composed)
-        predicted, target = [f.float() for f in predicted], [f.float() for f in target]
+        predicted, target = ([_at_least_single(f) for f in features] for features in (predicted, target))
         terms = {
             "l1": F.l1_loss(raw, images),
             "hole": ((raw - images).abs() * masks).sum() / masks.sum().clamp(min=1.0),
@@ -238,7 +243,9 @@ class InpainterStep:
 
         with _autocast(images.device, self.amp):
             real_scores, composed_scores = self.discriminator(torch.cat([images, composed.detach()])).chunk(2)
-        discriminator_loss = self.adversarial.discriminator(real_scores.float(), composed_scores.float(), masks)
+        discriminator_loss = self.adversarial.discriminator(
+            _at_least_single(real_scores), _at_least_single(composed_scores), masks
+        )
         descend(discriminator_loss, self.discriminator.parameters(), self.discriminator_optimizer)
         return {
             "loss": loss.detach(),

@@ -12,12 +12,15 @@ from scripts.losses import (
     SoftIntroLoss,
     SoftMaskAdversarialLoss,
     kl_divergence,
+    perceptual_loss,
     reconstruction_error,
     reversed_embedding_similarity,
+    style_loss,
 )
 from scripts.networks.aot_gan import AOTGenerator, PatchDiscriminator
 from scripts.networks.perceptual import SpatialLPIPS
 from scripts.networks.soft_intro_vae import SoftIntroVAE, sample_posterior
+from scripts.ops.anomaly import compose_pseudo_healthy
 from scripts.phanes import Phanes
 from scripts.steps import AutoencoderStep, InpainterStep, VAEWarmupStep
 
@@ -43,7 +46,7 @@ def images() -> torch.Tensor:
 
 
 def test_the_step_is_the_two_updates_of_eq_2_taken_one_after_the_other(images):
-    network, loss = small_autoencoder(), SoftIntroLoss()
+    network, loss, images = small_autoencoder().double(), SoftIntroLoss(), images.double()
     reference = copy.deepcopy(network)
     step = AutoencoderStep(
         network, SGD(network.encoder.parameters(), 1.0), SGD(network.decoder.parameters(), 1.0), loss
@@ -81,7 +84,7 @@ def test_the_step_is_the_two_updates_of_eq_2_taken_one_after_the_other(images):
         for p in reference.decoder.parameters():
             p -= p.grad
     for (name, a), b in zip(network.named_parameters(), reference.parameters(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-10, msg=lambda m, name=name: f"{name}: {m}")
 
 
 def generated_kl(network: SoftIntroVAE) -> float:
@@ -204,3 +207,44 @@ def test_a_step_on_lessons_made_before_is_the_step_on_the_slices(inpainting, ima
     losses = [fresh(images), stored(lessons)]
     assert losses[0] == losses[1]
     assert moved(fresh.network.inpainter, stored.network.inpainter) == 0
+
+
+def test_the_inpainters_step_with_shared_features_is_the_two_updates_that_compute_everything_anew(inpainting, images):
+    """Trunk and discriminator once for all their losses; here once for each, in float64, with plain backward passes."""
+    step = copy.deepcopy(inpainting)
+    for part in (step.network, step.discriminator.eval()):  # evaluated: each training pass estimates the norms anew
+        part.double()
+    step.features = SpatialLPIPS("distilled").double().requires_grad_(False).eval().features
+    network, discriminator = copy.deepcopy(step.network), copy.deepcopy(step.discriminator)
+    step.generator_optimizer = SGD(step.network.inpainter.parameters(), 1.0)
+    step.discriminator_optimizer = SGD(step.discriminator.parameters(), 1.0)
+    x = images.double()
+    torch.manual_seed(4)
+    _, filled, masks = step.holes(x).split(1, dim=1)
+    torch.manual_seed(4)
+    step(x)
+
+    raw = network.inpainter(filled, masks)
+    composed = compose_pseudo_healthy(x, raw, masks)
+    terms = {
+        "l1": (raw - x).abs().mean(),
+        "hole": ((raw - x).abs() * masks).sum() / masks.sum(),
+        "style": style_loss(step.features(raw.clamp(0, 1)), step.features(x)),
+        "perceptual": perceptual_loss(step.features(raw.clamp(0, 1)), step.features(x)),
+        "adversarial": step.adversarial.generator(discriminator(composed), masks),
+    }
+    sum(step.weights[name] * value for name, value in terms.items()).backward()
+    with torch.no_grad():
+        for p in network.inpainter.parameters():
+            p -= p.grad
+    discriminator.zero_grad()
+    scores = discriminator(x), discriminator(composed.detach())
+    step.adversarial.discriminator(*scores, masks).backward()
+    with torch.no_grad():
+        for p in discriminator.parameters():
+            p -= p.grad
+    assert moved(step.network.inpainter, inpainting.network.inpainter.double()) > 1e-3
+    assert moved(step.discriminator, inpainting.discriminator.double()) > 1e-3
+    for plain, shared in ((network.inpainter, step.network.inpainter), (discriminator, step.discriminator)):
+        for a, b in zip(shared.parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)

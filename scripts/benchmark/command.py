@@ -32,14 +32,20 @@ class Process:
     peak_mib: float
 
 
-def run(arguments: list[str]) -> Process:
-    """Run this Python with arguments and wait for its end.
+def run(arguments: list[str], threads: int = 0) -> Process:
+    """Run this Python with arguments and wait for its end; time and memory are of the process, not of its children.
+
+    Args:
+        arguments: of the interpreter.
+        threads: OMP_NUM_THREADS of the process; 0 leaves it.
 
     Raises:
         RuntimeError: it failed.
     """
     start = time.perf_counter()
-    child = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603
+    variables = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
+    command, nowhere = [sys.executable, *arguments], subprocess.DEVNULL
+    child = subprocess.Popen(command, stdout=nowhere, stderr=nowhere, env=variables)  # noqa: S603
     _, status, usage = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
@@ -57,6 +63,13 @@ def write_cases(image: Tensor, folder: Path, count: int) -> Path:
     return folder
 
 
+def inference(folder: Path, out: Path, device: str, *overlays: str) -> list[str]:
+    """Arguments of `monai.bundle run inference` on a folder of cases."""
+    files = [f"bundle/configs/{name}.json" for name in ("inference", *overlays)]
+    where = ["-m", "monai.bundle", "run", "inference", "--bundle_root", "bundle", "--config_file", str(files)]
+    return [*where, "--device", device, "--dataset_dir", str(folder), "--output_dir", str(out)]
+
+
 def measure_command(image: Tensor, rounds: int, cohort: int, device: str) -> dict[str, Any]:
     """Start-up and the cost of a case: processes in turn.
 
@@ -69,8 +82,6 @@ def measure_command(image: Tensor, rounds: int, cohort: int, device: str) -> dic
     Returns:
         Medians in seconds, memory in MiB.
     """
-    where = ["-m", "monai.bundle", "run", "inference", "--bundle_root", "bundle"]
-    where += ["--config_file", "bundle/configs/inference.json", "--device", device]
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         one, many = write_cases(image, root / "one", 1), write_cases(image, root / "many", cohort)
@@ -78,9 +89,8 @@ def measure_command(image: Tensor, rounds: int, cohort: int, device: str) -> dic
         for number in range(rounds):
             started["imports"].append(run(IMPORTS))
             started["first result"].append(run(FIRST_RESULT))
-            out = ["--dataset_dir", str(one), "--output_dir", str(root / f"out{number}")]
-            started["command"].append(run([*where, *out]))
-        whole = run([*where, "--dataset_dir", str(many), "--output_dir", str(root / "out_many")])
+            started["command"].append(run(inference(one, root / f"out{number}", device)))
+        whole = run(inference(many, root / "out_many", device))
     result: dict[str, Any] = {"rounds": rounds, "cohort": cohort}
     for clock in ("wall", "cpu"):
         medians = {name: float(np.median([getattr(p, clock) for p in runs])) for name, runs in started.items()}
@@ -92,3 +102,28 @@ def measure_command(image: Tensor, rounds: int, cohort: int, device: str) -> dic
         }
     result["peak_mib"] = {"one case": max(p.peak_mib for p in started["command"]), f"{cohort} cases": whole.peak_mib}
     return result
+
+
+def measure_processes(image: Tensor, cohort: int, device: str) -> dict[str, Any]:
+    """A cohort by one process and by two under torchrun, one thread each: what a further case costs, by the wall clock.
+
+    Args:
+        image: (H, W) in [0, 1].
+        cohort: cases of the larger runs; two cases are taken off them, for the start-up.
+        device: of the command.
+
+    Returns:
+        Seconds of a further case by processes, and their ratio.
+    """
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    seconds: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        folders = {count: write_cases(image, root / str(count), count) for count in (2, cohort)}
+        for name, start, overlays in (("one", [], ()), ("two", torchrun, ("multi_gpu_inference",))):
+            walls = {}
+            for count, cases in folders.items():
+                arguments = inference(cases, root / f"{name}{count}", device, *overlays)
+                walls[count] = run([*start, *arguments], threads=1).wall
+            seconds[name] = (walls[cohort] - walls[2]) / (cohort - 2)
+    return {"cohort": cohort, "seconds": seconds, "speed": seconds["one"] / seconds["two"]}

@@ -24,22 +24,30 @@ def _milliseconds(seconds: dict[str, float]) -> str:
     return "{} ({} to {})".format(*values)
 
 
+def _reached(row: dict[str, Any]) -> str:
+    """What a target's row comes to."""
+    if row["value"] is None:
+        return "not measured"
+    good = row["value"] >= row["target"] if row["comparison"] == ">=" else row["value"] <= row["target"]
+    return "reached" if good else "**not reached**"
+
+
 def render(result: dict[str, Any]) -> str:
     """The page as Markdown.
 
     Args:
-        result: what `run.benchmark` wrote as benchmark.json; parts may be missing.
+        result: what `run.benchmark` wrote as performance.json; parts may be missing.
     """
     # Markdown, not HTML: nothing to escape.
     environment = Environment(  # noqa: S701
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(number=_number, ms=_milliseconds)
+    environment.filters.update(number=_number, ms=_milliseconds, reached=_reached)
     return environment.get_template("performance.md.j2").render(result=result, cohort=COHORT, **result)
 
 
 def write_page(source: str | Path, path: str | Path) -> Path:
-    """Render a benchmark.json anew."""
+    """Render a performance.json anew."""
     result = json.loads(Path(source).read_text(encoding="utf-8"))
     target = Path(path)
     target.write_text(render(result), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""`python -m scripts benchmark`: measure, write benchmark.json, and the page made from it."""
+"""`python -m scripts benchmark`: measure, write performance.json, and the page made from it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from torch import Tensor
 from ..errors import PhanesInputError
 from ..files import write_atomically
 from . import subjects, training
-from .command import measure_command
+from .command import measure_command, measure_processes
 from .measure import Timing, Work, alternate, flops, machine, peak_memory
 from .page import render
 from .targets import against_targets
 
 PARTS = ("inference", "stages", "peers", "training", "command")
-OPTIONAL_PARTS = ("runtimes",)
+OPTIONAL_PARTS = ("runtimes", "processes")
 BATCHES = {"shipped": (1, 8, 32), "paper": (1, 8)}  # the published size at 32 takes a CPU minutes
+GPU_BATCHES = {"shipped": (1, 8, 32, 64), "paper": (1, 8, 64)}
 VOLUME_BATCH = 8
 TRAINING_BATCH = 8
 
@@ -50,7 +51,9 @@ class Bench:
         return {name: timing.record(self.clock) for name, timing in timings.items()}
 
     def first(self, count: int) -> Tensor:
-        """So many slices from the middle of the head."""
+        """So many slices from the middle of the head; beyond its ends they repeat."""
+        if count > len(self.images):
+            return self.images.repeat(-(-count // len(self.images)), 1, 1, 1)[:count]
         start = max(0, (len(self.images) - count) // 2)
         return self.images[start : start + count]
 
@@ -62,9 +65,10 @@ def _row(seconds: dict[str, float], slices: int, **more: Any) -> dict[str, Any]:
 def inference(bench: Bench, networks: dict[str, Any]) -> list[dict[str, Any]]:
     """Ours, as published and the bare networks, at each size and batch, and a volume."""
     rows = []
+    batches = BATCHES if bench.device.type == "cpu" else GPU_BATCHES
     for size, network in networks.items():
         composition = subjects.published(network, bench.device)
-        for batch in (1,) if bench.quick else BATCHES[size]:
+        for batch in (1,) if bench.quick else batches[size]:
             images = bench.first(batch)
             works: dict[str, Work] = {
                 "ours": subjects.no_grad(partial(network, images)),
@@ -155,10 +159,11 @@ def benchmark(
     training_sizes: str | Sequence[str] = ("compact",),
     cohort: int = 12,
     quick: bool = False,
+    add: bool = False,
 ) -> None:
     """Measure what PHANES costs, beside the published composition and other methods; run it from the repository's root.
 
-    Writes OUT/benchmark.json and OUT/performance.md.
+    Writes OUT/performance.json and OUT/performance.md.
 
     Args:
         out: folder.
@@ -166,13 +171,15 @@ def benchmark(
         rounds: runs of each piece of work, all in turn.
         threads: of PyTorch; 0 leaves its own choice.
         clock: wall, or cpu (processor time), for a machine with other work on it.
-        parts: which of inference, stages, peers, training, command, and runtimes (not by default: it exports first).
+        parts: which of inference, stages, peers, training, command, and (not by default) runtimes, which exports
+            first, and processes, a cohort on two processes, which needs a machine without other work.
         training_sizes: compact, paper or both; paper at three runs on a CPU.
-        cohort: cases of the command's larger run.
+        cohort: cases of the larger runs of command and processes.
         quick: the smallest of everything: shows that all runs, not how fast.
+        add: keep the parts of OUT/performance.json that are not measured now, if they are of this machine and clock.
 
     Raises:
-        PhanesInputError: an unknown part or clock, or no configs here.
+        PhanesInputError: an unknown part or clock, no configs here, or an earlier result of another machine.
     """
     chosen = parts.split(",") if isinstance(parts, str) else list(parts)
     sizes = training_sizes.split(",") if isinstance(training_sizes, str) else list(training_sizes)
@@ -186,28 +193,53 @@ def benchmark(
         torch.set_num_threads(threads)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     images = subjects.template_slices(range(94, 96) if quick else subjects.LEVELS).to(place)
+    middle = images[len(images) // 2, 0].cpu()
     bench = Bench(place, rounds, clock, images, quick)
     networks = subjects.networks(images, place)
-    result: dict[str, Any] = {"machine": machine(place), "device": place.type, "clock": clock, "rounds": rounds}
+    now = {"machine": machine(place), "device": place.type, "clock": clock}
+    result: dict[str, Any] = {"taken": {}, **(_earlier(Path(out), now) if add else {}), **now}
     for part, measure in (
         ("inference", lambda: inference(bench, networks)),
         ("stages", lambda: stages(bench, networks)),
         ("peers", lambda: peers(bench, networks)),
         ("training", lambda: train_steps(bench, sizes)),
         ("runtimes", lambda: runtimes(bench, networks)),
-        ("command", lambda: measure_command(images[len(images) // 2, 0].cpu(), min(rounds, 3), cohort, place.type)),
+        ("command", lambda: measure_command(middle, min(rounds, 3), cohort, place.type)),
+        ("processes", lambda: measure_processes(middle, cohort, place.type)),
     ):
         if part in chosen:
             print(f"{part} ...", flush=True)
+            before = machine(place)["load"]
             result[part] = measure()
-            result["machine"]["load after"] = machine(place)["load"]
+            result["taken"][part] = {"rounds": rounds, "load": [before, machine(place)["load"]]}
             result["targets"] = against_targets(result)
             _write(Path(out), result)
     print(Path(out) / "performance.md")
 
 
+def _earlier(folder: Path, now: dict[str, Any]) -> dict[str, Any]:
+    """The result in a folder, if there is one.
+
+    Raises:
+        PhanesInputError: it cannot be set beside what is measured now.
+    """
+    path = folder / "performance.json"
+    if not path.is_file():
+        return {}
+    earlier: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    for name in ("processor", "cores", "threads", "gpu", "torch"):
+        if earlier["machine"][name] != now["machine"][name]:
+            raise PhanesInputError(
+                f"'{path}' was measured with {name} {earlier['machine'][name]}, not {now['machine'][name]}: choose "
+                "another folder with --out, or leave out --add."
+            )
+    if (earlier["device"], earlier["clock"]) != (now["device"], now["clock"]):
+        raise PhanesInputError(f"'{path}' was measured with another device or clock: choose another folder with --out.")
+    return earlier
+
+
 def _write(folder: Path, result: dict[str, Any]) -> None:
     text = json.dumps(result, indent=1) + "\n"
-    write_atomically(folder / "benchmark.json", lambda partial: partial.write_text(text, encoding="utf-8"))
+    write_atomically(folder / "performance.json", lambda partial: partial.write_text(text, encoding="utf-8"))
     page = render(result)
     write_atomically(folder / "performance.md", lambda partial: partial.write_text(page, encoding="utf-8"))

@@ -57,7 +57,9 @@ class AOTBlock(nn.Module):
         for branch in self.branches:
             branches.append(branch(x))
         fused = self.fuse(torch.cat(branches, dim=1))
-        gate = self.gate(x).float()
+        gate = self.gate(x)
+        if gate.dtype == torch.bfloat16 or gate.dtype == torch.float16:
+            gate = gate.float()
         # Standardised over H, W by the unbiased deviation. In two passes: torch.std_mean goes pixel by pixel, which is
         # slow where channels come last.
         gate = gate - gate.mean(dim=(2, 3), keepdim=True)

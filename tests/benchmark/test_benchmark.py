@@ -15,7 +15,7 @@ from scripts.benchmark.command import run, write_cases
 from scripts.benchmark.measure import alternate, flops, peak_memory
 from scripts.benchmark.page import render
 from scripts.benchmark.published import AsPublished, AutoencoderStepAsPublished
-from scripts.benchmark.run import PARTS, benchmark
+from scripts.benchmark.run import PARTS, _earlier, benchmark
 from scripts.benchmark.targets import against_targets
 from scripts.errors import PhanesInputError
 from scripts.losses import SoftIntroLoss
@@ -117,7 +117,7 @@ def test_a_quick_run_fills_every_table_but_the_command_lines(tmp_path, monkeypat
     monkeypatch.chdir(REPOSITORY)
     parts = [part for part in PARTS if part != "command"]
     benchmark(str(tmp_path), device="cpu", rounds=1, parts=parts, quick=True)
-    result = json.loads((tmp_path / "benchmark.json").read_text())
+    result = json.loads((tmp_path / "performance.json").read_text())
     assert set(parts) <= set(result)
     kinds = {(row["size"], row["system"]) for row in result["inference"]}
     assert kinds == {(size, s) for size in ("shipped", "paper") for s in ("ours", "as published", "bare networks")}
@@ -141,12 +141,12 @@ def made_up_result() -> dict:
         "command beyond imports": 2.0,
         "a further case": 0.36,
     }
-    machine = dict.fromkeys(("processor", "instructions", "gpu", "system", "python", "torch", "load after"), "x")
+    machine = dict.fromkeys(("processor", "instructions", "gpu", "system", "python", "torch"), "x")
     result = {
         "machine": {**machine, "cores": 2, "threads": 1, "load": 0.1},
+        "taken": {"command": {"rounds": 3, "load": [0.1, 1.2]}},
         "device": "cpu",
         "clock": "wall",
-        "rounds": 3,
         "command": {"rounds": 3, "cohort": 12, "wall": command, "peak_mib": {"one case": 900.0, "12 cases": 910.0}},
         "peers": {
             "rows": [
@@ -183,3 +183,35 @@ def test_numbers_are_readable_at_any_size():
     assert [_number(v) for v in (None, 0.01234, 1.5, 99.94, 123.4, 123456.7)] == [
         "-", "0.0123", "1.5", "99.9", "123", "123,457",
     ]  # fmt: skip
+
+
+def test_the_page_says_which_targets_are_reached_and_what_was_not_measured():
+    result = made_up_result()
+    result["targets"][0]["value"] = 499.0
+    page = render(result)
+    assert "| AnoDDPM's cost of a slice / ours | >= 500.0 | 499 | **not reached** |" in page
+    assert "importing torch and monai, s | <= 3.0 | 0.5 | reached |" in page
+    assert "Not measured in this run: inference, stages, peers, training, processes, runtimes" in page
+    assert "Not measured, for want of a GPU" in page
+    assert "for want of a GPU" not in render({**result, "device": "cuda"})
+
+
+def test_parts_measured_at_another_time_are_kept_and_those_of_another_machine_are_refused(tmp_path):
+    (tmp_path / "performance.json").write_text(json.dumps(made_up_result()))
+    now = {"machine": {**made_up_result()["machine"], "load": 9.9}, "device": "cpu", "clock": "wall"}
+    assert _earlier(tmp_path / "elsewhere", now) == {}
+    assert _earlier(tmp_path, now)["command"]["cohort"] == 12
+    with pytest.raises(PhanesInputError, match="with threads 1, not 2"):
+        _earlier(tmp_path, {**now, "machine": {**now["machine"], "threads": 2}})
+    with pytest.raises(PhanesInputError, match="another device or clock"):
+        _earlier(tmp_path, {**now, "clock": "cpu"})
+
+
+def test_a_gpu_has_its_own_target_and_its_own_largest_batch():
+    seconds = {"low": 1.0, "high": 3.0, "runs": 3}
+    rows = [
+        {"size": size, "batch": 64, "system": system, "seconds": {**seconds, "median": median}}
+        for size, system, median in (("paper", "as published", 6.0), ("paper", "ours", 0.1), ("shipped", "ours", 0.05))
+    ]
+    found = against_targets({"device": "cuda", "inference": rows})
+    assert [(row["target"], round(row["value"])) for row in found] == [(30.0, 60), (10.0, 120)]
