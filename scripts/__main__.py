@@ -17,6 +17,7 @@ from .evaluation.one_case import case_seconds
 from .evaluation.orientations import orientations
 from .export import export
 from .package.build import package
+from .pacs.command import watch
 from .registration_trials import registration_trials
 from .reporting.curves import plot_curves
 
@@ -34,6 +35,7 @@ class Commands:
     package = staticmethod(package)
     registration_trials = staticmethod(registration_trials)
     train_baselines = staticmethod(train_baselines)
+    watch = staticmethod(watch)
 
     def demo_input(self, out: str = "demo") -> None:
         """Write the demo's input: the MNI152 template head, healthy and with a painted stroke-like lesion.
