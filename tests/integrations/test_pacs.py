@@ -1,4 +1,4 @@
-"""A real PACS (Orthanc) over DICOMweb and DIMSE: series in, results back under the same study, once each, unattended."""
+"""A real PACS (Orthanc) over DICOMweb and DIMSE: series in, results back under the same study, once each."""
 
 from __future__ import annotations
 
@@ -263,7 +263,7 @@ def test_unattended_new_studies_are_done_once_each_whatever_is_restarted(
 
         hospital.send(studies[2][1].parent)  # killed during the analysis
         wait_until(lambda: "due" in service.state(uids[2]), 60, "the study to be begun")
-        wait_until(lambda: list(service.work.rglob(f"series/*/series*/*.dcm")), 60, "a series to be fetched")
+        wait_until(lambda: list(service.work.rglob("series/*/series*/*.dcm")), 60, "a series to be fetched")
     with service.running():
         wait_until(lambda: "analysed" in service.state(uids[2]), 240, "the analysis")
         wait_until(lambda: held(orthanc, uids[2]).get("MR", [])[200:] or len(held(orthanc, uids[2])) > 1, 60, "storing")
