@@ -28,11 +28,8 @@ def watch(
     once: bool = False,
     work_dir: str | None = None,
     days: int | None = None,
-    interval_s: float | None = None,
     settle_s: float | None = None,
-    attempts: int | None = None,
     anonymize: bool | None = None,
-    anonymize_key: str | None = None,
     keep_files: bool | None = None,
     inference: dict[str, Any] | None = None,
     config: str = "",
@@ -46,11 +43,8 @@ def watch(
         once: end when nothing is left to do; exit status 1 when a study could not be done.
         work_dir: the record of what was done, and the files in work.
         days: age of the oldest study that is looked at; 0 for all.
-        interval_s: seconds between two looks.
         settle_s: a study is taken when nothing has come to it for so many seconds.
-        attempts: how often a study is tried.
         anonymize: log and record checksums instead of UIDs.
-        anonymize_key: makes these checksums ones that others cannot compute.
         keep_files: leave the results in the work folder, too.
         inference: overrides of entries of inference.json, such as "{'slab_mm':10}".
         config: JSON with all settings; default: BUNDLE_ROOT/configs/pacs.json.
