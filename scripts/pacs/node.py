@@ -83,12 +83,14 @@ class DicomNode:
         return [str(one.SOPInstanceUID) for one in self._find("IMAGE", keys)]
 
     def header(self, study_uid: str, series_uid: str) -> Dataset:
-        uids = self.instances(study_uid, series_uid)
-        if not uids:
+        place = {"StudyInstanceUID": study_uid, "SeriesInstanceUID": series_uid}
+        found = self._find("IMAGE", {**place, "SOPInstanceUID": "", "SOPClassUID": ""})
+        if not found:
             raise PacsRefusedError("the PACS lists a series without images")
+        if found[0].get("SOPClassUID") and found[0].SOPClassUID not in FETCHED:
+            return found[0]  # enough for the rules to leave it out
         with tempfile.TemporaryDirectory() as folder:
-            one = {"StudyInstanceUID": study_uid, "SeriesInstanceUID": series_uid, "SOPInstanceUID": uids[0]}
-            self._get("IMAGE", one, Path(folder))
+            self._get("IMAGE", {**place, "SOPInstanceUID": str(found[0].SOPInstanceUID)}, Path(folder))
             for path in Path(folder).iterdir():
                 return pydicom.dcmread(path)
         raise PacsRefusedError("the PACS did not send an image it lists")
