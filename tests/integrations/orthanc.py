@@ -64,6 +64,7 @@ class Orthanc:
                     "HttpPort": self.http,
                     "DicomPort": self.port,
                     "DicomAet": "ORTHANC",
+                    "DicomScpTimeout": 300,
                     "DicomCheckCalledAet": True,
                     "DicomAlwaysAllowFind": True,
                     "DicomAlwaysAllowGet": True,

@@ -68,16 +68,26 @@ class Hospital:
     def send(self, folder: Path) -> None:
         """By C-STORE."""
         address = ["127.0.0.1", str(self.orthanc.port), str(folder), "-r", "-aec", "ORTHANC"]
-        self._run("python", "-m", "pynetdicom", "storescu", *address)
+        patience = [word for option in ("-ta", "-td", "-tn") for word in (option, "300")]
+        self._run("python", "-m", "pynetdicom", "storescu", *address, *patience)
+        self.check(folder)
 
     def post(self, folder: Path) -> None:
         """By STOW-RS."""
         files = sorted(str(path) for path in folder.rglob("*.dcm"))
         self._run("dicomweb_client", "--url", self.orthanc.url, "store", "instances", *files)
+        self.check(folder)
+
+    def check(self, folder: Path) -> None:
+        """All of it has arrived: the senders exit with 0 also when they were cut off."""
+        for series in {path.parent for path in folder.rglob("*.dcm")}:
+            files = [pydicom.dcmread(path, stop_before_pixels=True) for path in series.iterdir()]
+            found = held(self.orthanc, files[0].StudyInstanceUID)
+            assert {str(one.SOPInstanceUID) for one in files} <= {uid for uids in found.values() for uid in uids}
 
     def _run(self, program: str, *arguments: str) -> None:
         command = [str(self.environment / "bin" / program), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
         assert done.returncode == 0, done.stderr[-2000:]
 
 
@@ -222,7 +232,7 @@ class Watch:
     def lines(self, text: str) -> list[str]:
         return [line for line in self.log.read_text().splitlines() if text in line]
 
-    def wait_for(self, text: str, seconds: float = 240) -> None:
+    def wait_for(self, text: str, seconds: float = 480) -> None:
         wait_until(lambda: bool(self.lines(text)), seconds, f"'{text}' in\n{self.log.read_text()[-3000:]}")
 
     def state(self, study: str) -> list[str]:
@@ -269,22 +279,22 @@ def test_unattended_new_studies_are_done_once_each_whatever_is_restarted(
     with service.running():
         wait_until(lambda: len(list(service.work.glob("studies/*/results/.phanes"))) == 3, 120, "the analysis to begin")
         orthanc.stop()
-        wait_until(lambda: "analysed" in service.state(uids[2]), 240, "the analysis to end")
+        wait_until(lambda: "analysed" in service.state(uids[2]), 480, "the analysis to end")
         wait_until(lambda: len(service.lines("again in")) > outages, 120, "the outage to be seen")
     assert "analysed" in service.state(uids[2])
     orthanc.start()
     with service.running() as process:
         service.wait_for(f"study {uids[2]}: 1 series analysed")
         hospital.send(studies[3][1].parent)  # asked to stop, it ends the step it is at, and goes on the next time
-        wait_until(lambda: "due" in service.state(uids[3]), 60, "the study to be begun")
+        wait_until(lambda: "due" in service.state(uids[3]), 120, "the study to be begun")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(120) == 0
+        assert process.wait(300) == 0
     assert service.lines("stopped")
     with service.running() as process:
         service.wait_for(f"study {uids[3]}: 1 series analysed")
         time.sleep(5)  # a few looks more
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
+        assert process.wait(120) == 0
     check_no_names(service.log.read_text(), service.work)
     for uid in uids:
         assert len(service.lines(f"study {uid}: 1 series analysed")) == 1
