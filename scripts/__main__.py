@@ -19,6 +19,7 @@ from .evaluation.orientations import orientations
 from .evaluation.stages import stages
 from .export import export
 from .package.build import package
+from .pacs.command import watch
 from .registration_trials import registration_trials
 from .reporting.curves import plot_curves
 
@@ -38,6 +39,7 @@ class Commands:
     registration_trials = staticmethod(registration_trials)
     stages = staticmethod(stages)
     train_baselines = staticmethod(train_baselines)
+    watch = staticmethod(watch)
 
     def demo_input(self, out: str = "demo") -> None:
         """Write the demo's input: the MNI152 template head, healthy and with a painted stroke-like lesion.

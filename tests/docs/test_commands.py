@@ -22,8 +22,8 @@ ALL = [command for page in PAGES for command in commands(page)]
 # Programs that are not ours: only their names are looked at.
 FOREIGN = {
     "apt-get", "cd", "chromium", "cp", "curl", "dcentvfy", "dciodvfy", "docker", "for", "git", "grep", "hf", "ls",
-    "mkdir", "monai-deploy", "monailabel", "pip", "pre-commit", "pytest", "python3", "sha256sum", "source", "tar",
-    "tensorboard", "ulimit", "unzip",
+    "mkdir", "monai-deploy", "monailabel", "nvflare", "pip", "pre-commit", "pytest", "python3", "sed", "sha256sum",
+    "source", "tar", "tensorboard", "ulimit", "unzip",
 }  # fmt: skip
 # Options in prose that belong to other programs.
 FOREIGN_OPTIONS = {"nproc_per_node", "standalone", "help", "conf", "logdir", "app", "studies", "host", "source"}

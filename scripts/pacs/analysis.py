@@ -1,0 +1,104 @@
+"""The bundle's own inference workflow on series that were fetched, with DICOM results."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigWorkflow
+
+from ..errors import PhanesInputError, PhanesOutputError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A series on disk.
+
+    Attributes:
+        case: its name among the results.
+        folder: of its files.
+        note: a warning of the rules, "" for none.
+    """
+
+    case: str
+    folder: Path
+    note: str = ""
+
+
+class Workflow:
+    """Analyses series as `monai.bundle run inference --dicom_output true` does; only the cases come from elsewhere.
+
+    Args:
+        bundle_root: the bundle's folder.
+        overrides: of entries of `inference.json`.
+    """
+
+    def __init__(self, bundle_root: str | Path, overrides: Mapping[str, Any] | None = None) -> None:
+        self.bundle_root = Path(bundle_root)
+        self.overrides = dict(overrides or {})
+
+    def __call__(self, series: Sequence[Fetched], output: Path) -> dict[str, str]:
+        """Analyse; what an interrupted call has finished is not done again.
+
+        Args:
+            series: at least one.
+            output: gets `<case>/dicom/` for each that succeeds.
+
+        Returns:
+            Case -> why it cannot be analysed; "" for those that were.
+
+        Raises:
+            PhanesInputError: the run as a whole failed: the bundle is not whole, the disk is full.
+        """
+        cases = []
+        for one in series:
+            files = sorted(str(file) for file in one.folder.iterdir())
+            cases.append({"case": one.case, "image": str(one.folder), "files": files, "note": one.note})
+        (output / "summary.csv").unlink(missing_ok=True)  # an earlier attempt's
+        said = io.StringIO()
+        try:
+            with redirect_stdout(said), redirect_stderr(said):
+                self._run([{k: v for k, v in case.items() if v} for case in cases], output)
+        except PhanesOutputError:
+            raise
+        except PhanesInputError as error:
+            failures = self._failures(output)
+            if not any(failures.get(one.case) for one in series):
+                raise
+            logger.debug("%s", error)
+        finally:
+            logger.debug("%s", said.getvalue())
+        failures = self._failures(output)
+        return {one.case: failures.get(one.case, "gave no result") for one in series}
+
+    def _run(self, cases: list[dict[str, Any]], output: Path) -> None:
+        workflow = ConfigWorkflow(
+            config_file=str(self.bundle_root / "configs" / "inference.json"),
+            workflow_type="infer",
+            logging_file=False,
+            **{"bundle_root": str(self.bundle_root), **self.overrides},
+            output_dir=str(output),
+            cases=cases,
+            dicom_output=True,
+        )
+        workflow.initialize()
+        try:
+            workflow.run()
+        finally:
+            workflow.finalize()
+
+    @staticmethod
+    def _failures(output: Path) -> dict[str, str]:
+        try:
+            with (output / "summary.csv").open(newline="", encoding="utf-8") as file:
+                return {row["case"]: row["error"] for row in csv.DictReader(file)}
+        except OSError:
+            return {}

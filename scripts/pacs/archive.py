@@ -1,0 +1,99 @@
+"""What the watcher asks of a PACS, whichever way it is reached, and the errors it tells apart."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from pydicom.dataset import Dataset
+
+from ..errors import PhanesInputError
+from .settings import Settings
+
+
+class PacsUnreachableError(PhanesInputError):
+    """The PACS does not answer: nothing is wrong with any study, and the same will do later."""
+
+
+class PacsRefusedError(PhanesInputError):
+    """The PACS answers, and does not do what it was asked."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A study or series in a PACS.
+
+    Attributes:
+        uid: its Instance UID.
+        instances: number of objects in it, None when the PACS does not say.
+        modality: of a series.
+    """
+
+    uid: str
+    instances: int | None = None
+    modality: str = ""
+
+
+class Archive(Protocol):
+    """A PACS. All methods raise `PacsUnreachableError` and `PacsRefusedError`."""
+
+    def studies(self, query: Mapping[str, str]) -> list[Found]:
+        """The studies that match DICOM keywords and values; a value may be a range of dates."""
+
+    def series(self, study_uid: str) -> list[Found]:
+        """The series of a study."""
+
+    def instances(self, study_uid: str, series_uid: str) -> list[str]:
+        """SOP Instance UIDs of a series."""
+
+    def header(self, study_uid: str, series_uid: str) -> Dataset:
+        """Header of one object of a series, with or without pixels."""
+
+    def fetch(self, study_uid: str, series_uid: str, folder: Path) -> int:
+        """Write a series' objects as files into an existing folder, and say how many."""
+
+    def store(self, files: Sequence[Path]) -> None:
+        """Store DICOM files; what is there already under the same UID counts as stored."""
+
+
+def open_archive(url: str, settings: Settings) -> Archive:
+    """The archive that a URL names: `http(s)://...` is DICOMweb, `dicom://AE_TITLE@host:port` a DICOM node.
+
+    Raises:
+        PhanesInputError: it is neither, or the package that reaches it is not installed.
+    """
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError:
+        port = None
+    if parts.scheme in ("http", "https") and parts.hostname:
+        from .dicomweb import DicomWeb
+
+        return DicomWeb(url, settings.headers, settings.timeout_s)
+    if parts.scheme == "dicom" and parts.hostname and parts.username and port:
+        from .node import DicomNode
+
+        return DicomNode(parts.hostname, port, parts.username, settings.ae_title, settings.timeout_s)
+    # Not quoted: a URL may hold a password.
+    raise PhanesInputError(
+        "pacs (or store) names no PACS: give https://host/dicom-web (DICOMweb) or dicom://AE_TITLE@host:port."
+    )
+
+
+def batches(files: Sequence[Path], size: int) -> list[list[Path]]:
+    """The files in lists of at most `size`."""
+    return [list(files[start : start + size]) for start in range(0, len(files), size)]
+
+
+def missing(wanted: Collection[str], held: Collection[str]) -> list[str]:
+    """What is wanted and not held, sorted."""
+    return sorted(set(wanted) - set(held))
+
+
+NOT_INSTALLED = (
+    "'{package}' is not installed, which reaches {what}: install it with `pip install -r requirements-pacs.txt`."
+)
