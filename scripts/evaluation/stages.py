@@ -91,10 +91,10 @@ def stages(
     folder.mkdir(parents=True, exist_ok=True)
     columns: dict[str, dict[str, float]] = {}
     for name in chosen_sets(sets, list(benchmark.lesions)):
-        sets = [benchmark.load(name, seed) for seed in chosen]
-        found = [run_stages(network, lesion_set, grow, method.device) for lesion_set in sets]
-        columns[name] = measured(sets, found)
-        save_figure(worst_figure(sets, found, worst, method.threshold), folder / f"worst_{name}.png")
+        painted = [benchmark.load(name, seed) for seed in chosen]
+        found = [run_stages(network, lesion_set, grow, method.device) for lesion_set in painted]
+        columns[name] = measured(painted, found)
+        save_figure(worst_figure(painted, found, worst, method.threshold), folder / f"worst_{name}.png")
     text = _page(columns, split, len(benchmark.healthy[0]), chosen, grow)
     (folder / "stages.md").write_text(text, encoding="utf-8")
     print(text)
