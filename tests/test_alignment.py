@@ -19,6 +19,7 @@ from scripts.registration_trials import block_means, moved, movement
 from scripts.template import GRID_AFFINE, GRID_SHAPE, read_template
 from scripts.transforms import SelectSlicesd
 from tests.conftest import run_inference, save_nifti
+from tests.dicom.synthetic import save, slices
 from tests.test_inference import result, summary
 
 ORDERS = ("RAS", "LPS", "PIR", "ASL", "IRA", "SPR")
@@ -148,12 +149,12 @@ def head() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     volume, affine = small_template(3.0)
     matrix, *_ = movement(3)
     found, grid = moved(volume, affine, matrix, margin_mm=30.0)
-    return found, grid, matrix
+    return np.round(found / found.max() * 3000).astype(np.float32), grid, matrix  # whole numbers, as DICOM stores
 
 
 @pytest.fixture(scope="module")
 def in_two_orders(head: tuple, scratch_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run over the head as RAS and as PIL."""
+    """The run over the head as RAS, as PIL, and as a sagittal DICOM series."""
     source, out = tmp_path_factory.mktemp("in"), tmp_path_factory.mktemp("out")
     image = nib.Nifti1Image(head[0], head[1])
     turned = image.as_reoriented(
@@ -163,6 +164,11 @@ def in_two_orders(head: tuple, scratch_bundle: Path, tmp_path_factory: pytest.Te
     )
     for name, stored in (("ras", image), ("pil", turned)):
         save_nifti(source / f"{name}.nii.gz", np.ascontiguousarray(stored.dataobj), stored.affine)
+    sagittal = head[0][:, ::-1, ::-1].transpose(0, 2, 1)  # slices to the left, rows downwards, columns backwards
+    first = apply_affine(head[1], [0, head[0].shape[1] - 1, head[0].shape[2] - 1]) * [-1, -1, 1]
+    spacing = tuple(float(size) for size in nib.affines.voxel_sizes(head[1])[[0, 2, 1]])
+    series = slices(sagittal, "sagittal", spacing, tuple(first), RescaleIntercept=0, RescaleSlope=1)
+    save(series, source / "dicom")
     run_inference(scratch_bundle, source, out, slab_mm=6)
     return out
 
@@ -173,6 +179,15 @@ def test_a_registered_head_gives_its_map_in_any_storage_order(in_two_orders: Pat
     same = pil.transpose(2, 0, 1)[::-1, ::-1, ::-1]
     assert ras.max() > 0
     assert np.abs(same - ras).max() < 0.01 * ras.max()
+
+
+def test_a_head_converted_to_dicom_and_back_gives_its_map(in_two_orders: Path) -> None:
+    """The results of the series are NIfTI files; turned to the original's axes they are its map."""
+    stored = nib.load(in_two_orders / "dicom" / "dicom_anomaly.nii.gz")
+    original = nib.load(in_two_orders / "ras" / "ras_anomaly.nii.gz")
+    back = stored.as_reoriented(nib.orientations.io_orientation(np.linalg.inv(original.affine) @ stored.affine))
+    np.testing.assert_allclose(back.affine, original.affine, atol=1e-3)
+    assert np.abs(back.get_fdata() - original.get_fdata()).max() < 0.01 * original.get_fdata().max()
 
 
 def test_summary_says_how_a_head_was_aligned(in_two_orders: Path, head: tuple) -> None:
