@@ -45,6 +45,7 @@ class Phanes(nn.Module):
         fill_passes: with `coarse`, how often the filling is drawn again, by the autoencoder from the slice whose hole
             is filled already: the first coarse reconstruction was drawn from the lesion, too. Not in the paper (0).
         opening_sizes: see `opened_difference`; none in the paper.
+        opening_floor: see `opened_difference`.
         saliency_power: see `anomaly_map`.
 
     The threshold of the mask is the buffer `mask_threshold`; `calibrate` fills it and it travels in the state dict. As
@@ -74,6 +75,7 @@ class Phanes(nn.Module):
         hole_fill: float | str = 1.0,
         fill_passes: int = 0,
         opening_sizes: Sequence[int] = (),
+        opening_floor: float = 0.0,
         saliency_power: float = 1.0,
     ) -> None:
         super().__init__()
@@ -106,6 +108,7 @@ class Phanes(nn.Module):
         self.hole_value = 1.0 if isinstance(hole_fill, str) else float(hole_fill)
         self.fill_passes = fill_passes
         self.opening_sizes = [int(size) for size in opening_sizes]
+        self.opening_floor = opening_floor
         self.saliency_power = saliency_power
         self.register_buffer("mask_threshold", torch.tensor(float("nan")))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a quarter faster convolutions
@@ -232,7 +235,9 @@ class Phanes(nn.Module):
         generated = self.inpaint(image, mask, coarse)
         pseudo_healthy = compose_pseudo_healthy(image, generated, mask)
         saliency = self.saliency(pseudo_healthy, image, features)
-        anomaly = anomaly_map(image, pseudo_healthy, saliency, self.opening_sizes, self.saliency_power)
+        anomaly = anomaly_map(
+            image, pseudo_healthy, saliency, self.opening_sizes, self.opening_floor, self.saliency_power
+        )
         return anomaly, pseudo_healthy
 
     def forward(self, image: Tensor) -> Tensor:

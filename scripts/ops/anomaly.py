@@ -131,6 +131,7 @@ def anomaly_map(
     pseudo_healthy: Tensor,
     saliency: Tensor,
     opening_sizes: Sequence[int] = (),
+    opening_floor: float = 0.0,
     saliency_power: float = 1.0,
 ) -> Tensor:
     """Equation (4): s = |x_ph - x| * S(x_ph, x).
@@ -140,18 +141,21 @@ def anomaly_map(
         pseudo_healthy: (B, 1, H, W) in [0, 1].
         saliency: (B, 1, H, W) perceptual distance S(x_ph, x), >= 0.
         opening_sizes: see `opened_difference`; none in the paper, which takes the absolute difference.
+        opening_floor: see `opened_difference`.
         saliency_power: exponent of S; 1 in the paper.
 
     Returns:
         (B, 1, H, W), >= 0; exactly 0 where the input was not replaced.
     """
     difference = pseudo_healthy - image
-    residual = opened_difference(difference, opening_sizes) if len(opening_sizes) > 0 else torch.abs(difference)
+    residual = torch.abs(difference)
+    if len(opening_sizes) > 0:
+        residual = opened_difference(difference, opening_sizes, opening_floor)
     weight = saliency if saliency_power == 1.0 else torch.clamp(saliency, min=0.0) ** saliency_power
     return residual * weight
 
 
-def opened_difference(difference: Tensor, sizes: Sequence[int]) -> Tensor:
+def opened_difference(difference: Tensor, sizes: Sequence[int], floor: float = 0.0) -> Tensor:
     """Absolute difference, less what is thin: the mean of grey-scale openings by squares, of both signs apart.
 
     Healthy folds that were drawn a pixel beside their place differ in thin stripes, brighter and darker ones side by
@@ -160,13 +164,15 @@ def opened_difference(difference: Tensor, sizes: Sequence[int]) -> Tensor:
     Args:
         difference: (B, 1, H, W).
         sizes: odd sides of the squares, pixels.
+        floor: least share of the absolute difference that is left, so that what was replaced, however thin, still ranks
+            above what was not.
 
     Returns:
-        (B, 1, H, W), between 0 and the absolute difference; exactly 0 where the difference is.
+        (B, 1, H, W), between `floor` times the absolute difference and that difference; exactly 0 where it is 0.
     """
     signs = torch.cat([difference, -difference], dim=1).clamp(min=0.0)
     total = torch.zeros_like(signs)
     for size in sizes:
         eroded = -F.max_pool2d(-signs, size, stride=1, padding=size // 2)
         total = total + F.max_pool2d(eroded, size, stride=1, padding=size // 2)
-    return total.amax(dim=1, keepdim=True) / len(sizes)
+    return torch.maximum(total.amax(dim=1, keepdim=True) / len(sizes), floor * torch.abs(difference))
