@@ -56,6 +56,7 @@ class Phanes(nn.Module):
     """
 
     mask_threshold: Tensor
+    opening_sizes: list[int]  # TorchScript cannot tell what an empty list holds
 
     def __init__(
         self,
@@ -254,7 +255,7 @@ class Phanes(nn.Module):
             # Once, for both distances of this image.
             features = self.perceptual.features(image)  # type: ignore[operator]
         coarse = self.autoencoder(image)
-        mask = self.mask(self.coarse_map(image, coarse, features))
+        mask = self.mask(self.coarse_map(image, coarse, features), None)
         anomaly, pseudo_healthy = self.forward_with_mask(image, mask, coarse, features)
         # A NaN threshold compares as False and would leave an empty mask; carry it into the map instead.
         return torch.cat([anomaly + 0.0 * mask, pseudo_healthy, mask, coarse], dim=1)

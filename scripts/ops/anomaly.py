@@ -7,7 +7,6 @@ Images and maps are float tensors (B, 1, H, W); images in [0, 1].
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -130,7 +129,7 @@ def anomaly_map(
     image: Tensor,
     pseudo_healthy: Tensor,
     saliency: Tensor,
-    opening_sizes: Sequence[int] = (),
+    opening_sizes: list[int] | None = None,
     opening_floor: float = 0.0,
     saliency_power: float = 1.0,
 ) -> Tensor:
@@ -149,13 +148,13 @@ def anomaly_map(
     """
     difference = pseudo_healthy - image
     residual = torch.abs(difference)
-    if len(opening_sizes) > 0:
+    if opening_sizes is not None and len(opening_sizes) > 0:
         residual = opened_difference(difference, opening_sizes, opening_floor)
     weight = saliency if saliency_power == 1.0 else torch.clamp(saliency, min=0.0) ** saliency_power
     return residual * weight
 
 
-def opened_difference(difference: Tensor, sizes: Sequence[int], floor: float = 0.0) -> Tensor:
+def opened_difference(difference: Tensor, sizes: list[int], floor: float = 0.0) -> Tensor:
     """Absolute difference, less what is thin: the mean of grey-scale openings by squares, of both signs apart.
 
     Healthy folds that were drawn a pixel beside their place differ in thin stripes, brighter and darker ones side by

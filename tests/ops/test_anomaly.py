@@ -112,7 +112,7 @@ def test_values_below_the_threshold_can_join_the_smoothing(sigma):
 
 def test_an_opened_difference_is_scipys_openings_of_both_signs(images):
     difference = images - images.flip(2)
-    result = opened_difference(difference, (3, 5))
+    result = opened_difference(difference, [3, 5])
     for one, opened in zip(difference[:, 0].numpy(), result[:, 0], strict=True):
         signs = [np.maximum(one, 0), np.maximum(-one, 0)]
         # at the border, filters see the image's own pixels alone, as max pooling does
@@ -128,21 +128,21 @@ def test_opening_takes_stripes_away_and_leaves_areas():
     difference = torch.zeros(1, 1, 32, 32)
     difference[..., 4, :] = -0.5
     difference[..., 10:20, 10:20] = 0.4
-    opened = opened_difference(difference, (3, 5, 7))
+    opened = opened_difference(difference, [3, 5, 7])
     assert torch.equal(opened, torch.where(difference == 0.4, 0.4, 0.0))
 
 
 def test_the_map_of_equation_4_takes_the_opened_difference_and_the_power_of_the_saliency(images):
     healthy, saliency = images.flip(3), images.flip(2)
-    result = anomaly_map(images, healthy, saliency, (3,), 0.1, 0.5)
-    torch.testing.assert_close(result, opened_difference(healthy - images, (3,), 0.1) * saliency.sqrt())
+    result = anomaly_map(images, healthy, saliency, [3], 0.1, 0.5)
+    torch.testing.assert_close(result, opened_difference(healthy - images, [3], 0.1) * saliency.sqrt())
 
 
 def test_what_an_opening_takes_away_keeps_the_floor_alone():
     difference = torch.zeros(1, 1, 32, 32)
     difference[..., 4, :] = -0.5
     difference[..., 10:20, 10:20] = 0.4
-    opened = opened_difference(difference, (3, 5), floor=0.02)
+    opened = opened_difference(difference, [3, 5], floor=0.02)
     assert torch.equal(opened, torch.where(difference < 0, 0.02 * difference.abs(), difference.abs()))
 
 

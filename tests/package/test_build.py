@@ -34,7 +34,7 @@ def checkout(tmp_path: Path) -> Path:
     shutil.copytree(REPOSITORY / "scripts", root / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(REPOSITORY / "requirements.txt", root)
     (root / "bundle" / "scripts").symlink_to("../scripts")
-    for name in ("LICENSE", "docs/README.md", "models/calibration.json", "models/model.pt"):
+    for name in ("LICENSE", "docs/README.md", "flare/meta.json", "models/calibration.json", "models/model.pt"):
         (root / "bundle" / name).parent.mkdir(exist_ok=True)
         (root / "bundle" / name).write_text(name)
     for litter in ("scripts/__pycache__/cli.cpython-311.pyc", "scripts/.cli.py.swp", "bundle/eval/report.html",
