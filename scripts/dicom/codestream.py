@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import struct
 
+from pydicom import encaps  # not the function: MONAI Label's pydicom 2, which reads no DICOM here, lacks it
 from pydicom.dataset import Dataset
-from pydicom.encaps import generate_fragments
 
 from ..errors import PhanesInputError
 
@@ -40,7 +40,7 @@ def check_frames(image: Dataset) -> None:
     """
     if not image.file_meta.TransferSyntaxUID.is_encapsulated:
         return
-    for fragment in generate_fragments(image.PixelData):
+    for fragment in encaps.generate_fragments(image.PixelData):
         size = declared_size(fragment)
         if size is not None and (size[0] > image.Rows or size[1] > image.Columns):
             raise PhanesInputError(
