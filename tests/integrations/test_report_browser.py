@@ -171,8 +171,9 @@ def test_the_level_and_the_healthy_scans_are_told(browser: Browser, page: Path) 
 
 def test_columns_sort_both_ways_and_cases_without_a_number_come_last(browser: Browser, page: Path) -> None:
     opened(browser, page)
-    heading = next(b for b in browser.find_elements(By.CSS_SELECTOR, "thead button") if b.text == "Anomaly score")
-    place = 5
+    headings = browser.find_elements(By.CSS_SELECTOR, "thead th")
+    place = 1 + next(n for n, cell in enumerate(headings) if cell.text == "Anomaly score")
+    heading = headings[place - 1].find_element(By.TAG_NAME, "button")
     heading.send_keys(Keys.ENTER)  # by keyboard
     up = column(browser, place)
     assert up[-1] == ""
