@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from monai.bundle import ConfigWorkflow
 from monai.deploy.core import Fragment, Operator, OperatorSpec
 
 from scripts.errors import PhanesInputError
+from scripts.workflow import analyse_cases
 
 from .series_selector_operator import files_of
 
@@ -47,21 +47,8 @@ class BundleOperator(Operator):
         series = [selected.series for study in studies for selected in study.selected_series]
         if not series:
             raise PhanesInputError("No T1w head series in the input: the log says why each series was left out.")
-        workflow = ConfigWorkflow(
-            config_file=str(self.bundle / "configs" / "inference.json"),
-            workflow_type="infer",
-            logging_file=False,
-            bundle_root=str(self.bundle),
-            output_dir=str(self.output),
-            cases=[self._case(number, one) for number, one in enumerate(series, start=1)],
-            dicom_output=True,
-            **self.overrides,
-        )
-        workflow.initialize()
-        try:
-            workflow.run()
-        finally:
-            workflow.finalize()
+        cases = [self._case(number, one) for number, one in enumerate(series, start=1)]
+        analyse_cases(self.bundle, cases, self.output, self.overrides)
         logging.info("%d series analysed: %s", len(series), self.output)
 
     @staticmethod

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from monai.bundle import ConfigWorkflow
-
 from ..errors import PhanesInputError, PhanesOutputError
+from ..workflow import analyse_cases
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +65,8 @@ class Workflow:
         said = io.StringIO()
         try:
             with redirect_stdout(said), redirect_stderr(said):
-                self._run([{k: v for k, v in case.items() if v} for case in cases], output)
+                given = [{k: v for k, v in case.items() if v} for case in cases]
+                analyse_cases(self.bundle_root, given, output, self.overrides)
         except PhanesOutputError:
             raise
         except PhanesInputError as error:
@@ -78,22 +78,6 @@ class Workflow:
             logger.debug("%s", said.getvalue())
         failures = self._failures(output)
         return {one.case: failures.get(one.case, "gave no result") for one in series}
-
-    def _run(self, cases: list[dict[str, Any]], output: Path) -> None:
-        workflow = ConfigWorkflow(
-            config_file=str(self.bundle_root / "configs" / "inference.json"),
-            workflow_type="infer",
-            logging_file=False,
-            **{"bundle_root": str(self.bundle_root), **self.overrides},
-            output_dir=str(output),
-            cases=cases,
-            dicom_output=True,
-        )
-        workflow.initialize()
-        try:
-            workflow.run()
-        finally:
-            workflow.finalize()
 
     @staticmethod
     def _failures(output: Path) -> dict[str, str]:
