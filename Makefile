@@ -101,12 +101,17 @@ $(ENVIRONMENTS)/.venv-%/.ready: requirements-%.txt scripts/torchvision_shim.py
 	@touch $@
 
 # MONAI Label, the packaged bundle as its model "phanes"; what it fine-tunes comes to LABEL/runs.
+# STUDIES is a folder, or the URL of a DICOMweb service: its series are kept in LABEL/dicom, its list for 30 seconds.
 LABEL ?= label
 STUDIES ?= $(LABEL)/studies
 LABEL_PORT ?= 8000
 LABEL_BIN := $(abspath $(ENVIRONMENTS)/.venv-monai_label/bin)
+LABEL_STUDIES := $(or $(filter http://% https://%,$(STUDIES)),$(abspath $(STUDIES)))
+label: export MONAI_LABEL_DICOMWEB_CACHE_PATH ?= $(abspath $(LABEL))/dicom
+label: export MONAI_LABEL_DICOMWEB_SEARCH_FILTER ?= {"Modality":"MR"}
+label: export MONAI_LABEL_DICOMWEB_CACHE_EXPIRY ?= 30
 label: $(VENV)/.run $(ENVIRONMENTS)/.venv-monai_label/.ready
-	mkdir -p $(LABEL) $(STUDIES)
+	mkdir -p $(LABEL) $(filter-out http://% https://%,$(STUDIES))
 	$(BIN)/python -m scripts package --out $(LABEL)/dist
 	test -d $(LABEL)/apps/monaibundle || \
 		$(LABEL_BIN)/python -m monailabel.main apps --download --name monaibundle --output $(LABEL)/apps
@@ -114,7 +119,7 @@ label: $(VENV)/.run $(ENVIRONMENTS)/.venv-monai_label/.ready
 	mkdir -p $(LABEL)/apps/monaibundle/model
 	cp -r $(LABEL)/dist/phanes_t1w_brain_anomaly $(LABEL)/apps/monaibundle/model/phanes
 	cd $(LABEL) && PATH="$(LABEL_BIN):$$PATH" exec $(LABEL_BIN)/python -m monailabel.main start_server \
-		--app apps/monaibundle --studies $(abspath $(STUDIES)) --host 127.0.0.1 --port $(LABEL_PORT) \
+		--app apps/monaibundle --studies $(LABEL_STUDIES) --host 127.0.0.1 --port $(LABEL_PORT) \
 		--conf models phanes --conf zoo_source ngc --conf sam2 false
 
 golden: $(VENV)/.dev

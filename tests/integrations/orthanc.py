@@ -84,6 +84,11 @@ class Orthanc:
         """End it, as a machine that is shut down does."""
         self.stack.close()
 
+    def store(self, folder: Path) -> None:
+        """Give it the files of a folder, by its own interface."""
+        for path in sorted(folder.glob("*.dcm")):
+            requests.post(f"{self.rest}/instances", data=path.read_bytes(), timeout=60).raise_for_status()
+
     def qido(self, path: str, **query: str) -> list[dict[str, Any]]:
         """What a search gives, as DICOM JSON."""
         answer = requests.get(

@@ -1,22 +1,41 @@
-"""MONAI Label, the real server: `make label`, a volume over HTTP, the bundle's own label back, options, fine-tuning."""
+"""MONAI Label, the real server: `make label`, a volume over HTTP, the bundle's own label back, options, fine-tuning.
+
+Once with a folder of studies, once with those of a PACS (Orthanc); in a network in which there is nothing but loopback.
+"""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import requests
+import SimpleITK
 import torch
+from pydicom.uid import generate_uid
 
 from tests.conftest import BUNDLE, REPOSITORY, head_slice, ras_of_slice, run_inference, save_nifti
 from tests.integrations.conftest import free_port, running
+from tests.integrations.heads import stroke_series
+from tests.integrations.orthanc import Orthanc, own_network
+
+PLANES = ("axial", "sagittal")
+LABEL_INFO = [{"name": "anomaly", "model_name": "PHANES"}]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def network() -> Iterator[None]:
+    with own_network():
+        yield
 
 
 def checked(answer: requests.Response) -> requests.Response:
@@ -51,24 +70,37 @@ def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return head(tmp_path_factory.mktemp("scan") / "head.nii.gz", 0)
 
 
-@pytest.fixture(scope="module")
-def server(environment: Path, folder: Path, scan: Path) -> Iterator[str]:
-    """The server as the documentation starts it, with the volume uploaded as `head`."""
+@contextmanager
+def served(environment: Path, folder: Path, *settings: str) -> Iterator[str]:
+    """The server as the documentation starts it; its URL."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     command = ["make", "label", f"LABEL={folder}", f"LABEL_PORT={port}", f"ENVIRONMENTS={environment.parent}"]
     variables = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with running(command, f"{url}/info/", folder / "server.log", variables, REPOSITORY, seconds=900):
+    log = folder / "server.log"
+    with running([*command, *settings], f"{url}/info/", log, variables, REPOSITORY, seconds=900):
+        yield url
+
+
+@pytest.fixture(scope="module")
+def server(environment: Path, network: None, folder: Path, scan: Path) -> Iterator[str]:
+    """With a folder of studies, and the volume uploaded as `head`."""
+    with served(environment, folder) as url:
         upload(url, "head", scan)
         yield url
 
 
-def infer(server: str, folder: Path, **options: object) -> nib.Nifti1Image:
-    """The label the server gives for `head`."""
+def answer(server: str, image: str, output: str = "image", **options: object) -> requests.Response:
+    """What the server answers when it is asked for the label of an image."""
     params = {"device": "cpu", "result_dtype": "uint8", "result_extension": ".nii.gz", **options}
-    url = f"{server}/infer/phanes?image=head&output=image"
+    url = f"{server}/infer/phanes?image={image}&output={output}"
+    return requests.post(url, data={"params": json.dumps(params)}, timeout=600)
+
+
+def infer(server: str, folder: Path, image: str = "head", **options: object) -> nib.Nifti1Image:
+    """The label the server gives."""
     path = folder / f"{uuid.uuid4().hex}.nii.gz"
-    path.write_bytes(checked(requests.post(url, data={"params": json.dumps(params)}, timeout=600)).content)
+    path.write_bytes(checked(answer(server, image, **options)).content)
     return nib.load(path)
 
 
@@ -141,3 +173,147 @@ def test_fine_tuning_starts_from_the_server(server: str, folder: Path, tmp_path:
     assert any(name.startswith("autoencoder") for name in changed)
     assert not any(name.startswith(("inpainter", "perceptual")) for name in changed)
     assert shipped.read_bytes() == before
+
+
+class Pacs:
+    """Orthanc, MONAI Label in front of it, and series in it whose results the bundle itself has given.
+
+    Args:
+        orthanc: the PACS.
+        label: URL of MONAI Label.
+        series: by name, folder of the files.
+        results: folder of `monai.bundle run inference`.
+        cache: where MONAI Label keeps what it fetched.
+    """
+
+    def __init__(self, orthanc: Orthanc, label: str, series: dict[str, Path], results: Path, cache: Path) -> None:
+        self.orthanc, self.label, self.series, self.results, self.cache = orthanc, label, series, results, cache
+        self.headers = {name: header(folder) for name, folder in series.items()}
+
+    def uid(self, name: str) -> str:
+        """Series Instance UID."""
+        return str(self.headers[name].SeriesInstanceUID)
+
+    def expected(self, name: str) -> nib.Nifti1Image:
+        """The bundle's own label."""
+        return nib.load(self.results / name / f"{name}_label.nii.gz")
+
+    def expected_frames(self, name: str) -> dict[str, np.ndarray]:
+        """The bundle's own DICOM segmentation."""
+        return frames(pydicom.dcmread(self.results / name / "dicom" / "segmentation.dcm"))
+
+
+def header(folder: Path) -> pydicom.Dataset:
+    """Of the first image of a series."""
+    return pydicom.dcmread(min(folder.iterdir()), stop_before_pixels=True)
+
+
+def frames(segmentation: pydicom.Dataset) -> dict[str, np.ndarray]:
+    """SOP Instance UID of a source image -> its segment, for those that have any."""
+    pixels = segmentation.pixel_array.reshape(-1, segmentation.Rows, segmentation.Columns)
+    sources = [frame.DerivationImageSequence[0] for frame in segmentation.PerFrameFunctionalGroupsSequence]
+    uids = [str(source.SourceImageSequence[0].ReferencedSOPInstanceUID) for source in sources]
+    return {uid: one for uid, one in zip(uids, pixels, strict=True) if one.any()}
+
+
+def same_frames(frames: dict[str, np.ndarray], others: dict[str, np.ndarray]) -> None:
+    """On the same source images, pixel by pixel."""
+    assert frames.keys() == others.keys() != set()
+    for uid, pixels in frames.items():
+        np.testing.assert_array_equal(pixels, others[uid])
+
+
+@pytest.fixture(scope="module")
+def pacs(network: None, environment: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pacs]:
+    """A study of an axial and a sagittal head, sent before MONAI Label starts."""
+    root = tmp_path_factory.mktemp("pacs")
+    orthanc = Orthanc(root / "orthanc")
+    orthanc.start()
+    series = {}
+    for plane in PLANES:
+        folder = root / "series" / plane
+        series[plane] = stroke_series(folder, root / "demo", plane, SeriesInstanceUID=generate_uid())
+        orthanc.store(folder)
+    run_inference(BUNDLE, root / "series", root / "results", report=False, dicom_output=True)
+    with served(environment, root, f"STUDIES={orthanc.url}") as url:
+        yield Pacs(orthanc, url, series, root / "results", root / "dicom")
+    orthanc.stop()
+
+
+@pytest.mark.parametrize("plane", PLANES)
+def test_the_label_of_a_series_in_the_pacs_is_the_bundles_own(pacs: Pacs, tmp_path: Path, plane: str) -> None:
+    """By its Series Instance UID: as Slicer gets it, as OHIF does, and as DICOM segmentation."""
+    expected = pacs.expected(plane)
+    assert np.asarray(expected.dataobj).any()
+    label = infer(pacs.label, tmp_path, pacs.uid(plane))
+    same(nib.as_closest_canonical(label), nib.as_closest_canonical(expected))  # SimpleITK may turn the slices' order
+
+    ohif = checked(answer(pacs.label, pacs.uid(plane), result_extension=".nrrd", result_compress=False))
+    (tmp_path / "label.nrrd").write_bytes(ohif.content)
+    voxels = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(tmp_path / "label.nrrd"))
+    np.testing.assert_array_equal(voxels.T, np.asarray(label.dataobj))
+
+    dicom = checked(answer(pacs.label, pacs.uid(plane), "dicom_seg", label_info=LABEL_INFO))
+    segmentation = pydicom.dcmread(io.BytesIO(dicom.content))
+    same_frames(frames(segmentation), pacs.expected_frames(plane))
+    head = pacs.headers[plane]
+    for name in ("StudyInstanceUID", "FrameOfReferenceUID", "PatientID"):
+        assert segmentation[name].value == head[name].value
+    assert segmentation.ReferencedSeriesSequence[0].SeriesInstanceUID == head.SeriesInstanceUID
+
+
+def test_a_submitted_label_is_stored_in_the_study(pacs: Pacs, tmp_path: Path) -> None:
+    """As a viewer submits it; its pixels arrive in the PACS."""
+    uid = pacs.uid("axial")
+    label = checked(answer(pacs.label, uid)).content
+    url = f"{pacs.label}/datastore/label?image={uid}&tag=final"
+    params = {"params": json.dumps({"label_info": LABEL_INFO})}
+    checked(requests.put(url, files={"label": ("label.nii.gz", label)}, data=params, timeout=120))
+    study = pacs.headers["axial"].StudyInstanceUID
+    (found,) = pacs.orthanc.qido(f"studies/{study}/instances", Modality="SEG")
+    stored = pydicom.dcmread(io.BytesIO(pacs.orthanc.file(found["00080018"]["Value"][0])))
+    same_frames(frames(stored), pacs.expected_frames("axial"))
+
+
+def test_a_new_series_is_offered_within_a_minute_and_other_modalities_are_not(pacs: Pacs, tmp_path: Path) -> None:
+    def offered() -> int:
+        return int(checked(requests.get(f"{pacs.label}/datastore/", timeout=60)).json()["total"])
+
+    before = offered()
+    assert before == len(PLANES)  # and not the segmentation
+    new = stroke_series(tmp_path / "t1", pacs.series["axial"].parents[1] / "demo", SeriesInstanceUID=generate_uid())
+    pacs.orthanc.store(new)
+    deadline = time.monotonic() + 60
+    while offered() == before and time.monotonic() < deadline:
+        time.sleep(2)
+    assert offered() == before + 1
+
+
+def test_the_servers_own_page_reaches_the_pacs(pacs: Pacs) -> None:
+    """OHIF's files, and the studies it lists, through the server."""
+    assert "<html" in checked(requests.get(f"{pacs.label}/ohif/", timeout=60)).text
+    studies = checked(requests.get(f"{pacs.label}/proxy/dicom/qido/studies", timeout=60)).json()
+    study = pacs.headers["axial"].StudyInstanceUID
+    assert [one["0020000D"]["Value"] for one in studies] == [[study]]
+
+
+def test_what_monai_label_does_not_do(pacs: Pacs, tmp_path: Path) -> None:
+    """The page warns of these: when one fails here, MONAI Label has mended it, and the page is to be changed."""
+    empty = answer(pacs.label, pacs.uid("axial"), "dicom_seg", threshold=0.999, label_info=LABEL_INFO)
+    assert empty.status_code == 500
+
+    demo = pacs.series["axial"].parents[1] / "demo"
+    whole = stroke_series(tmp_path / "gap", demo, SeriesInstanceUID=generate_uid())
+    kept = [path for n, path in enumerate(sorted(whole.iterdir())) if n not in (20, 21, 22)]
+    lost = [path for path in whole.iterdir() if path not in kept]
+    rest = tmp_path / "rest"
+    rest.mkdir()
+    for path in lost:
+        path.rename(rest / path.name)
+    uid = str(header(whole).SeriesInstanceUID)
+    pacs.orthanc.store(whole)
+    label = infer(pacs.label, tmp_path, uid)  # the bundle itself refuses a series with a gap
+    assert label.shape[2] == len(kept)
+    assert label.header.get_zooms()[2] > 3.1
+    pacs.orthanc.store(rest)
+    assert infer(pacs.label, tmp_path, uid).shape[2] == len(kept)  # what came later is not fetched
