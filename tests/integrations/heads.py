@@ -1,4 +1,4 @@
-"""DICOM series of a realistic head for the integration tests: the demo's stroke."""
+"""DICOM series for the integration tests: of any volume, and of a realistic head, the demo's stroke."""
 
 from __future__ import annotations
 
@@ -12,20 +12,17 @@ from scripts.demo import write_demo_input
 from tests.dicom.synthetic import PLANES, save, slices
 
 
-def stroke_series(folder: Path, work: Path, plane: str = "axial", every: int = 3, **changes: Any) -> Path:
-    """Write the series to `folder`.
+def series_of(image: nib.Nifti1Image, folder: Path, plane: str = "axial", every: int = 1, **changes: Any) -> Path:
+    """Write a volume as a series, scaled to [0, 1000]; returns the folder.
 
     Args:
+        image: its axes along those of the patient.
         folder: of the files.
-        work: where the demo's NIfTI may lie; used again when it is there.
-        plane: key of `PLANES`, along the axes of the volume (not "oblique").
-        every: which slices, and their distance in mm.
+        plane: key of `PLANES`, but for "oblique".
+        every: which slices.
         changes: attributes of all images.
     """
-    path = work / "input" / "stroke.nii.gz"
-    if not path.is_file():
-        write_demo_input(work)
-    image = nib.as_closest_canonical(nib.load(path))
+    image = nib.as_closest_canonical(image)
     row, column = (np.array(direction, dtype=float) for direction in PLANES[plane])
     ras = np.array([np.cross(row, column), column, row]) * [-1, -1, 1]  # of slices, rows, columns
     axes = np.abs(ras).argmax(axis=1)
@@ -36,5 +33,20 @@ def stroke_series(folder: Path, work: Path, plane: str = "axial", every: int = 3
     first = np.zeros(3)
     first[axes] = np.where(forward, 0, np.array(image.shape)[axes] - 1)
     origin = [float(x) for x in (image.affine @ [*first, 1])[:3] * [-1, -1, 1]]
-    spacing = (float(every), 1.0, 1.0)
-    return save(slices(voxels, plane, spacing, tuple(origin), SeriesDescription="t1_mprage", **changes), folder)
+    between, rows, columns = (float(x) for x in np.array(image.header.get_zooms())[axes])
+    return save(slices(voxels, plane, (between * every, rows, columns), tuple(origin), **changes), folder)
+
+
+def stroke_series(folder: Path, work: Path, plane: str = "axial", **changes: Any) -> Path:
+    """Write every third slice of the demo's stroke as a series; returns the folder.
+
+    Args:
+        folder: of the files.
+        work: where the demo's NIfTI may lie; used again when it is there.
+        plane: key of `PLANES`, but for "oblique".
+        changes: attributes of all images.
+    """
+    path = work / "input" / "stroke.nii.gz"
+    if not path.is_file():
+        write_demo_input(work)
+    return series_of(nib.load(path), folder, plane, 3, **{"SeriesDescription": "t1_mprage", **changes})

@@ -25,7 +25,7 @@ from pydicom.uid import generate_uid
 
 from tests.conftest import BUNDLE, REPOSITORY, head_slice, ras_of_slice, run_inference, save_nifti
 from tests.integrations.conftest import free_port, running
-from tests.integrations.heads import stroke_series
+from tests.integrations.heads import series_of, stroke_series
 from tests.integrations.orthanc import Orthanc, own_network
 
 PLANES = ("axial", "sagittal")
@@ -147,18 +147,18 @@ def test_the_options_panel_changes_the_label(server: str, folder: Path, expected
     same(infer(server, folder, threshold=0.01), expected["mid"])
 
 
-def test_fine_tuning_starts_from_the_server(server: str, folder: Path, tmp_path: Path) -> None:
-    """On healthy scans submitted with empty labels; its weights and thresholds come beside the run, not over ours."""
+def submit(server: str, image: str, label: Path) -> None:
+    """As final, as a viewer does."""
+    url = f"{server}/datastore/label?image={image}&tag=final"
+    params = {"params": json.dumps({"label_info": LABEL_INFO})}
+    with label.open("rb") as file:
+        checked(requests.put(url, files={"label": ("label.nii.gz", file)}, data=params, timeout=120))
+
+
+def fine_tune(server: str, folder: Path) -> None:
+    """An epoch on what was submitted: weights and thresholds come to a folder of their own, not over ours."""
     shipped = folder / "apps/monaibundle/model/phanes/models/model.pt"
     before = shipped.read_bytes()
-    for n in range(5):
-        scan = head(tmp_path / f"healthy{n}.nii.gz", n + 1)
-        upload(server, f"healthy{n}", scan)
-        image = nib.load(scan)
-        empty = save_nifti(tmp_path / "empty.nii.gz", np.zeros(image.shape, np.uint8), image.affine)
-        with empty.open("rb") as file:
-            url = f"{server}/datastore/label?image=healthy{n}&tag=final"
-            checked(requests.put(url, files={"label": ("label.nii.gz", file)}, timeout=120))
     options = {"device": "cpu", "max_epochs": 1, "val_split": 0.2, "multi_gpu": False, "tracking": "None"}
     checked(requests.post(f"{server}/train/phanes", json=options, timeout=120))
     tuned = folder / "runs/autoencoder_compact/models"
@@ -175,6 +175,17 @@ def test_fine_tuning_starts_from_the_server(server: str, folder: Path, tmp_path:
     assert shipped.read_bytes() == before
 
 
+def test_fine_tuning_starts_from_the_server(server: str, folder: Path, tmp_path: Path) -> None:
+    """On healthy scans submitted with empty labels."""
+    for n in range(5):
+        scan = head(tmp_path / f"healthy{n}.nii.gz", n + 1)
+        upload(server, f"healthy{n}", scan)
+        image = nib.load(scan)
+        empty = save_nifti(tmp_path / "empty.nii.gz", np.zeros(image.shape, np.uint8), image.affine)
+        submit(server, f"healthy{n}", empty)
+    fine_tune(server, folder)
+
+
 class Pacs:
     """Orthanc, MONAI Label in front of it, and series in it whose results the bundle itself has given.
 
@@ -183,11 +194,11 @@ class Pacs:
         label: URL of MONAI Label.
         series: by name, folder of the files.
         results: folder of `monai.bundle run inference`.
-        cache: where MONAI Label keeps what it fetched.
+        folder: where `make label` puts everything.
     """
 
-    def __init__(self, orthanc: Orthanc, label: str, series: dict[str, Path], results: Path, cache: Path) -> None:
-        self.orthanc, self.label, self.series, self.results, self.cache = orthanc, label, series, results, cache
+    def __init__(self, orthanc: Orthanc, label: str, series: dict[str, Path], results: Path, folder: Path) -> None:
+        self.orthanc, self.label, self.series, self.results, self.folder = orthanc, label, series, results, folder
         self.headers = {name: header(folder) for name, folder in series.items()}
 
     def uid(self, name: str) -> str:
@@ -235,8 +246,9 @@ def pacs(network: None, environment: Path, tmp_path_factory: pytest.TempPathFact
         series[plane] = stroke_series(folder, root / "demo", plane, SeriesInstanceUID=generate_uid())
         orthanc.store(folder)
     run_inference(BUNDLE, root / "series", root / "results", report=False, dicom_output=True)
-    with served(environment, root, f"STUDIES={orthanc.url}") as url:
-        yield Pacs(orthanc, url, series, root / "results", root / "dicom")
+    (root / "label").mkdir()
+    with served(environment, root / "label", f"STUDIES={orthanc.url}") as url:
+        yield Pacs(orthanc, url, series, root / "results", root / "label")
     orthanc.stop()
 
 
@@ -265,10 +277,8 @@ def test_the_label_of_a_series_in_the_pacs_is_the_bundles_own(pacs: Pacs, tmp_pa
 def test_a_submitted_label_is_stored_in_the_study(pacs: Pacs, tmp_path: Path) -> None:
     """As a viewer submits it; its pixels arrive in the PACS."""
     uid = pacs.uid("axial")
-    label = checked(answer(pacs.label, uid)).content
-    url = f"{pacs.label}/datastore/label?image={uid}&tag=final"
-    params = {"params": json.dumps({"label_info": LABEL_INFO})}
-    checked(requests.put(url, files={"label": ("label.nii.gz", label)}, data=params, timeout=120))
+    (tmp_path / "label.nii.gz").write_bytes(checked(answer(pacs.label, uid)).content)
+    submit(pacs.label, uid, tmp_path / "label.nii.gz")
     study = pacs.headers["axial"].StudyInstanceUID
     (found,) = pacs.orthanc.qido(f"studies/{study}/instances", Modality="SEG")
     stored = pydicom.dcmread(io.BytesIO(pacs.orthanc.file(found["00080018"]["Value"][0])))
@@ -279,28 +289,38 @@ def test_a_new_series_is_offered_within_a_minute_and_other_modalities_are_not(pa
     def offered() -> int:
         return int(checked(requests.get(f"{pacs.label}/datastore/", timeout=60)).json()["total"])
 
-    before = offered()
-    assert before == len(PLANES)  # and not the segmentation
-    new = stroke_series(tmp_path / "t1", pacs.series["axial"].parents[1] / "demo", SeriesInstanceUID=generate_uid())
-    pacs.orthanc.store(new)
+    demo = pacs.series["axial"].parents[1] / "demo"
+    pacs.orthanc.store(stroke_series(tmp_path / "t1", demo, SeriesInstanceUID=generate_uid()))
+    there = len(pacs.orthanc.qido("series", Modality="MR"))
+    assert there > len(PLANES)
     deadline = time.monotonic() + 60
-    while offered() == before and time.monotonic() < deadline:
+    while offered() != there and time.monotonic() < deadline:
         time.sleep(2)
-    assert offered() == before + 1
+    assert offered() == there
+
+
+def proxied(pacs: Pacs, **query: str) -> list[str]:
+    """The studies that the server's own page is told of."""
+    answer = checked(requests.get(f"{pacs.label}/proxy/dicom/qido/studies", params=query, timeout=60))
+    return [one["0020000D"]["Value"][0] for one in answer.json()]
 
 
 def test_the_servers_own_page_reaches_the_pacs(pacs: Pacs) -> None:
     """OHIF's files, and the studies it lists, through the server."""
     assert "<html" in checked(requests.get(f"{pacs.label}/ohif/", timeout=60)).text
-    studies = checked(requests.get(f"{pacs.label}/proxy/dicom/qido/studies", timeout=60)).json()
-    study = pacs.headers["axial"].StudyInstanceUID
-    assert [one["0020000D"]["Value"] for one in studies] == [[study]]
+    assert pacs.headers["axial"].StudyInstanceUID in proxied(pacs)
 
 
 def test_what_monai_label_does_not_do(pacs: Pacs, tmp_path: Path) -> None:
     """The page warns of these: when one fails here, MONAI Label has mended it, and the page is to be changed."""
     empty = answer(pacs.label, pacs.uid("axial"), "dicom_seg", threshold=0.999, label_info=LABEL_INFO)
     assert empty.status_code == 500
+    image = infer(pacs.label, tmp_path, pacs.uid("sagittal"))
+    nothing = save_nifti(tmp_path / "nothing.nii.gz", np.zeros(image.shape, np.uint8), image.affine)
+    with pytest.raises(AssertionError, match="500"):
+        submit(pacs.label, pacs.uid("sagittal"), nothing)
+
+    assert proxied(pacs, PatientID="nobody") == proxied(pacs) != []  # OHIF's search is not passed on
 
     demo = pacs.series["axial"].parents[1] / "demo"
     whole = stroke_series(tmp_path / "gap", demo, SeriesInstanceUID=generate_uid())
@@ -317,3 +337,20 @@ def test_what_monai_label_does_not_do(pacs: Pacs, tmp_path: Path) -> None:
     assert label.header.get_zooms()[2] > 3.1
     pacs.orthanc.store(rest)
     assert infer(pacs.label, tmp_path, uid).shape[2] == len(kept)  # what came later is not fetched
+
+
+def test_fine_tuning_on_series_of_the_pacs(pacs: Pacs, tmp_path: Path) -> None:
+    """With a label of one voxel: an empty one cannot be stored in a PACS."""
+    for n in range(5):
+        scan = nib.load(head(tmp_path / "healthy.nii.gz", n + 1))
+        uids = {name: generate_uid() for name in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")}
+        pacs.orthanc.store(series_of(scan, tmp_path / str(n), **uids))
+        uid = uids["SeriesInstanceUID"]
+        (tmp_path / "fetched.nii.gz").write_bytes(
+            checked(requests.get(f"{pacs.label}/datastore/image?image={uid}", timeout=120)).content
+        )
+        image = nib.load(tmp_path / "fetched.nii.gz")
+        label = np.zeros(image.shape, np.uint8)
+        label[0, 0, 0] = 1
+        submit(pacs.label, uid, save_nifti(tmp_path / "label.nii.gz", label, image.affine))
+    fine_tune(pacs.label, pacs.folder)
