@@ -8,7 +8,9 @@ coordinates. What was done is kept in the image's meta data under `alignment`:
 - `geometric`: no registration, and no MNI header; the level comes from the distance to the vertex, the centre from the
   head's outline;
 - `none`: likewise; the grid's middle is the head's;
-- empty: a single slice, about which there is nothing to find out.
+- `outline`: a single slice that lies on no template's grid: centred and scaled by the brain's outline, which
+  `transforms.CutToOutlined` goes by;
+- empty: a single slice on a template's grid, which is taken as it is.
 """
 
 from __future__ import annotations
@@ -22,15 +24,16 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform, MapTransform
 from monai.utils import MetaKeys, TraceKeys
-from nibabel.affines import voxel_sizes
+from nibabel.affines import apply_affine, voxel_sizes
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from .errors import PhanesInputError
-from .geometry import is_mni
+from .geometry import LEVEL_MM, is_mni, is_template_slice
+from .outline import assumed_pixel_mm, brain_outline, into_slice
 from .registration import Bounds, Registration, describe, register, similarity_as_it_lies
 from .template import GRID_AFFINE, GRID_SHAPE
-from .transforms import add_warning, nifti_codes
+from .transforms import add_warning, nifti_codes, spacing_of
 
 ALIGNMENTS = ("mni", "geometric", "none")
 BLOCK = 32  # planes of voxels that are brought back at a time
@@ -45,7 +48,8 @@ class AlignHeadd(MapTransform, InvertibleTransform):
 
     Args:
         keys: keys of oriented images.
-        align: "mni", "geometric" or "none", for volumes of several slices; a single slice is always taken as it is.
+        align: "mni", "geometric" or "none", for volumes of several slices. A single slice that lies on a template's
+            grid is taken as it is, another goes by its brain's outline (`outline.py`) except with "none".
         similarity: least correlation with the template within the brain; below it a registration has failed.
         sure_similarity: below this one it is taken with a warning.
         header_similarity: the correlation from which on a header that says MNI space is believed without registration.
@@ -107,13 +111,13 @@ class AlignHeadd(MapTransform, InvertibleTransform):
         claims_mni = is_mni(affine, image.shape[1:], nifti_codes(image))
         found, done = None, self.align
         if image.shape[-1] == 1:
-            done = ""
-        elif self.align != "mni":
+            return self._single_slice(image)
+        if self.align != "mni":
             done = "header" if claims_mni else self.align
-        elif self.align == "mni":
+        else:
             done, found = self._choose(image, volume, _settled(affine), claims_mni)
         if done != "mni" or found is None:
-            aligned = MetaTensor(image, meta=dict(image.meta), applied_operations=list(image.applied_operations))
+            aligned = _as_it_is(image)
             into_grid: list = []
         else:
             aligned, into_grid = self._resampled(image, _settled(affine), found)
@@ -121,9 +125,59 @@ class AlignHeadd(MapTransform, InvertibleTransform):
         if found is not None:
             aligned.meta["alignment_similarity"] = found.similarity
             aligned.meta["brain_known"] = found.similarity >= self.bounds.similarity
-        extra = {"into_grid": into_grid, "affine": affine.tolist(), "mode": "bilinear"}
+        return self._recorded(aligned, image, into_grid)
+
+    def _recorded(self, aligned: MetaTensor, image: MetaTensor, into_grid: list) -> MetaTensor:
+        """The aligned image, which now knows how to be brought back."""
+        extra = {"into_grid": into_grid, "affine": image.affine.tolist(), "mode": "bilinear"}
         self.push_transform(aligned, orig_size=image.shape[1:], extra_info=extra)
         return aligned
+
+    def _single_slice(self, image: MetaTensor) -> MetaTensor:
+        affine = image.affine.numpy().astype(np.float64)
+        spacing_known = image.meta.get("spacing_known", True)
+        spacing, shape = spacing_of(image)[:2], image.shape[1:3]
+        in_place = is_mni(affine, image.shape[1:], nifti_codes(image), in_plane=True)
+        aligned = _as_it_is(image)
+        aligned.meta["alignment"] = ""
+        into_grid: list = []
+        if self.align != "none" and not in_place and not is_template_slice(shape, spacing):
+            pixels = image.as_tensor()[0, ..., 0].numpy()
+            if not spacing_known:
+                spacing = (assumed_pixel_mm(pixels),) * 2
+            outline = brain_outline(pixels, spacing)
+            if outline is None:
+                add_warning(aligned, "no brain's outline found: taken as it lies")
+            else:
+                aligned, into_grid = self._outlined(image, outline, spacing)
+        return self._recorded(aligned, image, into_grid)
+
+    @staticmethod
+    def _outlined(image: MetaTensor, outline: NDArray, spacing: Sequence[float]) -> tuple[MetaTensor, list]:
+        """The slice on the template's grid, and its brain's outline there in the meta data."""
+        to_square = np.diag([1.0, spacing[1] / spacing[0], 1.0])  # pixels as high as wide
+        into = np.linalg.inv(to_square) @ into_slice(apply_affine(to_square, outline))
+        affine = GRID_AFFINE.copy()
+        affine[2, 3] = LEVEL_MM
+        from_grid = np.eye(4)
+        from_grid[np.ix_([0, 1], [0, 1, 3])] = into[:2] @ affine[np.ix_([0, 1, 3], [0, 1, 3])]
+        shape = (*GRID_SHAPE[:2], 1)
+        values = np.stack(
+            [
+                ndimage.affine_transform(channel, from_grid, output_shape=shape, order=1, cval=channel.min())
+                for channel in image.as_tensor().numpy()
+            ]
+        )
+        meta = {**image.meta, MetaKeys.AFFINE: torch.from_numpy(affine), "alignment": "outline"}
+        meta |= {
+            "outline": apply_affine(np.linalg.inv(into), outline).tolist(),
+            "brain_known": True,
+            "spacing_known": True,
+        }
+        # One slice stands for its own thickness, whatever was done in its plane.
+        meta |= {"slice_mm": spacing_of(image)[2], "voxel_slices": 1.0}
+        aligned = MetaTensor(torch.from_numpy(values), meta=meta, applied_operations=list(image.applied_operations))
+        return aligned, np.linalg.inv(from_grid).tolist()
 
     def _choose(
         self, image: MetaTensor, volume: NDArray, affine: NDArray, claims_mni: bool
@@ -169,6 +223,11 @@ class AlignHeadd(MapTransform, InvertibleTransform):
         meta["slice_mm"], meta["voxel_slices"] = 1.0 / per_mm, _slices_of_a_voxel(into_grid)
         aligned = MetaTensor(torch.from_numpy(values), meta=meta, applied_operations=list(image.applied_operations))
         return aligned, into_grid.tolist()
+
+
+def _as_it_is(image: MetaTensor) -> MetaTensor:
+    """The same voxels with meta data of their own."""
+    return MetaTensor(image, meta=dict(image.meta), applied_operations=list(image.applied_operations))
 
 
 def _settled(affine: NDArray) -> NDArray:

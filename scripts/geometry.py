@@ -62,8 +62,8 @@ def is_template_slice(shape_hw: Sequence[int], spacing_hw: Sequence[float]) -> b
     )
 
 
-def foreground(image: NDArray) -> NDArray[np.bool_]:
-    """Head (or brain) against air: Otsu's threshold, lowered because air is darker than any tissue, largest component.
+def above_air(image: NDArray) -> NDArray[np.bool_]:
+    """Brighter than air: Otsu's threshold, lowered because air is darker than any tissue.
 
     Args:
         image: (H, W) or (H, W, D), any intensity unit.
@@ -74,13 +74,22 @@ def foreground(image: NDArray) -> NDArray[np.bool_]:
     low, high = float(image.min()), float(np.percentile(image, 99.5))
     if high <= low:
         return np.zeros(image.shape, dtype=bool)
-    threshold = low + 0.6 * (threshold_otsu(np.clip(image, low, high).ravel()) - low)
-    labels, count = ndimage.label(image > threshold)
+    return image > low + 0.6 * (threshold_otsu(np.clip(image, low, high).ravel()) - low)
+
+
+def largest_component(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The largest piece of a mask of any shape; an empty mask stays empty."""
+    labels, count = ndimage.label(mask)
     if count == 0:
-        return np.zeros(image.shape, dtype=bool)
+        return np.zeros(mask.shape, dtype=bool)
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
     return labels == sizes.argmax()
+
+
+def foreground(image: NDArray) -> NDArray[np.bool_]:
+    """Head (or brain) against air: the largest piece of `above_air`."""
+    return largest_component(above_air(image))
 
 
 def has_skull(image: NDArray, mask: NDArray[np.bool_], spacing: Sequence[float], slices: Sequence[int]) -> bool:

@@ -11,26 +11,31 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd, MapTransform, Transform
 
 from .errors import PhanesInputError
+from .transforms import brain_of
 
 CHANNELS = ("anomaly", "pseudo_healthy", "mask", "coarse")  # the order of Phanes.forward
+CONFINED = ("anomaly", "mask")  # to what was analysed
 
 
 class SplitMapsd(Transform):
     """Give each output channel a key of its own, (4, H, W, D) -> 4 x (1, H, W, D), on the CPU.
 
     Also sets `anomaly_score`, the mean of the anomaly map over the analysed slices as the network saw them, and
-    `analysed`, ones that `Invertd` turns into the region the network has seen.
+    `analysed`, ones that `Invertd` turns into the region the network has seen. A slice that was cut to its brain's
+    outline was analysed within it only: outside, anomaly map and mask are 0.
 
     Args:
         key: key of the network's output.
-        names: keys of its channels.
+        ref_key: key of the preprocessed input, whose meta data may hold an `outline`.
+        names: keys of the output's channels.
 
     Raises:
         PhanesInputError: the output is not finite.
     """
 
-    def __init__(self, key: str = "pred", names: Sequence[str] = CHANNELS) -> None:
+    def __init__(self, key: str = "pred", names: Sequence[str] = CHANNELS, ref_key: str = "image") -> None:
         self.key = key
+        self.ref_key = ref_key
         self.names = tuple(names)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -43,11 +48,19 @@ class SplitMapsd(Transform):
                 "The network's output is not finite: its weights lack a calibrated mask threshold; run the calibrate "
                 "workflow, or restore models/model.pt."
             )
+        analysed = analysed_region(d[self.ref_key]).to(output)
         for name, channel in zip(self.names, output.split(1), strict=True):
-            d[name] = MetaTensor(channel)
-        d["analysed"] = MetaTensor(torch.ones_like(output[:1]))
-        d["anomaly_score"] = float(output[0].double().mean())
+            d[name] = MetaTensor(channel * analysed if name in CONFINED else channel)
+        d["analysed"] = MetaTensor(analysed)
+        d["anomaly_score"] = float(d["anomaly"].as_tensor().double().mean())
         return d
+
+
+def analysed_region(image: MetaTensor) -> torch.Tensor:
+    """Where a preprocessed image (1, H, W, D) is analysed, boolean of its shape: all of it, or within its outline."""
+    if "outline" in image.meta:
+        return torch.from_numpy(brain_of(image))[None]
+    return torch.ones(tuple(image.shape), dtype=torch.bool)
 
 
 class RestoreUnitsd(MapTransform):

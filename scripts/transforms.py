@@ -3,7 +3,8 @@
 After `CaseLoadImaged` and MONAI's `EnsureChannelFirstd` and `Orientationd(axcodes="PRS")` an image is (1, H, W, D):
 rows run anterior -> posterior, columns patient left -> right, slices inferior -> superior. `alignment.AlignHeadd`
 brings a volume to the template's grid, `SelectSlicesd` keeps D of the slices, `FieldOfViewd` cuts or pads them to a
-square, `NormalizeSlicesd` brings each to [0, 1], MONAI's `Resized` to 128x128.
+square, `NormalizeSlicesd` brings each to [0, 1], MONAI's `Resized` to 128x128, `CutToOutlined` to the brain of a slice
+from an unknown place.
 `Invertd` undoes the spatial steps exactly; `postprocessing.RestoreUnitsd` undoes the normalisation where wanted.
 """
 
@@ -18,9 +19,11 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import Crop, InvertibleTransform, MapTransform, Pad
 from monai.utils import MetaKeys, TraceKeys
+from numpy.typing import NDArray
 
 from .errors import PhanesInputError
 from .geometry import LEVEL_MM, TEMPLATE_CENTRE_XY, estimate_level, head_centre, is_mni, is_template_slice
+from .outline import within_outline
 from .template import brain_on_grid
 
 NEAR_MM = 10.0  # of the trained level; the networks saw that level only
@@ -233,7 +236,7 @@ class NormalizeSlicesd(MapTransform):
     for `postprocessing.RestoreUnitsd`.
 
     In many scans fat is far brighter than in the training slices, and the percentile is the scalp's, not the brain's.
-    Where the brain is known (a volume aligned to the template) the scale is therefore moved as far as it takes to bring
+    Where the brain is known (an image aligned to the template) the scale is therefore moved as far as it takes to bring
     the brain's median into the range that it has in the training slices.
 
     Args:
@@ -280,9 +283,34 @@ class NormalizeSlicesd(MapTransform):
         return d
 
 
+class CutToOutlined(MapTransform):
+    """Set what lies outside of the brain's outline to 0, (1, H, W, D) -> same; images without an outline stay.
+
+    The outline is that of `alignment.AlignHeadd`, of a single slice from an unknown place: scalp and skull there are
+    not where those of the training slices are, and would be found abnormal. `Invertd` does not undo it.
+
+    Args:
+        keys: keys of preprocessed images.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            if "outline" in d[key].meta:
+                d[key] = d[key] * torch.from_numpy(brain_of(d[key]))[None].to(d[key].dtype)
+        return d
+
+
+def brain_of(image: MetaTensor) -> NDArray[np.bool_]:
+    """Where the brain of an aligned image is, (H, W, D): within its own outline, or else the template's brain."""
+    affine, shape = image.affine.numpy().astype(float), tuple(image.shape[1:])
+    outline = image.meta.get("outline")
+    return brain_on_grid(affine, shape) if outline is None else within_outline(outline, affine, shape)
+
+
 def _brought_into_range(scale: torch.Tensor, image: MetaTensor, brain_range: Sequence[float]) -> torch.Tensor:
     """Scales (D,) at which the brain's median lies in the range; slices with less than 20 cm2 of brain keep theirs."""
-    brain = brain_on_grid(image.affine.numpy().astype(float), tuple(image.shape[1:]))
+    brain = brain_of(image)
     pixel = spacing_of(image)[0] * spacing_of(image)[1]
     found = scale.clone()
     for k in range(image.shape[-1]):

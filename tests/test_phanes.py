@@ -124,6 +124,21 @@ def test_the_published_codes_rule_thresholds_each_scan_by_its_own_quantile(image
     assert network.mask(coarse_map).mean(dim=(1, 2, 3)).tolist() == pytest.approx(expected, abs=1e-4)
 
 
+def test_the_second_look_starts_from_the_pseudo_healthy_image_of_the_first(images):
+    first = small()(images)
+    network = small(looks=2)
+    found = network(images)
+    coarse = Blur()(first[:, 1:2])
+    mask = network.mask(network.coarse_map(images, coarse))
+    again, pseudo_healthy = network.forward_with_mask(images, mask, coarse)
+    assert float((mask - first[:, 2:3]).abs().sum()) > 0
+    expected = torch.cat([(first[:, 0:1].double() + again.double()) / 2, *(pseudo_healthy, mask, coarse)], dim=1)
+    assert float((found - expected).abs().max()) < 1e-6
+    torch.testing.assert_close(torch.jit.script(network)(images), found, atol=1e-6, rtol=0)
+    with pytest.raises(ValueError, match="at least 1"):
+        small(looks=0)
+
+
 def test_it_scripts_and_the_script_agrees(images):
     network = small()
     scripted = torch.jit.script(network)

@@ -13,7 +13,7 @@ from scripts.postprocessing import CHANNELS, NativeImagesd, RestoreUnitsd, Split
 
 def test_channels_get_keys_and_a_score() -> None:
     output = torch.rand(4, 8, 8, 3)
-    data = SplitMapsd()({"pred": MetaTensor(output)})
+    data = SplitMapsd()({"pred": MetaTensor(output), "image": MetaTensor(torch.rand(1, 8, 8, 3))})
     for index, name in enumerate(("anomaly", "pseudo_healthy", "mask", "coarse")):
         assert torch.equal(data[name].as_tensor(), output[index : index + 1])
     assert data["anomaly_score"] == pytest.approx(float(output[0].mean()), rel=1e-6)
@@ -24,7 +24,7 @@ def test_output_that_is_not_finite_is_refused() -> None:
     output = torch.zeros(4, 8, 8, 1)
     output[0, 0, 0] = float("nan")
     with pytest.raises(PhanesInputError, match="run the calibrate workflow"):
-        SplitMapsd()({"pred": output})
+        SplitMapsd()({"pred": output, "image": MetaTensor(torch.rand(1, 8, 8, 1))})
 
 
 def test_units_are_restored_slice_by_slice() -> None:

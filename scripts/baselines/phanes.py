@@ -17,18 +17,20 @@ class PhanesSystem(AnomalySystem):
     Args:
         network: PHANES with its weights, `mask_threshold` among them.
         name: as the table prints it.
+        looks: see `Phanes`; None for the network's own.
     """
 
     reconstructs: ClassVar[bool] = True
 
-    def __init__(self, network: Phanes, name: str = "PHANES") -> None:
+    def __init__(self, network: Phanes, name: str = "PHANES", looks: int | None = None) -> None:
         super().__init__()
         self.network = network
         self.name = name
+        self.looks = network.looks if looks is None else looks
 
     def _run(self, images: Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor]:
         """Map of eq. (4) and pseudo-healthy image."""
-        outputs = self.network(images)
+        outputs = self.network.look(images, self.looks)
         return outputs[:, 0:1], outputs[:, 1:2]
 
     @torch.no_grad()

@@ -28,6 +28,8 @@ class LesionSet:
         cases: N names, one a slice.
         subjects: N names; slices of one subject are resampled together.
         clean: (N, 1, H, W) the slices without lesions, where they are known.
+        region: (N, 1, H, W) boolean, False where nothing was analysed: every system's map counts as 0 there. None:
+            everything was.
     """
 
     name: str
@@ -37,11 +39,12 @@ class LesionSet:
     cases: list[str]
     subjects: list[str]
     clean: Tensor | None = None
+    region: Tensor | None = None
 
     @cached_property
     def checksum(self) -> str:
         """SHA-256 of all pixels, masks and names."""
-        return fingerprint(self.images, self.masks, self.cases, self.subjects, self.clean)
+        return fingerprint(self.images, self.masks, self.cases, self.subjects, self.clean, self.region)
 
 
 class Benchmark(Protocol):

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from ..data import case_stem
 from ..errors import PhanesInputError
 from ..inference import sentence_of
+from ..postprocessing import analysed_region
 from .benchmarks import LesionSet
 
 logger = logging.getLogger(__name__)
@@ -83,7 +84,8 @@ class LesionBenchmark:
     """Slices of images with expert masks, on the network's grid; those with a lesion are kept, as in the paper.
 
     The image goes through the bundle's own preprocessing; its mask through the same geometry, read off the image, so
-    that both are cut alike. After bilinear resizing a mask pixel above `mask_cut` is lesion.
+    that both are cut alike. After bilinear resizing a mask pixel above `mask_cut` is lesion. A slice that was cut to
+    its brain's outline is analysed within it only; lesions outside of it count as missed.
 
     Args:
         source: see `find_pairs`.
@@ -112,9 +114,8 @@ class LesionBenchmark:
         first = steps.index("AlignHeadd" if "AlignHeadd" in steps else "SelectSlicesd")
         self.loading = Compose(preprocessing[:first])
         self.preprocessing = Compose(preprocessing[first:])
-        self.geometry = Compose(
-            [s for s, step in zip(preprocessing, steps, strict=True) if step != "NormalizeSlicesd"][first:]
-        )
+        values = ("NormalizeSlicesd", "CutToOutlined")
+        self.geometry = Compose([s for s, step in zip(preprocessing, steps, strict=True) if step not in values][first:])
 
     def tasks(self) -> list[tuple[str, int | None]]:
         """The one set: real lesions have no seed."""
@@ -150,10 +151,10 @@ class LesionBenchmark:
 
     @cached_property
     def _set(self) -> LesionSet:
-        images, masks, cases, subjects = [], [], [], []
+        images, masks, regions, cases, subjects = [], [], [], [], []
         left_out = 0
         for pair in tqdm(self._pairs, desc=f"reading {self.name}", unit="case"):
-            image, mask = self._read(pair)
+            image, mask, region = self._read(pair)
             for k, name in enumerate(self._slice_names(pair.case, image.shape[-1])):
                 lesion = mask[..., k] > self.mask_cut
                 if lesion.sum() < self.min_pixels:
@@ -161,6 +162,7 @@ class LesionBenchmark:
                     continue
                 images.append(image[..., k])
                 masks.append(lesion)
+                regions.append(region[..., k])
                 cases.append(name)
                 subjects.append(pair.subject)
         if not images:
@@ -169,19 +171,29 @@ class LesionBenchmark:
             )
         if left_out:
             logger.info("%s: %d slices without a lesion left out", self.name, left_out)
-        return LesionSet(self.name, None, torch.stack(images), torch.stack(masks), cases, subjects)
+        region = torch.stack(regions)
+        return LesionSet(
+            self.name,
+            None,
+            torch.stack(images),
+            torch.stack(masks),
+            cases,
+            subjects,
+            region=None if region.all() else region,
+        )
 
     @staticmethod
     def _slice_names(case: str, slices: int) -> list[str]:
         return [case] if slices == 1 else [f"{case}_{k}" for k in range(slices)]
 
-    def _read(self, pair: Pair) -> tuple[Tensor, Tensor]:
-        """Image in [0, 1] and interpolated mask, (1, H, W, D) each on the network's grid."""
+    def _read(self, pair: Pair) -> tuple[Tensor, Tensor, Tensor]:
+        """Image in [0, 1], interpolated mask and analysed region, (1, H, W, D) each on the network's grid."""
         image = self._load(pair.image)
         mask = self._load(pair.mask)
         _check_same_grid(image, mask, pair.image, pair.mask)
         lesion = self._through_geometry(image, (mask.as_tensor() > 0).float())
-        return _plain(_run(self.preprocessing, {"image": image})["image"]), lesion
+        prepared: MetaTensor = _run(self.preprocessing, {"image": image})["image"]
+        return _plain(prepared), lesion, analysed_region(prepared)
 
     def _read_map(self, folder: Path, pair: Pair) -> Tensor:
         """A case's map, (1, H, W, D) on the network's grid."""

@@ -126,6 +126,8 @@ class Scorer:
             "maps": {},
         }
         arrays: dict[str, NDArray] = {}
+        if lesions.region is not None:
+            found = found._replace(maps={name: values * lesions.region for name, values in found.maps.items()})
         owners = subject_indices(lesions.subjects)
         subjects = int(owners.max()) + 1
         weights = resample_weights(subjects, self.resamples, self.bootstrap_seed)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from scripts.errors import PhanesInputError
 from scripts.evaluation.lesions import LesionBenchmark, find_pairs
+from scripts.outline import GROWN_MM, HEIGHT_MM, LINK_MM
 from tests.conftest import BUNDLE, head_slice, ras_of_slice, save_nifti
 
 MNI = np.array([[1.0, 0, 0, -98], [0, 1, 0, -134], [0, 0, 1, -72], [0, 0, 0, 1]])
@@ -79,17 +80,18 @@ def test_any_touched_pixel_is_lesion_as_published_and_half_keeps_the_area(tmp_pa
 
 
 def test_mask_and_image_are_cut_alike_in_a_native_scan(tmp_path, preprocessing):
-    """The field of view follows the head, so the mask must follow the image."""
+    """Place and size follow the head, so the mask must follow the image."""
     y, x = np.mgrid[:260, :260]
     head = (y - 120.0) ** 2 / 100**2 + (x - 150.0) ** 2 / 80**2 < 1  # off the centre
     mask = np.zeros((260, 260), dtype=np.uint8)
     mask[80:150, 100:170] = 1
     affine = np.diag([0.9, 0.9, 3.0, 1.0])
-    save_nifti(tmp_path / "scan.nii.gz", ras_of_slice(100 * head + 150 * mask).astype(np.int16), affine)
+    save_nifti(tmp_path / "scan.nii.gz", ras_of_slice(100 * head + 60 * mask).astype(np.int16), affine)
     save_nifti(tmp_path / "scan_mask.nii.gz", ras_of_slice(mask), affine)
     found = LesionBenchmark(tmp_path, preprocessing, mask_cut=0.5).load("", None)
-    bright = found.images > 0.7  # between head and lesion
-    assert found.masks.sum() == pytest.approx(70 * 70 * (0.9 * 128 / 233) ** 2, rel=0.05)
+    bright = found.images > 0.92  # between head and lesion
+    height = (2 * 100 * 0.9 - 2 * (LINK_MM - GROWN_MM)) / 0.9  # of the outline, in pixels
+    assert found.masks.sum() == pytest.approx((70 * HEIGHT_MM / height * 128 / 233) ** 2, rel=0.05)
     assert (bright & found.masks).sum() / (bright | found.masks).sum() > 0.93
 
 
