@@ -12,7 +12,7 @@ INTEGRATION_SECONDS ?= 1200
 INTEGRATIONS := $(patsubst tests/integrations/test_%.py,%,$(sort $(wildcard tests/integrations/test_*.py)))
 
 .PHONY: help demo test lint format test-integrations soak soak-fuzz soak-examples soak-kills soak-disks soak-audit \
-	docs-numbers label golden clean
+	docs-numbers hashes label golden clean
 .DELETE_ON_ERROR:
 .PRECIOUS: $(ENVIRONMENTS)/.venv-%/.ready
 
@@ -22,6 +22,7 @@ help:
 	@echo "make test-integrations  tests against real servers and SDKs"
 	@echo "make soak               the long forms: fuzzing, kill -9, full disks, audit (hours); make soak-NAME for one"
 	@echo "make docs-numbers       rewrite the numbers and tables of README and docs from the files they come from"
+	@echo "make hashes             rewrite requirements-hashed.txt after a change of requirements.txt"
 	@echo "make label              MONAI Label with this model on 127.0.0.1:8000 (3D Slicer, OHIF)"
 	@echo "make lint | format      ruff and mypy | let ruff rewrite"
 	@echo "make golden             recompute tests/golden.json after a wanted change of the results"
@@ -89,6 +90,10 @@ soak-disks: $(VENV)/.dev
 
 soak-audit: $(ENVIRONMENTS)/.venv-soak/.ready
 	$(ENVIRONMENTS)/.venv-soak/bin/python -m tests.soak.audit
+
+hashes: $(VENV)/.dev
+	$(BIN)/uv pip compile requirements.txt --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+		--quiet --custom-compile-command "make hashes" --output-file requirements-hashed.txt
 
 docs-numbers: $(VENV)/.run
 	$(BIN)/python -m scripts docs_numbers

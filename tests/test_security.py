@@ -10,6 +10,7 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 import socket
 import sys
@@ -23,6 +24,7 @@ import numpy as np
 import pytest
 import torch
 from monai.apps.utils import extractall
+from packaging.utils import canonicalize_name
 from PIL import Image
 
 from scripts.anonymous import anonymous_name
@@ -34,9 +36,10 @@ from scripts.evaluation.store import ResultStore
 from scripts.inference import sentence_of, verify_bundle
 from scripts.networks.perceptual import SpatialLPIPS, VGG19Features, read_weights
 from scripts.package.checksums import write_checksums
+from scripts.package.sbom import pinned
 from scripts.safe_loading import SWITCH, tensors_only
 from tests.bad_inputs import dicom_slice, series
-from tests.conftest import head_slice, run_inference, write_calibration
+from tests.conftest import REPOSITORY, head_slice, run_inference, write_calibration
 from tests.faults import tree
 
 
@@ -332,3 +335,17 @@ def test_a_header_cannot_put_a_formula_into_the_list_of_series(scratch_bundle: P
     text = (out / "series.csv").read_text(encoding="utf-8")
     assert "HYPERLINK" in text
     assert not any(cell.strip('"').startswith("=") for line in text.splitlines() for cell in line.split(","))
+
+
+def test_every_pinned_package_is_there_with_the_checksums_of_its_files() -> None:
+    """If not: make hashes"""
+    text = (REPOSITORY / "requirements-hashed.txt").read_text(encoding="utf-8")
+    found: dict[str, tuple[str, int]] = {}
+    for entry in re.split(r"\n(?=\w)", text)[1:]:
+        name, version = re.match(r"([\w.-]+)==(\S+)", entry).groups()  # type: ignore[union-attr]
+        checksums = re.findall(r"--hash=sha256:([0-9a-f]{64})\b", entry)
+        found[canonicalize_name(name)] = version, len(checksums)
+    pins = {canonicalize_name(name): version for name, version in pinned(REPOSITORY / "requirements.txt").items()}
+    assert {name: found[name][0] for name in pins} == pins
+    assert len(found) > 2 * len(pins)
+    assert min(checksums for _, checksums in found.values()) >= 1
