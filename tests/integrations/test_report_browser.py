@@ -126,6 +126,13 @@ def stage_pixel(browser: Browser, row: float, column: float) -> list[int]:
     return browser.execute_script(script, row, column)[:3]
 
 
+def drawn(browser: Browser) -> list[str]:
+    """Everything that the viewer draws, as the browser encodes it."""
+    script = "return ['distribution', 'legend', 'stage'].map((name) => document.getElementById(name).toDataURL())"
+    time.sleep(0.2)  # the drawings beside the stage
+    return browser.execute_script(script)
+
+
 def column(browser: Browser, number: int) -> list[str]:
     script = (
         "return [...document.querySelectorAll(`#table tbody tr td:nth-child(${arguments[0]})`)].map(c => c.textContent)"
@@ -167,6 +174,17 @@ def test_the_level_and_the_healthy_scans_are_told(browser: Browser, page: Path) 
     opened(browser, page, case=2)
     assert "there is no sagittal view" in element(browser, "level-text").text
     assert "higher than 19 of the 60 healthy scans" in element(browser, "healthy-text").text
+
+
+def test_a_case_that_is_shown_again_looks_as_at_first(browser: Browser, page: Path) -> None:
+    opened(browser, page, case=2)
+    drawings = [drawn(browser)]
+    for key, case in (("n", "/0"), ("p", "case-0001/0")):
+        browser.find_element(By.TAG_NAME, "body").send_keys(key)
+        wait_for(browser, case)
+        drawings.append(drawn(browser))
+    assert drawings[0] == drawings[2]
+    assert drawings[0] != drawings[1]
 
 
 def test_columns_sort_both_ways_and_cases_without_a_number_come_last(browser: Browser, page: Path) -> None:

@@ -162,6 +162,7 @@
     context.clearRect(0, 0, canvas.width, canvas.height);
     context.font = "12px system-ui, sans-serif";
     context.textBaseline = "top";
+    context.textAlign = "left"; // the last drawing left it at the right
     context.fillStyle = "#eeeeee";
     context.fillText("this run", left, 0);
     context.fillText("healthy", left, 68);
