@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` make a temporary file beside `path`, then rename it; an old file stays until then."""
+def write_atomically(path: Path, write: Callable[[Path], object], shared: bool = False) -> None:
+    """Let `write` make a temporary file beside `path`, then rename it; an old file stays until then.
+
+    Args:
+        path: the file; its folder is made.
+        write: gets the temporary file's path.
+        shared: several processes may write this file at once: the last one counts. The temporary file of one that is
+            killed stays; without this the next run writes over it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial" if shared else f".{path.name}.partial")
     try:
         write(partial)
         partial.replace(path)

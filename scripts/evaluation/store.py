@@ -10,6 +10,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from ..files import write_atomically
 from .scoring import Result
 
 
@@ -41,12 +42,13 @@ class ResultStore:
             return None  # not there, or cut off by a full disk: done again
 
     def save(self, path: Path, key: str, result: Result) -> Result:
-        """Store a result; the JSON, which holds the key, appears last and whole."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".npz.part")
-        with partial.open("wb") as file:
-            np.savez_compressed(file, **result.arrays)  # type: ignore[arg-type]
-        partial.replace(path.with_name(path.name + ".npz"))
+        """Store a result; the JSON, which holds the key, appears last and whole. Two evaluations may share a folder."""
+
+        def compress(partial: Path) -> None:
+            with partial.open("wb") as file:
+                np.savez_compressed(file, **result.arrays)  # type: ignore[arg-type]
+
+        write_atomically(path.with_name(path.name + ".npz"), compress, shared=True)
         record = {"key": key, **result.record}
         write_text(path.with_name(path.name + ".json"), json.dumps(record, indent=1))
         return Result(record, result.arrays)
@@ -59,9 +61,7 @@ def file_stem(name: str) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file so that it is there whole or not at all."""
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"), shared=True)
 
 
 def to_plain(value: Any) -> Any:

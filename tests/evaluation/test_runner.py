@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import multiprocessing
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ from scripts.baselines.protocol import AnomalySystem, ReconstructionSystem
 from scripts.errors import PhanesInputError
 from scripts.evaluation.benchmarks import LesionSet
 from scripts.evaluation.runner import Evaluation
-from scripts.evaluation.scoring import Scorer, example_indices, size_ranges
+from scripts.evaluation.scoring import Result, Scorer, example_indices, size_ranges
+from scripts.evaluation.store import ResultStore
 from scripts.evaluation.systems import ConstantMap, Entry, PerfectMap
 
 SIZE = 32
@@ -174,6 +176,25 @@ def test_a_result_cut_off_while_written_is_evaluated_again(tmp_path):
     system = Flat()
     evaluation(tmp_path, {"flat": Entry(system)}, Squares((0,))).run()
     assert system.seen == 10
+
+
+def test_several_processes_may_store_one_result_at_once(tmp_path):
+    store = ResultStore(tmp_path)
+    result = Result({"n": 1}, {"values": np.arange(200_000.0)})
+    path = store.path("squares", 0, "flat")
+    writers = [multiprocessing.Process(target=_store_often, args=(store, path, result)) for _ in range(3)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert [writer.exitcode for writer in writers] == [0, 0, 0]
+    assert np.array_equal(store.load(path, "key").arrays["values"], result.arrays["values"])
+    assert sorted(p.name for p in path.parent.iterdir()) == ["flat.json", "flat.npz"]
+
+
+def _store_often(store, path, result):
+    for _ in range(20):
+        store.save(path, "key", result)
 
 
 def test_a_system_that_cannot_run_has_no_row_and_the_others_have_theirs(tmp_path):
