@@ -56,6 +56,7 @@ def build(bundle: str | Path, out: str | Path, torchscript: bool = False) -> tup
         for part in PARTS:
             _copy(source / part, root / part)
         shutil.copyfile(requirements, root / "requirements.txt")
+        shutil.rmtree(root / "models/baselines", ignore_errors=True)  # compared systems; nobody analyses scans by them
         (root / "models/model.ts").unlink(missing_ok=True)  # one left behind in the checkout may be of other weights
         if torchscript:
             export_torchscript(root)
