@@ -164,24 +164,35 @@ def test_all_stages_run_resume_and_end_in_a_bundle_that_infers(slices, tmp_path)
         "autoencoder_file": str(tmp_path / "autoencoder" / "autoencoder.pt"),
         "perceptual_file": str(perceptual),
     }
+    recipe = {
+        "max_epochs": 1,
+        "batch_size": 4,
+        "learning_rate": 1e-3,
+        "lr_schedule": "cosine",
+        "stored_holes": 8,
+    }
+    stage2 = {"feature_trunk": "distilled", "feature_weights": str(perceptual), "inpainter_recipes": {"tiny": recipe}}
     run(
         ["train.json", "train_inpainter.json"],
         slices,
         tmp_path,
         output_dir=str(tmp_path / "inpainter"),
-        feature_trunk="distilled",
-        feature_weights=str(perceptual),
-        inpainter_recipes={
-            "tiny": {
-                "max_epochs": 1,
-                "batch_size": 4,
-                "learning_rate": 1e-3,
-                "lr_schedule": "cosine",
-                "stored_holes": 8,
-            }
-        },
+        **stage2,
         **files,
     )
+    trained = torch.load(tmp_path / "inpainter" / "inpainter.pt", weights_only=True)
+    run(
+        ["train.json", "train_inpainter.json"],
+        slices,
+        tmp_path,
+        output_dir=str(tmp_path / "standstill"),
+        start_from=str(tmp_path / "inpainter" / "inpainter.pt"),
+        learning_rate=0.0,
+        **stage2,
+        **files,
+    )
+    started = torch.load(tmp_path / "standstill" / "inpainter.pt", weights_only=True)
+    assert all(torch.equal(started[name], trained[name]) for name in trained)
     root = tmp_path / "bundle"
     (root / "models").mkdir(parents=True)
     for name in ("configs", "scripts"):
