@@ -37,7 +37,9 @@ class Workplace:
     """A folder in memory, the loader and the rules: what every execution uses again."""
 
     def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(dir=MEMORY if MEMORY.is_dir() else None, prefix="phanes-fuzz-"))
+        self.home = Path(tempfile.mkdtemp(dir=MEMORY if MEMORY.is_dir() else None, prefix="phanes-fuzz-"))
+        self.folder = self.home / "work"  # a link to ".." in it leads nowhere but home
+        self.folder.mkdir()
         self.load = CaseLoadImaged("image")
         self.selections = [SeriesSelection(rules) for rules in (RULES, {**RULES, "choose": "best"}, None)]
         self.bases = corpus.series_bases()
@@ -45,8 +47,8 @@ class Workplace:
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
     def close(self) -> None:
-        """Remove the folder."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove everything."""
+        shutil.rmtree(self.home, ignore_errors=True)
 
     def emptied(self) -> Path:
         """The folder, with nothing in it."""
