@@ -10,6 +10,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from ..files import write_atomically
+from ..reporting.pictures import save_figure
+
 CELL_INCHES = 1.1
 
 
@@ -52,7 +55,7 @@ def examples_figure(
         line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=7)
     for axis, case in zip(axes[0], cases, strict=True):
         axis.set_title(case, fontsize=6)
-    save_figure(figure, path)
+    write_figure(figure, path)
 
 
 def precision_recall_figure(path: Path, curves: Mapping[str, tuple[NDArray, NDArray, str]], prevalence: float) -> None:
@@ -72,12 +75,9 @@ def precision_recall_figure(path: Path, curves: Mapping[str, tuple[NDArray, NDAr
     axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
     axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     axis.grid(alpha=0.2)
-    save_figure(figure, path)
+    write_figure(figure, path)
 
 
-def save_figure(figure: Figure, path: Path) -> None:
+def write_figure(figure: Figure, path: Path) -> None:
     """Write a PNG so that it is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    figure.savefig(partial, dpi=150, format="png", metadata={"Software": None})
-    partial.replace(path)
+    write_atomically(path, lambda partial: save_figure(figure, partial, dpi=150))

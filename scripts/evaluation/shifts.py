@@ -21,7 +21,7 @@ from torch import Tensor
 from ..errors import PhanesInputError
 from ..transforms import slice_scale
 from .benchmarks import Benchmark, LesionSet, as_slice, chosen_sets
-from .figures import save_figure
+from .figures import write_figure
 from .scoring import OWN
 from .summary import Cell
 from .synthetic import subject_rng
@@ -195,7 +195,7 @@ class ShiftChart:
                 axis.grid(alpha=0.2, axis="y")
                 axis.set_ylim(0, 100)
         grid[0, -1].legend(fontsize=7, frameon=False, loc="upper right", ncols=len(lines))
-        save_figure(figure, folder / self.file)
+        write_figure(figure, folder / self.file)
         return folder / self.file
 
     def _curve(

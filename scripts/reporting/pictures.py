@@ -116,11 +116,11 @@ def case_figure(
     return figure
 
 
-def save_figure(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path, dpi: int = 100) -> None:
     """PNG without a date in it, so that equal results give equal files."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # names in scripts that matplotlib's font lacks
-        figure.savefig(path, format="png", dpi=100, facecolor=figure.get_facecolor(), metadata={"Software": None})
+        figure.savefig(path, format="png", dpi=dpi, facecolor=figure.get_facecolor(), metadata={"Software": None})
 
 
 def evenly_chosen(count: int, limit: int) -> list[int]:

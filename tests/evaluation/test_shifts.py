@@ -133,7 +133,7 @@ def test_the_chart_draws_curves_through_the_unchanged_set_and_bars_for_the_rest(
     names = {"squares": 0.6, "squares, gamma 0.8": 0.5, "squares, gamma 1.25": 0.4, "squares, blur": 0.3}
     cells = [Cell(name, "a", "own.auprc", value, 0.01) for name, value in names.items()]
     drawn = {}
-    monkeypatch.setattr("scripts.evaluation.shifts.save_figure", lambda figure, path: drawn.update(figure=figure))
+    monkeypatch.setattr("scripts.evaluation.shifts.write_figure", lambda figure, path: drawn.update(figure=figure))
     chart = ShiftChart(shifts, ["squares", "never run"], {"gamma": 1.0})
     chart.draw(tmp_path, cells, {"a": Line("System A", "proposed"), "b": Line("B", "baseline")})
     curve, bars = drawn["figure"].axes
