@@ -39,8 +39,8 @@ def train_baselines(
         size: paper, or compact: each within 20 minutes on a 2-core CPU.
         systems: which ones; all by default.
         output_dir: parent of the systems' folders.
-        trained_autoencoder: autoencoder.pt of PHANES' own first stage, of this size: RA is that network, and then needs
-            no training of its own.
+        trained_autoencoder: autoencoder.pt of PHANES' own first stage, or bundle/models/model.pt, of this size: RA is
+            that network, and then needs no training of its own.
         again: train also what has a record.
         config_dir: folder of the systems' configs.
         overrides: entries to replace in every config that has them, such as --max_seconds 600 or --num_workers 4.

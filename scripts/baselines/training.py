@@ -249,14 +249,17 @@ def train_as_phanes(
         record: writes the result.
         config_file: PHANES' training config; it writes `autoencoder.pt` to its output_dir.
         overrides: entries of that config to replace, output_dir among them; None leaves the config's own.
-        trained_autoencoder: such a file, when that training has been run already; then nothing is trained.
+        trained_autoencoder: such a file, when that training has been run already, or a whole PHANES (`model.pt`), of
+            which the first stage is taken; then nothing is trained.
     """
     if trained_autoencoder is None:
         given = {key: value for key, value in overrides.items() if value is not None}
         monai.bundle.run(run_id="run", config_file=config_file, **given)
         trained_autoencoder = f"{overrides['output_dir']}/autoencoder.pt"
     state = torch.load(trained_autoencoder, map_location="cpu", weights_only=True)
-    system.get_submodule("autoencoder").load_state_dict(state)
+    prefix = "autoencoder."
+    part = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    system.get_submodule("autoencoder").load_state_dict(part or state)
     record.write({"autoencoder_file": trained_autoencoder})
 
 

@@ -170,10 +170,14 @@ def test_a_misspelt_option_is_refused_in_one_sentence(dataset_dir: Path, tmp_pat
     assert done.stderr.strip().endswith("Error: unknown option --max_epoch: did you mean --max_epochs?")
 
 
-def test_ra_takes_over_a_trained_first_stage(dataset_dir: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("whole", [False, True])
+def test_ra_takes_over_a_trained_first_stage(whole: bool, dataset_dir: Path, tmp_path: Path) -> None:
     trained = parts_of("bundle/configs/train.json", ["autoencoder_def"])["autoencoder_def"]
-    torch.save(trained.state_dict(), tmp_path / "autoencoder.pt")
-    settings = {"trained_autoencoder": str(tmp_path / "autoencoder.pt"), "anomaly_map": "residual"}
+    state = trained.state_dict()
+    if whole:  # as model.pt, which holds more
+        state = {f"autoencoder.{name}": value for name, value in state.items()} | {"mask_threshold": torch.tensor(0.2)}
+    torch.save(state, tmp_path / "trained.pt")
+    settings = {"trained_autoencoder": str(tmp_path / "trained.pt"), "anomaly_map": "residual"}
     run("ra", dataset_dir, tmp_path / "ra", **settings)
     saved = torch.load(tmp_path / "ra" / "model.pt", weights_only=True)
     for name, value in trained.state_dict().items():
