@@ -107,11 +107,11 @@ class AlignHeadd(MapTransform, InvertibleTransform):
         return d
 
     def _aligned(self, image: MetaTensor) -> MetaTensor:
+        if image.shape[-1] == 1:
+            return self._single_slice(image)
         volume, affine = image.as_tensor()[0].numpy(), image.affine.numpy().astype(np.float64)
         claims_mni = is_mni(affine, image.shape[1:], nifti_codes(image))
         found, done = None, self.align
-        if image.shape[-1] == 1:
-            return self._single_slice(image)
         if self.align != "mni":
             done = "header" if claims_mni else self.align
         else:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigParser
 from monai.data import MetaTensor
-from monai.transforms import Compose, Invertd
+from monai.transforms import Invertd
 from PIL import Image
 from scipy import ndimage
 from scipy.spatial import ConvexHull
@@ -16,10 +15,11 @@ from skimage.morphology import convex_hull_image
 
 from scripts.alignment import AlignHeadd
 from scripts.evaluation.lesions import LesionBenchmark
-from scripts.outline import HEIGHT_MM, assumed_pixel_mm, brain_outline, into_slice, within_outline
+from scripts.outline import CENTRE_XY, HEIGHT_MM, assumed_pixel_mm, brain_outline, into_slice, within_outline
 from scripts.postprocessing import SplitMapsd
 from scripts.transforms import CutToOutlined
-from tests.conftest import BUNDLE, head_slice
+from tests.conftest import head_slice
+from tests.test_transforms import preprocessing
 
 BRAIN_AXES = (0.84 * 98.0, 0.84 * 80.0)  # of the phantom, pixels of 1 mm
 BRAIN_CENTRE = (233 / 2 - 2, 197 / 2)
@@ -34,13 +34,6 @@ def placed(image: np.ndarray, scale: float, shape: tuple[int, int], corner: tupl
         output_shape=shape,
         order=1,
     )
-
-
-def preprocessing() -> Compose:
-    parser = ConfigParser()
-    parser.read_config(BUNDLE / "configs" / "inference.json")
-    parser["bundle_root"] = str(BUNDLE)
-    return parser.get_parsed_content("preprocessing")
 
 
 def save(path, pixels: np.ndarray) -> None:
@@ -83,6 +76,19 @@ def test_size_and_place_come_from_the_outline(scale: float, corner: tuple) -> No
     assert into[1, 0] == pytest.approx(scale * (2 * BRAIN_AXES[0] - 4) / HEIGHT_MM, rel=0.03)
     middle = into @ [0.0, -17.0, 1.0]
     assert middle[:2] == pytest.approx(np.array(BRAIN_CENTRE) * scale + corner, abs=2.5)
+
+
+@pytest.mark.real_data
+def test_the_usual_height_and_centre_are_those_of_the_validation_slices(data_root) -> None:
+    files = sorted((data_root / "ixi_midaxial" / "val").glob("*.png"))
+    outlines = [brain_outline(np.asarray(Image.open(path), dtype=np.float32), (1.0, 1.0)) for path in files]
+    assert len(outlines) == 60
+    low, high = (np.array([edge(outline, axis=0) for outline in outlines]) for edge in (np.min, np.max))
+    heights, middles = (high - low)[:, 0] + 1, (low + high) / 2
+    assert np.median(heights) == HEIGHT_MM
+    assert np.percentile(heights, [5, 95]) == pytest.approx([158, 177], abs=1)
+    row, column = np.median(middles, axis=0)
+    assert (column - 98, 98 - row) == CENTRE_XY
 
 
 def test_inside_means_inside_the_polygon() -> None:
