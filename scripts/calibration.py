@@ -1,4 +1,4 @@
-"""Thresholds of the mask (equation 3) and of the label (equation 4) from healthy slices, and their record."""
+"""Thresholds of both masks (equation 3, refined) and of the label (equation 4) from healthy slices; their record."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from .checkpoints import save_state
 from .errors import PhanesInputError
 from .files import write_atomically
 from .guard import fit_guard, slice_features
+from .ops.filters import gaussian_filter
 from .phanes import Phanes
 from .skull import StripSkulld
 
@@ -61,13 +62,20 @@ def storable(network: nn.Module) -> dict[str, Tensor]:
 
 
 def maps_of(network: Phanes, batches: Iterable[Any], device: torch.device, what: str) -> Tensor:
-    """`coarse` maps of eq. (3) or final `anomaly` maps of every image: (N, 1, H, W) on the CPU."""
+    """Maps of every image, (N, 1, H, W) on the CPU.
+
+    `coarse`: of eq. (3); `anomaly`: the final ones of eq. (4); `first anomaly`: those of the first filling alone.
+    """
+    compute = {
+        "coarse": lambda image: network.coarse(image)[1],
+        "anomaly": lambda image: network(image)[:, :1],
+        "first anomaly": lambda image: network.analyse(image, 0)[:, :1],
+    }[what]
     maps = []
     network.eval()
     with torch.inference_mode():
         for batch in tqdm(batches, desc=f"{what} maps"):
-            image = torch.as_tensor(batch["image"]).to(device)
-            maps.append((network.coarse(image)[1] if what == "coarse" else network(image)[:, :1]).cpu())
+            maps.append(compute(torch.as_tensor(batch["image"]).to(device)).cpu())
     return torch.cat(maps)
 
 
@@ -138,6 +146,26 @@ def calibrate_mask(network: Phanes, batches: Iterable[Any], device: torch.device
     return threshold
 
 
+def calibrate_refinement(
+    network: Phanes, batches: Iterable[Any], device: torch.device, quantile: float, brain: Tensor
+) -> float:
+    """Set `network.refinement_threshold` to the quantile of the smoothed healthy maps of one filling over the brain.
+
+    Args:
+        network: with a calibrated `mask_threshold`.
+        batches: healthy validation slices, dictionaries with `image` (B, 1, H, W) in [0, 1].
+        device: where to compute.
+        quantile: in [0, 1].
+        brain: (H, W) boolean.
+    """
+    maps = maps_of(network, batches, device, "first anomaly")
+    if network.refined_mask_sigma > 0:
+        maps = gaussian_filter(maps, network.refined_mask_sigma)
+    threshold = threshold_at(maps, quantile, brain)
+    network.refinement_threshold.fill_(threshold)
+    return threshold
+
+
 def calibrate_guard(
     network: Phanes, batches: Iterable[Any], device: torch.device, false_alarm_rate: float | None
 ) -> dict[str, Any] | None:
@@ -172,6 +200,7 @@ def calibrate(
     calibration_file: str,
     brain: Tensor,
     mask_quantile: float = 0.99,
+    refined_mask_quantile: float = 0.995,
     label_quantile: float = 0.99,
     pixel_mm: float = 233.0 / 128.0,
     slice_mm: float = 1.0,
@@ -179,18 +208,19 @@ def calibrate(
     seed: int = 0,
     guard_false_alarm_rate: float | None = 0.05,
 ) -> dict[str, Any]:
-    """Choose both thresholds on healthy slices, then write the shipped weights and the record of their calibration.
+    """Choose all thresholds on healthy slices, then write the shipped weights and the record of their calibration.
 
     The weights are rounded to their storage precision first, so that what is calibrated is what is shipped.
 
     Args:
         network: PHANES with all its weights, on `device`.
-        batches: healthy validation slices, dictionaries with `image` (B, 1, H, W) in [0, 1]; iterated three times.
+        batches: healthy validation slices, dictionaries with `image` (B, 1, H, W) in [0, 1]; iterated once for each.
         device: where to compute.
         weights_file: written: one state dict of CPU tensors.
         calibration_file: written: the record.
         brain: (H, W) boolean; the label's false-positive share is defined over these pixels.
         mask_quantile: of the coarse map over all pixels.
+        refined_mask_quantile: of the smoothed anomaly map of one filling over the brain's pixels.
         label_quantile: of the anomaly map over the brain's pixels.
         pixel_mm: side of a pixel of the network's grid, mm.
         slice_mm: thickness that a slice stands for, mm.
@@ -204,6 +234,7 @@ def calibrate(
     """
     network.load_state_dict(storable(network))
     mask_threshold = calibrate_mask(network, batches, device, mask_quantile)
+    refinement_threshold = calibrate_refinement(network, batches, device, refined_mask_quantile, brain)
     maps = maps_of(network, batches, device, "anomaly")
     label_threshold = threshold_at(maps, label_quantile, brain)
     found = false_positives(maps, label_threshold, brain, pixel_mm, slice_mm, resamples, seed)
@@ -215,6 +246,8 @@ def calibrate(
     record = {
         "mask_threshold": mask_threshold,
         "mask_percentile": 100 * mask_quantile,
+        "refinement_threshold": refinement_threshold,
+        "refinement_percentile": 100 * refined_mask_quantile,
         "label_threshold": label_threshold,
         "label_percentile": 100 * label_quantile,
         "label_region": "brain of the MNI152 template",

@@ -47,18 +47,23 @@ class Phanes(nn.Module):
         opening_sizes: see `opened_difference`; none in the paper.
         opening_floor: see `opened_difference`.
         saliency_power: see `anomaly_map`.
-        looks: how often the method looks at an image. From the second look on the coarse reconstruction is drawn from
-            the pseudo-healthy image of the look before, in which there is less of a large lesion; the anomaly map is
-            the mean over all looks. Not in the paper (1); finds large lesions better, and costs as much for each look.
+        refinements: how often the mask is refined and its hole filled anew. The anomaly map knows better than the
+            coarse map what is abnormal: a refined mask (`refined_mask`) leaves healthy tissue alone that the first one
+            held, and reaches over the rest of a lesion that it missed. The anomaly map is the mean over all fillings,
+            the pseudo-healthy image the last. Not in the paper (0).
+        refined_mask_sigma: Gaussian smoothing, in pixels, of the anomaly map that a refined mask is made of.
+        refined_mask_growth: pixels by which a refined mask grows, in a square.
 
-    The threshold of the mask is the buffer `mask_threshold`; `calibrate` fills it and it travels in the state dict. As
-    long as it is NaN, anomaly map and mask are NaN: a network without its weights cannot pass for a healthy finding.
+    The thresholds of both masks are the buffers `mask_threshold` and `refinement_threshold`; `calibrate` fills them and
+    they travel in the state dict. As long as one that is used is NaN, anomaly map and mask are NaN: a network without
+    its weights cannot pass for a healthy finding.
 
     Raises:
         ValueError: for an unknown choice.
     """
 
     mask_threshold: Tensor
+    refinement_threshold: Tensor
     opening_sizes: list[int]  # TorchScript cannot tell what an empty list holds
 
     def __init__(
@@ -81,7 +86,9 @@ class Phanes(nn.Module):
         opening_sizes: Sequence[int] = (),
         opening_floor: float = 0.0,
         saliency_power: float = 1.0,
-        looks: int = 1,
+        refinements: int = 0,
+        refined_mask_sigma: float = 1.0,
+        refined_mask_growth: int = 5,
     ) -> None:
         super().__init__()
         if coarse_residual not in COARSE_RESIDUALS:
@@ -92,8 +99,8 @@ class Phanes(nn.Module):
             raise ValueError(
                 f"mask_threshold_rule must be 'calibrated' or 'scan_quantile', not {mask_threshold_rule!r}"
             )
-        if looks < 1:
-            raise ValueError(f"looks must be at least 1, not {looks}")
+        if refinements < 0:
+            raise ValueError(f"refinements must be 0 or more, not {refinements}")
         self.autoencoder = autoencoder
         self.inpainter = inpainter
         self.perceptual = perceptual
@@ -117,8 +124,11 @@ class Phanes(nn.Module):
         self.opening_sizes = [int(size) for size in opening_sizes]
         self.opening_floor = opening_floor
         self.saliency_power = saliency_power
-        self.looks = looks
+        self.refinements = refinements
+        self.refined_mask_sigma = refined_mask_sigma
+        self.refined_mask_growth = refined_mask_growth
         self.register_buffer("mask_threshold", torch.tensor(float("nan")))
+        self.register_buffer("refinement_threshold", torch.tensor(float("nan")))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a quarter faster convolutions
 
     def saliency(self, a: Tensor, b: Tensor, features_b: list[Tensor] | None = None) -> Tensor:
@@ -188,6 +198,19 @@ class Phanes(nn.Module):
         )
 
     @torch.jit.export
+    def refined_mask(self, anomaly: Tensor) -> Tensor:
+        """The mask of the next filling: where the smoothed anomaly map exceeds its threshold, grown. Not in the paper.
+
+        Args:
+            anomaly: (B, 1, H, W), the last filling's map of eq. (4).
+
+        Returns:
+            (B, 1, H, W), 0 or 1; NaN without a calibrated `refinement_threshold`.
+        """
+        smoothed = gaussian_filter(anomaly, self.refined_mask_sigma) if self.refined_mask_sigma > 0 else anomaly
+        return binarize_mask(smoothed, self.refinement_threshold, 0.0, 0.0, False, self.refined_mask_growth)
+
+    @torch.jit.export
     def masked_input(self, image: Tensor, mask: Tensor, coarse: Tensor) -> Tensor:
         """What the inpainter sees: the image with its hole filled as `hole_fill` says, (B, 1, H, W)."""
         if not self.fills_with_coarse:
@@ -249,24 +272,25 @@ class Phanes(nn.Module):
         return anomaly, pseudo_healthy
 
     @torch.jit.export
-    def look(self, image: Tensor, looks: int) -> Tensor:
-        """The whole method with a given number of looks: see `forward`."""
+    def analyse(self, image: Tensor, refinements: int) -> Tensor:
+        """The whole method with a given number of refinements: see `forward`."""
         features: list[Tensor] | None = None
         if self.raw_saliency:
-            # Once, for both distances of this image.
+            # Once, for all distances of this image.
             features = self.perceptual.features(image)  # type: ignore[operator]
         coarse = self.autoencoder(image)
         mask = self.mask(self.coarse_map(image, coarse, features), None)
         anomaly, pseudo_healthy = self.forward_with_mask(image, mask, coarse, features)
-        for _ in range(looks - 1):
-            coarse = self.autoencoder(pseudo_healthy)
-            mask = self.mask(self.coarse_map(image, coarse, features), None)
-            again, pseudo_healthy = self.forward_with_mask(image, mask, coarse, features)
-            anomaly = anomaly + again
-        if looks > 1:
-            anomaly = anomaly / looks
-        # A NaN threshold compares as False and would leave an empty mask; carry it into the map instead.
-        return torch.cat([anomaly + 0.0 * mask, pseudo_healthy, mask, coarse], dim=1)
+        total, undefined, filling = anomaly, 0.0 * mask, coarse
+        for _ in range(refinements):
+            filling = torch.where(mask > 0, pseudo_healthy, filling)
+            mask = self.refined_mask(anomaly)
+            undefined = undefined + 0.0 * mask
+            anomaly, pseudo_healthy = self.forward_with_mask(image, mask, filling, features)
+            total = total + anomaly
+        # A NaN threshold compares as False and would leave an empty mask; carry it into map and mask instead.
+        total = total / (1 + refinements) + undefined
+        return torch.cat([total, pseudo_healthy, mask + undefined, coarse], dim=1)
 
     def forward(self, image: Tensor) -> Tensor:
         """The whole method.
@@ -275,7 +299,7 @@ class Phanes(nn.Module):
             image: (B, 1, H, W) in [0, 1].
 
         Returns:
-            (B, 4, H, W): anomaly map s (>= 0), pseudo-healthy image x_ph, mask m, coarse reconstruction; the last three
-            are the last look's.
+            (B, 4, H, W): anomaly map s (>= 0), pseudo-healthy image x_ph, mask m (with refinements: the last, of which
+            x_ph is composed), coarse reconstruction.
         """
-        return self.look(image, self.looks)
+        return self.analyse(image, self.refinements)

@@ -94,6 +94,7 @@ def scratch_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     network = parser.get_parsed_content("network_def")
     network.mask_threshold.fill_(0.05)
+    network.refinement_threshold.fill_(0.01)
     torch.save(network.state_dict(), root / "models" / "model.pt")
     write_calibration(root)
     return root

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from scripts.calibration import calibrate, false_positive_interval, load_part, sha256, storable, threshold_at
 from scripts.errors import PhanesInputError
@@ -51,7 +52,7 @@ def test_the_interval_is_that_of_the_mean():
 
 def test_calibration_keeps_its_promises_on_the_healthy_slices(tmp_path, batches, brain):
     weights, record_file = tmp_path / "models/model.pt", tmp_path / "models/calibration.json"
-    record = calibrate(small(), batches, torch.device("cpu"), str(weights), str(record_file), brain, 0.97, 0.97)
+    record = calibrate(small(), batches, torch.device("cpu"), str(weights), str(record_file), brain, 0.97, 0.96, 0.97)
     assert json.loads(record_file.read_text()) == json.loads(json.dumps(record))
     assert record["weights_sha256"] == sha256(weights)
     assert record["healthy_scans"] == 6
@@ -65,6 +66,11 @@ def test_calibration_keeps_its_promises_on_the_healthy_slices(tmp_path, batches,
     with torch.no_grad():
         coarse_map, anomaly = shipped.coarse(images)[1], shipped(images)[:, 0]
     assert (coarse_map > record["mask_threshold"]).float().mean() == pytest.approx(0.03, abs=1e-4)
+    with torch.no_grad():
+        first = shipped.analyse(images, 0)[:, 0].numpy()
+    smoothed = np.stack([ndimage.gaussian_filter(a, shipped.refined_mask_sigma) for a in first])
+    assert record["refinement_threshold"] == pytest.approx(np.quantile(smoothed[:, brain.numpy()], 0.96), rel=1e-4)
+    assert float(shipped.refinement_threshold) == pytest.approx(record["refinement_threshold"])
     above = (anomaly > record["label_threshold"]).float()
     assert above[:, brain].mean().item() == pytest.approx(record["false_positive_rate"], abs=1e-6)
     assert above[:, brain].mean() <= 0.03 + 1e-4

@@ -26,6 +26,7 @@ def weights() -> dict[str, Tensor]:
     parser = parser_of("train.json", size="tiny", sizes={"tiny": TINY}, recipes={"tiny": RECIPE}, latent_dim=4)
     network = parser.get_parsed_content("network_def")
     network.mask_threshold.fill_(0.05)
+    network.refinement_threshold.fill_(0.01)
     return dict(network.state_dict())
 
 

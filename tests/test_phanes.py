@@ -34,6 +34,7 @@ def small(**options) -> Phanes:
     torch.manual_seed(0)
     network = Phanes(Blur(), Constant(), SpatialLPIPS("distilled"), **options).eval()
     network.mask_threshold.fill_(0.02)
+    network.refinement_threshold.fill_(0.01)
     return network
 
 
@@ -124,19 +125,49 @@ def test_the_published_codes_rule_thresholds_each_scan_by_its_own_quantile(image
     assert network.mask(coarse_map).mean(dim=(1, 2, 3)).tolist() == pytest.approx(expected, abs=1e-4)
 
 
-def test_the_second_look_starts_from_the_pseudo_healthy_image_of_the_first(images):
+def test_a_refinement_fills_the_hole_that_the_first_map_finds(images):
     first = small()(images)
-    network = small(looks=2)
+    network = small(refinements=1, refined_mask_growth=2)
     found = network(images)
-    coarse = Blur()(first[:, 1:2])
-    mask = network.mask(network.coarse_map(images, coarse))
-    again, pseudo_healthy = network.forward_with_mask(images, mask, coarse)
-    assert float((mask - first[:, 2:3]).abs().sum()) > 0
-    expected = torch.cat([(first[:, 0:1].double() + again.double()) / 2, *(pseudo_healthy, mask, coarse)], dim=1)
+    anomaly, pseudo_healthy, mask, coarse = (first[:, n : n + 1] for n in range(4))
+    smoothed = np.stack([ndimage.gaussian_filter(a[0].double().numpy(), 1.0) for a in anomaly])
+    above = ndimage.binary_dilation(smoothed > 0.01, np.ones((1, 5, 5)))
+    assert 0 < above.mean() < 1
+    assert above.astype(int).sum() != int(mask.sum())
+    refined = torch.from_numpy(above).float()[:, None]
+    assert (refined != found[:, 2:3]).float().mean() < 1e-3  # a pixel on the threshold may fall either way
+    refined = found[:, 2:3]
+    filling = torch.where(mask > 0, pseudo_healthy, coarse)
+    again, inpainted = network.forward_with_mask(images, refined, filling)
+    expected = torch.cat([(anomaly.double() + again.double()) / 2, inpainted, refined, coarse], dim=1)
     assert float((found - expected).abs().max()) < 1e-6
+    assert torch.equal(inpainted[refined == 0], images[refined == 0])
     torch.testing.assert_close(torch.jit.script(network)(images), found, atol=1e-6, rtol=0)
-    with pytest.raises(ValueError, match="at least 1"):
-        small(looks=0)
+
+
+def test_a_refined_hole_is_filled_from_what_the_first_filling_made(images):
+    network = small(refinements=1, hole_fill="coarse")
+    seen = []
+    network.inpainter.register_forward_hook(lambda _, inputs, __: seen.append(inputs))
+    first = small(hole_fill="coarse")(images)
+    network(images)
+    filled, mask = seen[1]
+    inside = (mask > 0) & (first[:, 2:3] > 0)
+    assert torch.equal(filled[inside], first[:, 1:2][inside])
+    beyond = (mask > 0) & (first[:, 2:3] == 0)
+    assert beyond.any()
+    assert torch.equal(filled[beyond], first[:, 3:4][beyond])
+
+
+def test_refinements_need_their_own_threshold_and_a_sensible_number(images):
+    network = small(refinements=1)
+    network.refinement_threshold.fill_(float("nan"))
+    output = network(images)
+    assert output[:, 0].isnan().all()
+    assert output[:, 2].isnan().all()
+    assert not network.analyse(images, 0).isnan().any()
+    with pytest.raises(ValueError, match="refinements must be 0 or more, not -1"):
+        small(refinements=-1)
 
 
 def test_it_scripts_and_the_script_agrees(images):

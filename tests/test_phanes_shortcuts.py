@@ -31,6 +31,7 @@ def network() -> Phanes:
     inpainter = AOTGenerator(channels=(4, 8, 8), blocks=2, dilations=(1, 2), init="kaiming")
     network = Phanes(SoftIntroVAE(channels=(4, 8)), Spy(inpainter), SpatialLPIPS("distilled"), hole_fill="coarse")
     network.mask_threshold.fill_(0.05)
+    network.refinement_threshold.fill_(0.01)
     return network.eval()
 
 

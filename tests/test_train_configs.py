@@ -224,6 +224,7 @@ def test_training_goes_on_from_given_weights_and_ends_calibrated(slices, tmp_pat
     parser = parser_of("train.json", size="tiny", sizes={"tiny": TINY}, recipes={"tiny": RECIPE}, latent_dim=4)
     network = parser.get_parsed_content("network_def")
     network.mask_threshold.fill_(0.05)
+    network.refinement_threshold.fill_(0.01)
     weights = tmp_path / "bundle_model.pt"
     torch.save(network.state_dict(), weights)
     loader = {
@@ -257,6 +258,7 @@ def test_training_goes_on_from_given_weights_and_ends_calibrated(slices, tmp_pat
     record = json.loads((out / "models" / "calibration.json").read_text())
     assert record["healthy_scans"] == 2
     assert float(state["mask_threshold"]) == pytest.approx(record["mask_threshold"])
+    assert float(state["refinement_threshold"]) == pytest.approx(record["refinement_threshold"])
     assert torch.equal(torch.load(weights, weights_only=True)["mask_threshold"], torch.tensor(0.05))
 
 

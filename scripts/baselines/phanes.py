@@ -15,22 +15,22 @@ class PhanesSystem(AnomalySystem):
     """The whole method.
 
     Args:
-        network: PHANES with its weights, `mask_threshold` among them.
+        network: PHANES with its weights, the thresholds of its masks among them.
         name: as the table prints it.
-        looks: see `Phanes`; None for the network's own.
+        refinements: see `Phanes`; None for the network's own.
     """
 
     reconstructs: ClassVar[bool] = True
 
-    def __init__(self, network: Phanes, name: str = "PHANES", looks: int | None = None) -> None:
+    def __init__(self, network: Phanes, name: str = "PHANES", refinements: int | None = None) -> None:
         super().__init__()
         self.network = network
         self.name = name
-        self.looks = network.looks if looks is None else looks
+        self.refinements = network.refinements if refinements is None else refinements
 
     def _run(self, images: Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor]:
         """Map of eq. (4) and pseudo-healthy image."""
-        outputs = self.network.look(images, self.looks)
+        outputs = self.network.analyse(images, self.refinements)
         return outputs[:, 0:1], outputs[:, 1:2]
 
     @torch.no_grad()

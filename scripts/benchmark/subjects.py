@@ -96,6 +96,8 @@ def stages(network: Phanes, images: Tensor) -> dict[str, tuple[str, Work]]:
     eq, eq_coarse = (equalize_adapthist(i) if uses_equalized else i for i in (images, coarse))
     residual = (eq_coarse - eq).abs()
     distances = int(network.equalized_saliency) + int(network.raw_saliency)
+    fillings = 1 + network.refinements
+    refills = network.fill_passes if network.fills_with_coarse else 0
     saliency = network.perceptual(eq_coarse, eq)
     sigma = network.saliency_sigma
 
@@ -104,32 +106,39 @@ def stages(network: Phanes, images: Tensor) -> dict[str, tuple[str, Work]]:
             network.perceptual(eq_coarse, eq)
 
     def smoothing() -> None:
-        for _ in range(distances + 1):
+        for _ in range(distances + fillings):
             gaussian_filter(saliency, sigma)
 
     def coarse_maps() -> None:
         for _ in range(int(network.equalized_residual) + int(network.raw_residual)):
             coarse_anomaly_map((eq_coarse - eq).abs(), saliency, network.residual_quantile)
 
-    def refill() -> None:
-        for _ in range(network.fill_passes if network.fills_with_coarse else 0):
-            network.autoencoder(filled)
+    def composed() -> Tensor:
+        healthy = compose_pseudo_healthy(images, generated, mask)
+        return anomaly_map(
+            images, healthy, residual, network.opening_sizes, network.opening_floor, network.saliency_power
+        )
+
+    def repeated(work: Callable[[], object], times: int = fillings) -> Callable[[], object]:
+        return lambda: [work() for _ in range(times)]
+
+    def masks() -> None:
+        network.mask(coarse_map)
+        for _ in range(network.refinements):
+            network.refined_mask(residual)
 
     works: dict[str, tuple[str, Callable[[], object]]] = {
         "coarse reconstruction": ("network", lambda: network.autoencoder(images)),
         "perceptual distance, eq. (3)": ("network", coarse_distances),
-        "filling drawn again": ("network", refill),
-        "inpainter": ("network", lambda: network.inpainter(filled, mask)),
-        "perceptual distance, eq. (4)": ("network", lambda: network.perceptual(healthy, images)),
+        "filling drawn again": ("network", repeated(lambda: network.autoencoder(filled), fillings * refills)),
+        "inpainter": ("network", repeated(lambda: network.inpainter(filled, mask))),
+        "perceptual distance, eq. (4)": ("network", repeated(lambda: network.perceptual(healthy, images))),
         "equalisation": ("other", lambda: equalize_adapthist(torch.cat([images, coarse])) if uses_equalized else None),
         "smoothing of both distances": ("other", smoothing),
         "norm95 and product": ("other", coarse_maps),
-        "mask": ("other", lambda: network.mask(coarse_map)),
-        "hole filled": ("other", lambda: [fill_hole(images, mask, coarse) for _ in range(1 + network.fill_passes)]),
-        "composition and map": (
-            "other",
-            lambda: anomaly_map(images, compose_pseudo_healthy(images, generated, mask), residual),
-        ),
+        "masks": ("other", masks),
+        "hole filled": ("other", repeated(lambda: fill_hole(images, mask, coarse), fillings * (1 + refills))),
+        "composition and map": ("other", repeated(composed)),
     }
     return {name: (kind, no_grad(work)) for name, (kind, work) in works.items()}
 

@@ -25,7 +25,8 @@ from .tables import to_markdown
 
 MAPS = {
     "coarse": "coarse map, eq. (3)",
-    "anomaly": "final map, eq. (4)",
+    "anomaly": "map of the first filling, eq. (4)",
+    "final": "final map, with refinements",
     "perfect": "perfect inpainter, own mask",
     "grown": "own inpainter, grown mask",
     "perfect_grown": "perfect inpainter, grown mask",
@@ -35,7 +36,7 @@ MAPS = {
 
 @dataclass(frozen=True)
 class Stages:
-    """What each stage made of N slices, (N, 1, H, W) each.
+    """What each stage made of N slices, (N, 1, H, W) each; but for the map `final`, of the first filling.
 
     Attributes:
         mask: m, boolean.
@@ -52,7 +53,7 @@ class Stages:
     maps: Mapping[str, Tensor]
 
     def outputs(self) -> Tensor:
-        """The network's own four channels, (N, 4, H, W)."""
+        """The network's own four channels after the first filling, (N, 4, H, W)."""
         return torch.cat([self.maps["anomaly"], self.pseudo_healthy, self.mask.to(self.coarse), self.coarse], dim=1)
 
 
@@ -129,7 +130,7 @@ def run_stages(network: Phanes, lesions: LesionSet, grow: int, device: torch.dev
         parts.append([
             part.cpu() for part in (
                 mask, coarse, network.masked_input(image, mask, coarse), pseudo_healthy,
-                coarse_map, anomaly, _perfect(network, image, clean, mask),
+                coarse_map, anomaly, network(image)[:, :1], _perfect(network, image, clean, mask),
                 network.forward_with_mask(image, grown, coarse)[0], _perfect(network, image, clean, grown),
                 network.forward_with_mask(image, truth.to(image), coarse)[0],
             )
@@ -187,7 +188,7 @@ def _share(part: Tensor, whole: Tensor) -> float:
 
 
 def worst_cases(sets: Sequence[LesionSet], found: Sequence[Stages], count: int) -> list[tuple[float, int, int]]:
-    """(average precision of the slice's final map, index of the set, of the slice), the lowest first."""
+    """(average precision of the slice's map, first filling, index of the set, of the slice), the lowest first."""
 
     def precisions() -> Iterator[tuple[float, int, int]]:
         for number, (lesions, stage) in enumerate(zip(sets, found, strict=True)):

@@ -172,7 +172,7 @@ def test_the_two_overlays_agree_on_systems_and_scores():
 def test_all_ten_systems_of_the_tables_are_there():
     assert set(read("evaluate_synthetic.json")["system_defs"]) == {
         "phanes", "phanes_gt", "ra", "si_vae", "vae", "dae", "anoddpm", "patchcore", "mkd", "zscore",
-        "phanes_two_looks", "phanes_coarse", "constant", "perfect",
+        "phanes_one_filling", "phanes_coarse", "constant", "perfect",
     }  # fmt: skip
 
 
