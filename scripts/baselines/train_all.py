@@ -12,20 +12,29 @@ import monai.bundle
 
 from ..errors import PhanesInputError
 
-# Quick ones first: a mistake in the data shows early.
-SYSTEMS = ("zscore", "patchcore", "vae", "mkd", "dae", "anoddpm", "si_vae", "ra")
+CONFIGS = Path("bundle/configs/baselines")
 
 logger = logging.getLogger(__name__)
+
+
+def baseline_configs(folder: str | Path = CONFIGS) -> dict[str, Path]:
+    """The compared systems: the configs in a folder that have a `_table_row_`, by name, in the order of these rows."""
+    rows = {}
+    for file in sorted(Path(folder).glob("*.json")):
+        row = json.loads(file.read_text(encoding="utf-8")).get("_table_row_")
+        if row is not None:
+            rows[file] = row
+    return {file.stem: file for file in sorted(rows, key=lambda file: rows[file])}
 
 
 def train_baselines(
     dataset_dir: str,
     size: str = "compact",
-    systems: str | Sequence[str] = SYSTEMS,
+    systems: str | Sequence[str] | None = None,
     output_dir: str = "runs",
     trained_autoencoder: str | None = None,
     again: bool = False,
-    config_dir: str = "bundle/configs/baselines",
+    config_dir: str = str(CONFIGS),
     **overrides: Any,
 ) -> None:
     """Train every system PHANES is compared with; run it from the repository's root.
@@ -48,12 +57,14 @@ def train_baselines(
     Raises:
         PhanesInputError: an unknown system, or after the others are done, the systems that failed.
     """
-    chosen = [systems] if isinstance(systems, str) else list(systems)
-    unknown = [name for name in chosen if name not in SYSTEMS]
-    if unknown:
-        raise PhanesInputError(f"systems names {', '.join(unknown)}: choose among {', '.join(SYSTEMS)}.")
     if not Path(config_dir).is_dir():
         raise PhanesInputError(f"No configs in '{config_dir}': run this command from the repository's root.")
+    configs = baseline_configs(config_dir)
+    # From the table's end: the z-score takes seconds, so that a mistake in the data shows early.
+    chosen = [systems] if isinstance(systems, str) else list(reversed(configs) if systems is None else systems)
+    unknown = [name for name in chosen if name not in configs]
+    if unknown:
+        raise PhanesInputError(f"systems names {', '.join(unknown)}: choose among {', '.join(configs)}.")
     failed: dict[str, str] = {}
     for name in chosen:
         folder = Path(output_dir) / name
@@ -63,7 +74,7 @@ def train_baselines(
         settings = {"dataset_dir": dataset_dir, "output_dir": str(folder), "size": size, "bundle_root": "bundle"}
         if name == "ra" and trained_autoencoder is not None:
             settings["trained_autoencoder"] = trained_autoencoder
-        config = Path(config_dir) / f"{name}.json"
+        config = configs[name]
         entries = json.loads(config.read_text())
         settings.update({key: value for key, value in overrides.items() if key in entries})
         print(f"{name}: training, results in {folder}")

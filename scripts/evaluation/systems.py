@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..baselines.phanes import PhanesSystem
 from ..baselines.protocol import AnomalySystem, load_system
+from ..baselines.train_all import baseline_configs
 from ..cli import fail
 from ..errors import PhanesInputError
 from ..phanes import Phanes
@@ -124,6 +125,22 @@ class PhanesCoarse(PhanesSystem):
     def _run(self, images: Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor]:
         coarse, coarse_map = self.network.coarse(images)
         return coarse_map, coarse
+
+
+def trained_entries(
+    configs: str | Path, runs_dir: str | Path, overrides: Mapping[str, Any] | None = None
+) -> dict[str, Entry]:
+    """A row for every system that has a config: its key is the config's name, its weights `<runs_dir>/<key>/model.pt`.
+
+    Args:
+        configs: folder of the systems' training configs, see `baselines.train_all.baseline_configs`.
+        runs_dir: where their trainings wrote.
+        overrides: entries to replace in each, such as `{"size": "compact"}`.
+    """
+    return {
+        key: Entry(config_files=file, weights=Path(runs_dir) / key / "model.pt", overrides=overrides)
+        for key, file in baseline_configs(configs).items()
+    }
 
 
 def external_entries(folders: Mapping[str, str | Path]) -> dict[str, Entry]:

@@ -16,7 +16,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from PIL import Image
 
 from scripts.baselines.protocol import load_system
-from scripts.baselines.train_all import SYSTEMS, train_baselines
+from scripts.baselines.train_all import baseline_configs, train_baselines
 from scripts.baselines.training import BestSystemKeeper, LossStep, parts_of
 from scripts.errors import PhanesInputError
 
@@ -67,7 +67,7 @@ TINY = {"batch_size": 3, "network_def::channels": [2, 2, 2, 2, 4], "network_def:
 
 
 @pytest.mark.parametrize("size", ["compact", "paper"])
-@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("system", baseline_configs(CONFIGS))
 def test_every_config_builds_its_system_at_both_sizes(system: str, size: str) -> None:
     parser = ConfigParser()
     parser.read_config(CONFIGS / f"{system}.json")

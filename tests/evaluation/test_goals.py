@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from scripts.baselines.train_all import baseline_configs
 from scripts.errors import PhanesInputError
 from scripts.evaluation.goals import Goals, Verdict, goals_table
 from scripts.evaluation.summary import Cell
@@ -124,7 +125,8 @@ def test_the_table_puts_paper_target_and_result_side_by_side():
 def test_the_goals_in_the_configs_are_whole_and_about_systems_and_measures_there_are():
     for name in ("evaluate_synthetic", "evaluate_lesions", "evaluate_shifts"):
         config = json.loads((BUNDLE / "configs" / f"{name}.json").read_text())
-        systems = json.loads((BUNDLE / "configs" / "evaluate_synthetic.json").read_text())["system_defs"]
+        synthetic = json.loads((BUNDLE / "configs" / "evaluate_synthetic.json").read_text())
+        systems = synthetic["system_defs"] | baseline_configs(BUNDLE / "configs" / "baselines")
         goals = Goals(config["goals"]).goals
         assert goals
         for goal in goals:
