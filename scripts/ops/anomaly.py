@@ -10,9 +10,8 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from .filters import gaussian_filter
+from .filters import gaussian_filter, maximum_filter
 
 
 def per_image_quantile(images: Tensor, q: float) -> Tensor:
@@ -93,7 +92,7 @@ def binarize_mask(
     if sigma > 0:
         mask = (gaussian_filter(mask, sigma) > cut).to(coarse_map.dtype)
     if dilation > 0:
-        mask = F.max_pool2d(mask, 2 * dilation + 1, stride=1, padding=dilation)
+        mask = maximum_filter(mask, 2 * dilation + 1)
     return mask + 0.0 * threshold
 
 
@@ -172,6 +171,6 @@ def opened_difference(difference: Tensor, sizes: list[int], floor: float = 0.0) 
     signs = torch.cat([difference, -difference], dim=1).clamp(min=0.0)
     total = torch.zeros_like(signs)
     for size in sizes:
-        eroded = -F.max_pool2d(-signs, size, stride=1, padding=size // 2)
-        total = total + F.max_pool2d(eroded, size, stride=1, padding=size // 2)
+        eroded = -maximum_filter(-signs, size)
+        total = total + maximum_filter(eroded, size)
     return torch.maximum(total.amax(dim=1, keepdim=True) / len(sizes), floor * torch.abs(difference))
