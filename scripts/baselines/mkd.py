@@ -166,7 +166,8 @@ class MKD(Trainable, AnomalySystem):
 
     def gradient(self, images: Tensor) -> Tensor:
         """|d disagreement / d image| of the deepest layers: (B, 1, H, W) -> (B, 1, H, W), >= 0."""
-        with torch.enable_grad():
+        # Evaluations run in inference mode, which enable_grad alone does not end.
+        with torch.inference_mode(False), torch.enable_grad():
             images = images.detach().clone().requires_grad_(True)
             if self.localisation == "guided":
                 with GuidedBackpropagation():

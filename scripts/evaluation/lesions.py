@@ -84,7 +84,7 @@ class LesionBenchmark:
     """Slices of images with expert masks, on the network's grid; those with a lesion are kept, as in the paper.
 
     The image goes through the bundle's own preprocessing; its mask through the same geometry, read off the image, so
-    that both are cut alike. After bilinear resizing a mask pixel above `mask_cut` is lesion. A slice that was cut to
+    that both are cut alike. After bilinear resizing a mask pixel above `lesion_cut` is lesion. A slice that was cut to
     its brain's outline is analysed within it only; lesions outside of it count as missed.
 
     Args:
@@ -92,7 +92,7 @@ class LesionBenchmark:
         preprocessing: the bundle's list of transforms, from loading to resizing, on the key `image`.
         name: of the set, in the tables; the source's own name when None.
         endings: see `find_pairs`.
-        mask_cut: 0 as published (any touched pixel is lesion); 0.5 keeps the lesion's area.
+        lesion_cut: 0 as published (any touched pixel is lesion); 0.5 keeps the lesion's area.
         min_pixels: slices with a smaller lesion are left out; published: more than one pixel.
     """
 
@@ -102,13 +102,13 @@ class LesionBenchmark:
         preprocessing: Sequence[Callable],
         name: str | None = None,
         endings: Sequence[Sequence[str]] = PAIRS,
-        mask_cut: float = 0.0,
+        lesion_cut: float = 0.0,
         min_pixels: int = 2,
     ) -> None:
         self.source = source
         self.name = name or Path(source).stem
         self.endings = endings
-        self.mask_cut = mask_cut
+        self.lesion_cut = lesion_cut
         self.min_pixels = min_pixels
         steps = [type(step).__name__ for step in preprocessing]
         first = steps.index("AlignHeadd" if "AlignHeadd" in steps else "SelectSlicesd")
@@ -156,7 +156,7 @@ class LesionBenchmark:
         for pair in tqdm(self._pairs, desc=f"reading {self.name}", unit="case"):
             image, mask, region = self._read(pair)
             for k, name in enumerate(self._slice_names(pair.case, image.shape[-1])):
-                lesion = mask[..., k] > self.mask_cut
+                lesion = mask[..., k] > self.lesion_cut
                 if lesion.sum() < self.min_pixels:
                     left_out += 1
                     continue

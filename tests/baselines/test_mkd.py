@@ -81,6 +81,16 @@ def test_the_normalised_map_spans_zero_to_one_in_each_image() -> None:
     assert ((at_one > 0.005) & (at_one < 0.015)).all()  # above the 99th percentile
 
 
+def test_the_map_is_the_same_in_inference_mode_in_which_evaluations_run() -> None:
+    teacher = Backbone("squeezenet1_1", ["features.1", "features.4"], "random", normalize=False)
+    system = MKD(teacher, stages=((4,), (4,)), image_size=32, map_layers=2).eval()
+    images = torch.rand(2, 1, 32, 32)
+    expected = system.anomaly_map(images)
+    with torch.inference_mode():
+        found = system.analyse(images + 0.0).anomaly_map
+    assert torch.equal(found, expected)
+
+
 def test_a_cloner_that_agrees_leaves_no_map() -> None:
     system = MKD(Teacher(), stages=((4,),), image_size=8, map_layers=1, localisation="gradient", sigma=0)  # type: ignore[arg-type]
     system.cloner = system.teacher

@@ -171,6 +171,13 @@ def test_the_two_overlays_agree_on_systems_and_scores():
         assert synthetic["scorer"][key] == lesions["scorer"][key], key
 
 
+@pytest.mark.parametrize("overlay", ["evaluate_synthetic.json", "evaluate_lesions.json", "evaluate_shifts.json"])
+def test_an_evaluation_changes_nothing_of_the_method_it_evaluates(overlay):
+    """An overlay's entries replace those of the same name: `mask_cut` once meant the lesions' masks here, and m there."""
+    shared = {key for key in read(overlay).keys() & read("inference.json").keys() if not key.startswith("_")}
+    assert shared <= {"dataset_dir", "output_dir", "align", "initialize"}
+
+
 def test_all_ten_systems_of_the_tables_are_there():
     synthetic = read("evaluate_synthetic.json")
     assert list(synthetic["system_defs"]) == ["phanes", "phanes_gt", "phanes_one_filling", "phanes_coarse"]

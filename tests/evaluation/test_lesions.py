@@ -71,7 +71,7 @@ def test_any_touched_pixel_is_lesion_as_published_and_half_keeps_the_area(tmp_pa
     save_png(tmp_path / "head_mask.png", lesion())
     pixels = 30 * 20 * (128 / 233) ** 2
     touched = LesionBenchmark(tmp_path, preprocessing).load("", None).masks[0, 0]
-    half = LesionBenchmark(tmp_path, preprocessing, mask_cut=0.5).load("", None).masks[0, 0]
+    half = LesionBenchmark(tmp_path, preprocessing, lesion_cut=0.5).load("", None).masks[0, 0]
     assert half.sum().item() == pytest.approx(pixels, rel=0.07)
     assert touched.sum() > half.sum()
     rows, columns = np.argwhere(half.numpy()).T
@@ -88,7 +88,7 @@ def test_mask_and_image_are_cut_alike_in_a_native_scan(tmp_path, preprocessing):
     affine = np.diag([0.9, 0.9, 3.0, 1.0])
     save_nifti(tmp_path / "scan.nii.gz", ras_of_slice(100 * head + 60 * mask).astype(np.int16), affine)
     save_nifti(tmp_path / "scan_mask.nii.gz", ras_of_slice(mask), affine)
-    found = LesionBenchmark(tmp_path, preprocessing, mask_cut=0.5).load("", None)
+    found = LesionBenchmark(tmp_path, preprocessing, lesion_cut=0.5).load("", None)
     bright = found.images > 0.92  # between head and lesion
     height = (2 * 100 * 0.9 - 2 * (LINK_MM - GROWN_MM)) / 0.9  # of the outline, in pixels
     assert found.masks.sum() == pytest.approx((70 * HEIGHT_MM / height * 128 / 233) ** 2, rel=0.05)
