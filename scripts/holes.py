@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -31,8 +31,6 @@ class HoleMaker:
         union_probability: share of slices whose holes take the ellipses (or what was painted) in, as published. The
             others' holes are what the model's own mask found; around them the generator sees what it missed, as in use.
         threshold_jitter: the mask threshold is multiplied by a random number from this range, one a slice.
-        refined_share: share of the slices whose hole is filled once by the network as it is, and whose lesson is the
-            refined hole that it finds then, with that filling in it (`Phanes.refined_mask`); for `refinements`.
 
     Raises:
         ValueError: an unknown kind of lesion.
@@ -45,7 +43,6 @@ class HoleMaker:
         painted: Mapping[str, float] | None = None,
         union_probability: float = 1.0,
         threshold_jitter: tuple[float, float] = (1.0, 1.0),
-        refined_share: float = 0.0,
     ) -> None:
         self.painted = dict(painted or {})
         if unknown := sorted(set(self.painted) - set(LESIONS)):
@@ -54,7 +51,6 @@ class HoleMaker:
         self.ellipses = dict(ellipses or {})
         self.union_probability = union_probability
         self.threshold_jitter = threshold_jitter
-        self.refined_share = refined_share
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
@@ -64,14 +60,7 @@ class HoleMaker:
         coarse, coarse_map = network.coarse(seen)
         own = network.mask(coarse_map, degrade.uniform(images, *self.threshold_jitter))
         mask = torch.maximum(own, lesion * degrade.coin(images, self.union_probability))
-        filling = coarse
-        if self.refined_share > 0:
-            anomaly, pseudo_healthy = network.forward_with_mask(seen, mask, coarse)
-            refined = network.refined_mask(anomaly)
-            chosen = degrade.coin(images, self.refined_share) * refined.amax(dim=(1, 2, 3), keepdim=True)
-            filling = torch.where((chosen > 0) & (mask > 0), pseudo_healthy, coarse)
-            mask = torch.where(chosen > 0, refined, mask)
-        return torch.cat([images, network.masked_input(seen, mask, filling), mask], dim=1)
+        return torch.cat([images, network.masked_input(seen, mask, coarse), mask], dim=1)
 
     def _lesioned(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """What the first stage sees, and where something was painted or, without painting, the ellipses."""
@@ -100,9 +89,6 @@ class HoleMaker:
 class StoredHoles(Dataset):
     """Lessons made once and kept in memory as bytes: stage 1 and its mask cost as much as a small generator's own step.
 
-    Each lesson can still be changed anew at each access, as a whole: the generator, unlike the first stage, does not
-    depend on a registered head.
-
     Args:
         dataset: healthy slices under `image`, augmented anew at each access.
         maker: of the lessons.
@@ -110,8 +96,6 @@ class StoredHoles(Dataset):
         seed: of augmentation and holes; the same lessons for the same seed.
         device: where they are made.
         batch_size: of their making.
-        augment: MONAI transform of {"image": (3, H, W) lesson in [0, 1]}, reproducible by MONAI's `set_rnd`; None for
-            none. Its result is clamped to [0, 1], and its mask rounded.
     """
 
     def __init__(
@@ -122,9 +106,7 @@ class StoredHoles(Dataset):
         seed: int = 0,
         device: torch.device | str = "cpu",
         batch_size: int = 32,
-        augment: Callable[[dict[str, Any]], Mapping[str, Any]] | None = None,
     ) -> None:
-        self.augment = augment
         set_rnd(dataset, seed)
         slices = len(dataset)  # type: ignore[arg-type]
         lessons = []
@@ -142,8 +124,4 @@ class StoredHoles(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """`image`: (3, H, W) in [0, 1], see `HoleMaker`."""
-        lesson = self.lessons[index].float() / 255.0
-        if self.augment is not None:
-            lesson = torch.as_tensor(self.augment({"image": lesson})["image"]).clamp(0.0, 1.0)
-            lesson[2].round_()
-        return {"image": lesson}
+        return {"image": self.lessons[index].float() / 255.0}

@@ -281,12 +281,11 @@ class Phanes(nn.Module):
         coarse = self.autoencoder(image)
         mask = self.mask(self.coarse_map(image, coarse, features), None)
         anomaly, pseudo_healthy = self.forward_with_mask(image, mask, coarse, features)
-        total, undefined, filling = anomaly, 0.0 * mask, coarse
+        total, undefined = anomaly, 0.0 * mask
         for _ in range(refinements):
-            filling = torch.where(mask > 0, pseudo_healthy, filling)
             mask = self.refined_mask(anomaly)
             undefined = undefined + 0.0 * mask
-            anomaly, pseudo_healthy = self.forward_with_mask(image, mask, filling, features)
+            anomaly, pseudo_healthy = self.forward_with_mask(image, mask, coarse, features)
             total = total + anomaly
         # A NaN threshold compares as False and would leave an empty mask; carry it into map and mask instead.
         total = total / (1 + refinements) + undefined
