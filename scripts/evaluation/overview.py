@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from ..reporting.pictures import fading_heat
 
-WIDTH, HEIGHT = 13.6, 3.75  # inches, and the drawing's own units
+WIDTH, HEIGHT = 13.6, 4.05  # inches, and the drawing's own units
 SIDE = 1.5  # of a picture
-ROW = 1.85  # height of the pictures' middle
+ROW = 2.15  # height of the pictures' middle
 GREY, BLUE, ORANGE = "0.25", "#0b5394", "#a64d00"
 
 
@@ -57,8 +57,14 @@ def overview(image: NDArray, output: NDArray) -> Figure:
                          (11.3, 0.42, "residual times perceptual distance")):  # fmt: skip
         _arrow(axis, (x, HEIGHT - 0.55), (x, ROW + low))
         axis.text(x, HEIGHT - 0.47, text, ha="center", va="bottom", fontsize=8.5)
+    # From the second filling on the map itself decides what is masked.
+    below = ROW - SIDE / 2 - 0.62
+    axis.plot([12.6, 12.6, 6.7], [below + 0.15, below, below], color=GREY, linewidth=1.2)
+    _arrow(axis, (6.7, below), (6.7, below + 0.15))
+    text = "refined where the map exceeds its own healthy percentile, filled anew (not in the paper)"
+    axis.text(9.65, below - 0.06, text, ha="center", va="top", fontsize=8.5)
     text = "Trained on healthy slices alone: what the two stages cannot draw again is what is not healthy."
-    axis.text(WIDTH / 2, 0.25, text, ha="center", fontsize=10, style="italic", color=GREY)
+    axis.text(WIDTH / 2, 0.2, text, ha="center", fontsize=10, style="italic", color=GREY)
     return figure
 
 
