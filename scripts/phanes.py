@@ -275,7 +275,7 @@ class Phanes(nn.Module):
     def analyse(self, image: Tensor, refinements: int) -> Tensor:
         """The whole method with a given number of refinements: see `forward`."""
         features: list[Tensor] | None = None
-        if self.raw_saliency:
+        if self.raw_saliency or refinements > 0:
             # Once, for all distances of this image.
             features = self.perceptual.features(image)  # type: ignore[operator]
         coarse = self.autoencoder(image)

@@ -94,6 +94,24 @@ def test_the_inputs_perceptual_features_are_computed_once_and_serve_both_distanc
     torch.testing.assert_close(output[:, 0:1], anomaly, rtol=0, atol=1e-6)
 
 
+def test_the_inputs_perceptual_features_serve_every_filling(network, images):
+    network.refinements = 2
+    network.refinement_threshold.fill_(0.0)
+    seen: list[Tensor] = []
+    hook = network.perceptual.trunk.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
+    with torch.no_grad():
+        output = network(images)
+        hook.remove()
+        anomaly, _, _, coarse = network.analyse(images, 0).split(1, dim=1)  # by itself: nothing to share
+        total = anomaly
+        for _ in range(2):
+            anomaly, pseudo_healthy = network.forward_with_mask(images, network.refined_mask(anomaly), coarse)
+            total = total + anomaly
+    assert sum(any(torch.equal(image, images[0]) for image in x) for x in seen) == 1
+    torch.testing.assert_close(output[:, 0:1], total / 3, rtol=0, atol=1e-6)
+    torch.testing.assert_close(output[:, 1:2], pseudo_healthy, rtol=0, atol=1e-6)
+
+
 def test_the_gate_of_an_aot_block_is_the_published_formula():
     torch.manual_seed(1)
     block = AOTBlock(8, (1, 2)).double()
