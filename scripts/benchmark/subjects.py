@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import tempfile
 from collections.abc import Callable
@@ -51,7 +52,7 @@ def give_masks(network: Phanes, images: Tensor) -> Phanes:
 
 
 def networks(images: Tensor, device: torch.device) -> dict[str, Phanes]:
-    """`shipped`: the bundle's own; `paper`: the published size with random weights and the published code's choices."""
+    """The bundle's own, as it is and without refinements; the published size with random weights and the published choices."""
     shipped, _ = bundle_network("bundle")
     torch.manual_seed(0)
     parser = ConfigParser()
@@ -59,7 +60,10 @@ def networks(images: Tensor, device: torch.device) -> dict[str, Phanes]:
     parser.update({**AS_PUBLISHED, "bundle_root": "bundle"})
     paper = parser.get_parsed_content("network_def").eval().requires_grad_(False)
     give_masks(paper, images[:4])
-    return {"shipped": shipped.to(device), "paper": paper.to(device)}
+    shipped = shipped.to(device)
+    one_filling = copy.copy(shipped)
+    one_filling.refinements = 0
+    return {"shipped": shipped, "one filling": one_filling, "paper": paper.to(device)}
 
 
 def published(network: Phanes, device: torch.device) -> AsPublished:
