@@ -123,7 +123,7 @@ class NativeImagesd(Transform):
     """Finish the inverted maps on the input's grid, (1, X, Y, Z) each, and label them.
 
     - `anomaly`: >= 0, 0 where not analysed.
-    - `mask`: uint8, the region given to the inpainter.
+    - `mask`: uint8, the region given to the inpainter, with refinements the last time.
     - `pseudo_healthy`: the input itself outside the mask, bit for bit, and the generated tissue inside.
     - `coarse`: the input itself where not analysed.
     - `pred`: uint8 label, 1 where the anomaly map exceeds the threshold.

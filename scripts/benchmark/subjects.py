@@ -52,7 +52,7 @@ def give_masks(network: Phanes, images: Tensor) -> Phanes:
 
 
 def networks(images: Tensor, device: torch.device) -> dict[str, Phanes]:
-    """The bundle's own, as it is and without refinements; the published size with random weights and published choices."""
+    """The bundle's own, with and without refinements; the published size with random weights and published choices."""
     shipped, _ = bundle_network("bundle")
     torch.manual_seed(0)
     parser = ConfigParser()
