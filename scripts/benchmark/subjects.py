@@ -7,6 +7,7 @@ import importlib.util
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import torch
 from monai.bundle import ConfigParser
@@ -61,7 +62,7 @@ def networks(images: Tensor, device: torch.device) -> dict[str, Phanes]:
     paper = parser.get_parsed_content("network_def").eval().requires_grad_(False)
     give_masks(paper, images[:4])
     shipped = shipped.to(device)
-    one_filling = copy.copy(shipped)
+    one_filling = cast(Phanes, copy.copy(shipped))
     one_filling.refinements = 0
     return {"shipped": shipped, "one filling": one_filling, "paper": paper.to(device)}
 
