@@ -159,7 +159,8 @@ def runtimes(network: Phanes, images: Tensor) -> dict[str, Work]:
     works = {"ours": no_grad(lambda: network(images))}
     plain: Phanes = contiguous(network)  # type: ignore[assignment]
     works["contiguous tensors"] = no_grad(lambda: plain(images))
-    frozen = torch.jit.optimize_for_inference(torch.jit.script(network))
+    # Frozen first: otherwise `optimize_for_inference` calls the Python method `train` of a scripted class.
+    frozen = torch.jit.optimize_for_inference(torch.jit.freeze(torch.jit.script(network)))
     works["TorchScript, frozen and fused"] = no_grad(lambda: frozen(images))
     if images.device.type == "cpu" and all(importlib.util.find_spec(p) for p in ("onnx", "onnxscript", "onnxruntime")):
         import onnxruntime
