@@ -159,9 +159,7 @@ def calibrate_refinement(
         brain: (H, W) boolean.
     """
     maps = maps_of(network, batches, device, "first anomaly")
-    if network.refined_mask_sigma > 0:
-        maps = gaussian_filter(maps, network.refined_mask_sigma)
-    threshold = threshold_at(maps, quantile, brain)
+    threshold = threshold_at(gaussian_filter(maps, network.refined_mask_sigma), quantile, brain)
     network.refinement_threshold.fill_(threshold)
     return threshold
 

@@ -207,7 +207,7 @@ class Phanes(nn.Module):
         Returns:
             (B, 1, H, W), 0 or 1; NaN without a calibrated `refinement_threshold`.
         """
-        smoothed = gaussian_filter(anomaly, self.refined_mask_sigma) if self.refined_mask_sigma > 0 else anomaly
+        smoothed = gaussian_filter(anomaly, self.refined_mask_sigma)
         return binarize_mask(smoothed, self.refinement_threshold, 0.0, 0.0, False, self.refined_mask_growth)
 
     @torch.jit.export

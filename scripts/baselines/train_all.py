@@ -45,7 +45,7 @@ def train_baselines(
 
     Args:
         dataset_dir: folder with train/*.png and val/*.png.
-        size: paper, or compact: each within 20 minutes on a 2-core CPU.
+        size: paper, or compact, for a CPU (bundle/docs/evaluation.md says how long each took).
         systems: which ones; all by default.
         output_dir: parent of the systems' folders.
         trained_autoencoder: autoencoder.pt of PHANES' own first stage, or bundle/models/model.pt, of this size: RA is
