@@ -1,4 +1,4 @@
-"""Thresholds of both masks (equation 3, refined) and of the label (equation 4) from healthy slices; their record."""
+"""Thresholds of bias field, masks (equation 3, refined) and label (equation 4) from healthy slices; their record."""
 
 from __future__ import annotations
 
@@ -64,7 +64,8 @@ def storable(network: nn.Module) -> dict[str, Tensor]:
 def maps_of(network: Phanes, batches: Iterable[Any], device: torch.device, what: str) -> Tensor:
     """Maps of every image, (N, 1, H, W) on the CPU.
 
-    `coarse`: of eq. (3); `anomaly`: the final ones of eq. (4); `first anomaly`: those of the first filling alone.
+    `coarse`: of eq. (3); `anomaly`: the final ones of eq. (4); `first anomaly`: of the first
+    filling alone.
     """
     compute = {
         "coarse": lambda image: network.coarse(image)[1],
@@ -164,6 +165,29 @@ def calibrate_refinement(
     return threshold
 
 
+def calibrate_bias(
+    network: Phanes, batches: Iterable[Any], device: torch.device, quantile: float, margin: float
+) -> float:
+    """Set `network.bias_threshold` to a multiple of the quantile of the strength of healthy slices' bias fields.
+
+    Args:
+        network: with a trained first stage.
+        batches: healthy validation slices, dictionaries with `image` (B, 1, H, W) in [0, 1].
+        device: where to compute.
+        quantile: in [0, 1].
+        margin: the multiple; above 1, because a large lesion passes for a little of a field.
+    """
+    strengths = []
+    network.eval()
+    with torch.inference_mode():
+        for batch in tqdm(batches, desc="bias fields"):
+            image = torch.as_tensor(batch["image"]).to(device)
+            strengths.append(network.log_bias_field(image, network.autoencoder(image))[1].flatten().cpu())
+    threshold = margin * float(np.quantile(torch.cat(strengths).numpy(), quantile))
+    network.bias_threshold.fill_(threshold)
+    return threshold
+
+
 def calibrate_guard(
     network: Phanes, batches: Iterable[Any], device: torch.device, false_alarm_rate: float | None
 ) -> dict[str, Any] | None:
@@ -200,6 +224,8 @@ def calibrate(
     mask_quantile: float = 0.99,
     refined_mask_quantile: float = 0.995,
     label_quantile: float = 0.99,
+    bias_quantile: float = 0.99,
+    bias_margin: float = 1.3,
     pixel_mm: float = 233.0 / 128.0,
     slice_mm: float = 1.0,
     resamples: int = 2000,
@@ -220,6 +246,8 @@ def calibrate(
         mask_quantile: of the coarse map over all pixels.
         refined_mask_quantile: of the smoothed anomaly map of one filling over the brain's pixels.
         label_quantile: of the anomaly map over the brain's pixels.
+        bias_quantile: of the strength of the slices' bias fields.
+        bias_margin: see `calibrate_bias`.
         pixel_mm: side of a pixel of the network's grid, mm.
         slice_mm: thickness that a slice stands for, mm.
         resamples: of the bootstrap over subjects.
@@ -231,6 +259,7 @@ def calibrate(
         The record, as written.
     """
     network.load_state_dict(storable(network))
+    bias_threshold = calibrate_bias(network, batches, device, bias_quantile, bias_margin)
     mask_threshold = calibrate_mask(network, batches, device, mask_quantile)
     refinement_threshold = calibrate_refinement(network, batches, device, refined_mask_quantile, brain)
     maps = maps_of(network, batches, device, "anomaly")
@@ -242,6 +271,9 @@ def calibrate(
 
     save_state(storable(network), weights_file)
     record = {
+        "bias_threshold": bias_threshold,
+        "bias_percentile": 100 * bias_quantile,
+        "bias_margin": bias_margin,
         "mask_threshold": mask_threshold,
         "mask_percentile": 100 * mask_quantile,
         "refinement_threshold": refinement_threshold,

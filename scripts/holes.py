@@ -31,6 +31,8 @@ class HoleMaker:
         union_probability: share of slices whose holes take the ellipses (or what was painted) in, as published. The
             others' holes are what the model's own mask found; around them the generator sees what it missed, as in use.
         threshold_jitter: the mask threshold is multiplied by a random number from this range, one a slice.
+        refined_share: share of slices whose holes are what the mask becomes when it is refined once by the anomaly map
+            (`Phanes.refined_mask`), as most holes are in use. Needs a calibrated `refinement_threshold`.
 
     Raises:
         ValueError: an unknown kind of lesion.
@@ -43,6 +45,7 @@ class HoleMaker:
         painted: Mapping[str, float] | None = None,
         union_probability: float = 1.0,
         threshold_jitter: tuple[float, float] = (1.0, 1.0),
+        refined_share: float = 0.0,
     ) -> None:
         self.painted = dict(painted or {})
         if unknown := sorted(set(self.painted) - set(LESIONS)):
@@ -51,6 +54,7 @@ class HoleMaker:
         self.ellipses = dict(ellipses or {})
         self.union_probability = union_probability
         self.threshold_jitter = threshold_jitter
+        self.refined_share = refined_share
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
@@ -60,6 +64,9 @@ class HoleMaker:
         coarse, coarse_map = network.coarse(seen)
         own = network.mask(coarse_map, degrade.uniform(images, *self.threshold_jitter))
         mask = torch.maximum(own, lesion * degrade.coin(images, self.union_probability))
+        if self.refined_share > 0:
+            refined = network.refined_mask(network.inpaint_and_compare(seen, mask, coarse, None)[0])
+            mask = torch.where(degrade.coin(images, self.refined_share) > 0, refined, mask)
         return torch.cat([images, network.masked_input(seen, mask, coarse), mask], dim=1)
 
     def _lesioned(self, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,9 @@ from .ops.anomaly import (
     compose_pseudo_healthy,
     fill_hole,
     per_image_quantile,
+    relative_anomaly_map,
 )
+from .ops.bias_field import fit_log_bias_field
 from .ops.equalize import equalize_adapthist
 from .ops.filters import gaussian_filter
 
@@ -53,10 +55,22 @@ class Phanes(nn.Module):
             the pseudo-healthy image the last. Not in the paper (0).
         refined_mask_sigma: Gaussian smoothing, in pixels, of the anomaly map that a refined mask is made of.
         refined_mask_growth: pixels by which a refined mask grows, in a square.
+        bias_passes: how often a strong bias field is fitted and taken out of the slice (`correct_bias`); each time from
+            a new coarse reconstruction, which follows the field less. Not in the paper (0).
+        bias_degree: see `fit_log_bias_field`.
+        bias_tissue: see `fit_log_bias_field`, `tissue`.
+        bias_tolerance: see `fit_log_bias_field`, `tolerance`.
+        relative_map: give the anomaly map in units of what is usual for its slice and at its place
+            (`relative_anomaly_map`). Masks are refined by the map as it is. Not in the paper (False).
+        relative_tissue: see `relative_anomaly_map`, `tissue`, and so the others.
+        relative_error_floor: see there.
+        relative_sigma: see there.
+        relative_contrast_floor: see there.
+        relative_unit: see there.
 
-    The thresholds of both masks are the buffers `mask_threshold` and `refinement_threshold`; `calibrate` fills them and
-    they travel in the state dict. As long as one that is used is NaN, anomaly map and mask are NaN: a network without
-    its weights cannot pass for a healthy finding.
+    The thresholds of both masks and of a strong bias field are the buffers `mask_threshold`, `refinement_threshold` and
+    `bias_threshold`; `calibrate` fills them and they travel in the state dict. As long as one that is used is NaN,
+    anomaly map and mask are NaN: a network without its weights cannot pass for a healthy finding.
 
     Raises:
         ValueError: for an unknown choice.
@@ -64,6 +78,7 @@ class Phanes(nn.Module):
 
     mask_threshold: Tensor
     refinement_threshold: Tensor
+    bias_threshold: Tensor
     opening_sizes: list[int]  # TorchScript cannot tell what an empty list holds
 
     def __init__(
@@ -89,6 +104,16 @@ class Phanes(nn.Module):
         refinements: int = 0,
         refined_mask_sigma: float = 1.0,
         refined_mask_growth: int = 5,
+        bias_passes: int = 0,
+        bias_degree: int = 2,
+        bias_tissue: float = 0.3,
+        bias_tolerance: float = 0.05,
+        relative_map: bool = False,
+        relative_tissue: float = 0.2,
+        relative_error_floor: float = 0.01,
+        relative_sigma: float = 4.0,
+        relative_contrast_floor: float = 0.15,
+        relative_unit: float = 0.02,
     ) -> None:
         super().__init__()
         if coarse_residual not in COARSE_RESIDUALS:
@@ -101,6 +126,10 @@ class Phanes(nn.Module):
             )
         if refinements < 0:
             raise ValueError(f"refinements must be 0 or more, not {refinements}")
+        if bias_passes < 0:
+            raise ValueError(f"bias_passes must be 0 or more, not {bias_passes}")
+        if bias_degree < 1:
+            raise ValueError(f"bias_degree must be 1 or more, not {bias_degree}")
         self.autoencoder = autoencoder
         self.inpainter = inpainter
         self.perceptual = perceptual
@@ -127,8 +156,19 @@ class Phanes(nn.Module):
         self.refinements = refinements
         self.refined_mask_sigma = refined_mask_sigma
         self.refined_mask_growth = refined_mask_growth
+        self.bias_passes = bias_passes
+        self.bias_degree = bias_degree
+        self.bias_tissue = bias_tissue
+        self.bias_tolerance = bias_tolerance
+        self.relative_map = relative_map
+        self.relative_tissue = relative_tissue
+        self.relative_error_floor = relative_error_floor
+        self.relative_sigma = relative_sigma
+        self.relative_contrast_floor = relative_contrast_floor
+        self.relative_unit = relative_unit
         self.register_buffer("mask_threshold", torch.tensor(float("nan")))
         self.register_buffer("refinement_threshold", torch.tensor(float("nan")))
+        self.register_buffer("bias_threshold", torch.tensor(float("nan")))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a quarter faster convolutions
 
     def saliency(self, a: Tensor, b: Tensor, features_b: list[Tensor] | None = None) -> Tensor:
@@ -181,6 +221,53 @@ class Phanes(nn.Module):
             residual = torch.abs(coarse - image)
             coarse_map = coarse_map + coarse_anomaly_map(residual, saliency, self.residual_quantile)
         return 0.5 * coarse_map if self.equalized_residual and self.raw_residual else coarse_map
+
+    @torch.jit.export
+    def log_bias_field(self, image: Tensor, coarse: Tensor) -> tuple[Tensor, Tensor]:
+        """Logarithm of the bias field by the coarse reconstruction, (B, 1, H, W), and its strength, (B, 1, 1, 1)."""
+        return fit_log_bias_field(image, coarse, self.bias_degree, self.bias_tissue, self.bias_tolerance)
+
+    @torch.jit.export
+    def correct_bias(self, image: Tensor, coarse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Take a strong bias field out of the slices that have one. Not in the paper.
+
+        A field is strong when its strength exceeds `bias_threshold`, which no healthy slice of the training's scanners
+        does. A slice without a strong field is left as it is.
+
+        Args:
+            image: (B, 1, H, W) in [0, 1].
+            coarse: its coarse reconstruction.
+
+        Returns:
+            corrected slice in [0, 1]; its coarse reconstruction; the field (1 where nothing was corrected), by which
+            what is made of the corrected slice is multiplied to be as bright as the slice. All (B, 1, H, W).
+        """
+        field, strength = self.log_bias_field(image, coarse)
+        strong = strength > self.bias_threshold
+        # As in `forward_with_mask`: programs and training compute everything, inference what is needed.
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
+            corrected, coarse_corrected, field = self._without_bias(image, field)
+            return (
+                torch.where(strong, corrected, image),
+                torch.where(strong, coarse_corrected, coarse),
+                torch.where(strong, field, torch.ones_like(field)),
+            )
+        corrected, coarse_corrected, whole = image, coarse, torch.ones_like(image)
+        rows = torch.nonzero(strong.flatten())[:, 0]
+        if rows.shape[0] > 0:
+            corrected, coarse_corrected = image.clone(), coarse.clone()
+            corrected[rows], coarse_corrected[rows], whole[rows] = self._without_bias(image[rows], field[rows])
+        return corrected, coarse_corrected, whole
+
+    def _without_bias(self, image: Tensor, field: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Image divided by its field, which further passes improve; coarse reconstruction; field."""
+        corrected = torch.clamp(image * torch.exp(-field), 0.0, 1.0)
+        coarse = self.autoencoder(corrected)
+        for _ in range(self.bias_passes - 1):
+            field = field + self.log_bias_field(corrected, coarse)[0]
+            corrected = torch.clamp(image * torch.exp(-field), 0.0, 1.0)
+            coarse = self.autoencoder(corrected)
+        return corrected, coarse, torch.exp(field)
 
     @torch.jit.export
     def mask(self, coarse_map: Tensor, factor: Tensor | None = None) -> Tensor:
@@ -247,22 +334,27 @@ class Phanes(nn.Module):
             coarse = self.autoencoder(image)
         # A program of torch.export has no branches; training must not wait for the device.
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
-            return self._replace(image, mask, coarse, features)
+            return self.inpaint_and_compare(image, mask, coarse, features)
         rows = torch.nonzero((mask != 0).flatten(1).any(dim=1))[:, 0]  # NaN is not 0
         if rows.shape[0] == image.shape[0]:
-            return self._replace(image, mask, coarse, features)
+            return self.inpaint_and_compare(image, mask, coarse, features)
         anomaly, pseudo_healthy = torch.zeros_like(image), image.clone()
         if rows.shape[0] > 0:
             chosen: list[Tensor] | None = None
             if features is not None:
                 chosen = [tap[rows] for tap in features]
-            anomaly[rows], pseudo_healthy[rows] = self._replace(image[rows], mask[rows], coarse[rows], chosen)
+            anomaly[rows], pseudo_healthy[rows] = self.inpaint_and_compare(
+                image[rows], mask[rows], coarse[rows], chosen
+            )
         return anomaly, pseudo_healthy
 
-    def _replace(
+    def inpaint_and_compare(
         self, image: Tensor, mask: Tensor, coarse: Tensor, features: list[Tensor] | None
     ) -> tuple[Tensor, Tensor]:
-        """What is in the mask is inpainted, equation (4) compares: see `forward_with_mask`."""
+        """What is in the mask is inpainted, equation (4) compares; empty masks, too, and without branches.
+
+        See `forward_with_mask`, all of whose arguments are given here.
+        """
         generated = self.inpaint(image, mask, coarse)
         pseudo_healthy = compose_pseudo_healthy(image, generated, mask)
         saliency = self.saliency(pseudo_healthy, image, features)
@@ -272,23 +364,43 @@ class Phanes(nn.Module):
         return anomaly, pseudo_healthy
 
     @torch.jit.export
-    def analyse(self, image: Tensor, refinements: int) -> Tensor:
-        """The whole method with a given number of refinements: see `forward`."""
+    def analyse(self, image: Tensor, refinements: int, relative: bool = False) -> Tensor:
+        """The whole method with a given number of refinements, its map relative or absolute: see `forward`."""
+        source, field = image, torch.ones_like(image)
+        coarse = self.autoencoder(image)
+        if self.bias_passes > 0:
+            image, coarse, field = self.correct_bias(image, coarse)
         features: list[Tensor] | None = None
         if self.raw_saliency or refinements > 0:
             # Once, for all distances of this image.
             features = self.perceptual.features(image)  # type: ignore[operator]
-        coarse = self.autoencoder(image)
         mask = self.mask(self.coarse_map(image, coarse, features), None)
         anomaly, pseudo_healthy = self.forward_with_mask(image, mask, coarse, features)
         total, undefined = anomaly, 0.0 * mask
+        if self.bias_passes > 0:
+            undefined = undefined + 0.0 * self.bias_threshold
         for _ in range(refinements):
             mask = self.refined_mask(anomaly)
             undefined = undefined + 0.0 * mask
             anomaly, pseudo_healthy = self.forward_with_mask(image, mask, coarse, features)
             total = total + anomaly
         # A NaN threshold compares as False and would leave an empty mask; carry it into map and mask instead.
-        total = total / (1 + refinements) + undefined
+        total = total / (1 + refinements)
+        if relative:
+            total = relative_anomaly_map(
+                total,
+                image,
+                coarse,
+                self.relative_tissue,
+                self.relative_error_floor,
+                self.relative_sigma,
+                self.relative_contrast_floor,
+                self.relative_unit,
+            )
+        total = total + undefined
+        if self.bias_passes > 0:
+            # As bright as the slice: outside of the mask it is the slice.
+            pseudo_healthy = compose_pseudo_healthy(source, pseudo_healthy * field, mask)
         return torch.cat([total, pseudo_healthy, mask + undefined, coarse], dim=1)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -298,7 +410,8 @@ class Phanes(nn.Module):
             image: (B, 1, H, W) in [0, 1].
 
         Returns:
-            (B, 4, H, W): anomaly map s (>= 0), pseudo-healthy image x_ph, mask m (with refinements: the last, of which
-            x_ph is composed), coarse reconstruction.
+            (B, 4, H, W): anomaly map s (>= 0; with `relative_map` in units of the usual), pseudo-healthy image x_ph,
+            mask m (with refinements: the last, of which x_ph is composed), coarse reconstruction (of a slice whose
+            strong bias field was taken out: without it).
         """
-        return self.analyse(image, self.refinements)
+        return self.analyse(image, self.refinements, self.relative_map)

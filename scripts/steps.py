@@ -23,6 +23,7 @@ from .losses import (
 )
 from .networks.soft_intro_vae import SoftIntroVAE, sample_posterior
 from .ops.anomaly import compose_pseudo_healthy
+from .ops.filters import gaussian_filter
 from .phanes import Phanes
 
 
@@ -170,6 +171,9 @@ class InpainterStep:
         l1_weight: of the whole raw prediction's mean absolute error.
         hole_weight: of the mean absolute error within the hole. Not in the paper: a generator that begins at the slice
             itself is right outside the hole, whose many pixels then hold it there.
+        smooth_weight: of the mean absolute value, within the hole, of the error smoothed by `smooth_sigma` pixels. Not
+            in the paper: the anomaly map counts what is broad, the absolute error weighs what is thin alike.
+        smooth_sigma: of that Gaussian, pixels.
         style_weight: of `style_loss`.
         perceptual_weight: of `perceptual_loss`.
         adversarial_weight: of the generator's adversarial term; 0 reproduces the published code.
@@ -187,6 +191,8 @@ class InpainterStep:
         adversarial: SoftMaskAdversarialLoss,
         l1_weight: float = 1.0,
         hole_weight: float = 0.0,
+        smooth_weight: float = 0.0,
+        smooth_sigma: float = 1.5,
         style_weight: float = 250.0,
         perceptual_weight: float = 0.1,
         adversarial_weight: float = 0.01,
@@ -203,10 +209,12 @@ class InpainterStep:
         self.weights = {
             "l1": l1_weight,
             "hole": hole_weight,
+            "smooth": smooth_weight,
             "style": style_weight,
             "perceptual": perceptual_weight,
             "adversarial": adversarial_weight,
         }
+        self.smooth_sigma = smooth_sigma
         self.holes = holes
         self.amp = amp
 
@@ -231,9 +239,11 @@ class InpainterStep:
             predicted, target = self.features(raw.clamp(0.0, 1.0)), self.features(images)
             scores = self.discriminator(composed)
         predicted, target = ([_at_least_single(f) for f in features] for features in (predicted, target))
+        error, hole = (raw - images) * masks, masks.sum().clamp(min=1.0)
         terms = {
             "l1": F.l1_loss(raw, images),
-            "hole": ((raw - images).abs() * masks).sum() / masks.sum().clamp(min=1.0),
+            "hole": error.abs().sum() / hole,
+            "smooth": (gaussian_filter(error, self.smooth_sigma).abs() * masks).sum() / hole,
             "style": style_loss(predicted, target),
             "perceptual": perceptual_loss(predicted, target),
             "adversarial": self.adversarial.generator(scores, masks),

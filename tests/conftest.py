@@ -95,6 +95,7 @@ def scratch_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network = parser.get_parsed_content("network_def")
     network.mask_threshold.fill_(0.05)
     network.refinement_threshold.fill_(0.01)
+    network.bias_threshold.fill_(0.1)
     torch.save(network.state_dict(), root / "models" / "model.pt")
     write_calibration(root)
     return root

@@ -68,6 +68,10 @@ def test_calibration_keeps_its_promises_on_the_healthy_slices(tmp_path, batches,
     assert (coarse_map > record["mask_threshold"]).float().mean() == pytest.approx(0.03, abs=1e-4)
     with torch.no_grad():
         first = shipped.analyse(images, 0)[:, 0].numpy()
+    with torch.no_grad():
+        strengths = shipped.log_bias_field(images, shipped.autoencoder(images))[1].numpy()
+    assert record["bias_threshold"] == pytest.approx(1.3 * np.quantile(strengths, 0.99), rel=1e-5)
+    assert float(shipped.bias_threshold) == pytest.approx(record["bias_threshold"])
     smoothed = np.stack([ndimage.gaussian_filter(a, shipped.refined_mask_sigma) for a in first])
     assert record["refinement_threshold"] == pytest.approx(np.quantile(smoothed[:, brain.numpy()], 0.96), rel=1e-4)
     assert float(shipped.refinement_threshold) == pytest.approx(record["refinement_threshold"])

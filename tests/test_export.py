@@ -89,8 +89,9 @@ def network(slices: np.ndarray) -> torch.nn.Module:
     inpainter = AOTGenerator(channels=(4, 8, 8), blocks=1, dilations=(1, 2), init="kaiming", residual=True)
     autoencoder = SoftIntroVAE(channels=(4, 8, 8), latent_dim=16, stem_stride=2, linear_path=True)
     network = Phanes(autoencoder, inpainter, SpatialLPIPS("distilled"), hole_fill="coarse", fill_passes=1)
-    network.refinements = 1
+    network.refinements, network.bias_passes, network.relative_map = 1, 2, True
     with torch.no_grad():
+        network.bias_threshold.fill_(0.05)
         network.mask_threshold.copy_(network.eval().coarse(torch.from_numpy(slices))[1].quantile(0.97))
         network.refinement_threshold.copy_(network.analyse(torch.from_numpy(slices), 0)[:, 0].quantile(0.97))
     return network.requires_grad_(False)

@@ -27,6 +27,7 @@ def weights() -> dict[str, Tensor]:
     network = parser.get_parsed_content("network_def")
     network.mask_threshold.fill_(0.05)
     network.refinement_threshold.fill_(0.01)
+    network.bias_threshold.fill_(0.1)
     return dict(network.state_dict())
 
 

@@ -10,6 +10,7 @@ from scripts.holes import HoleMaker, StoredHoles
 from scripts.networks.aot_gan import AOTGenerator
 from scripts.networks.perceptual import SpatialLPIPS
 from scripts.networks.soft_intro_vae import SoftIntroVAE
+from scripts.ops.filters import gaussian_filter
 from scripts.phanes import Phanes
 
 SIZE = 64
@@ -59,6 +60,22 @@ def test_united_holes_take_in_all_that_was_painted(network, images):
     image, filled, mask = HoleMaker(network, painted={"ellipses": 1.0}, union_probability=1.0)(images).split(1, dim=1)
     assert torch.equal(filled[mask == 0], image[mask == 0])
     assert mask.max() == 1
+
+
+def test_a_share_of_the_holes_is_what_the_refined_mask_finds(network, images):
+    network.mask_threshold.fill_(-1.0)  # everything is above it: the first hole is the whole slice
+    images = images.repeat(20, 1, 1, 1)
+    with torch.no_grad():
+        anomaly, _ = network.forward_with_mask(images, torch.ones_like(images))
+        network.refinement_threshold.copy_(gaussian_filter(anomaly, network.refined_mask_sigma).quantile(0.999))
+        refined = network.refined_mask(anomaly)
+    assert 0 < refined.mean() < 1
+    torch.manual_seed(1)
+    image, filled, mask = HoleMaker(network, {"count": 0}, refined_share=0.5)(images).split(1, dim=1)
+    is_refined = torch.tensor([torch.equal(m, r) for m, r in zip(mask, refined, strict=True)])
+    assert ((mask == 1).flatten(1).all(dim=1) | is_refined).all()
+    assert 0.3 < is_refined.float().mean() < 0.7
+    assert torch.equal(filled[mask == 0], image[mask == 0])
 
 
 @pytest.mark.parametrize(("jitter", "share"), [((1.0, 1.0), 0.0), ((0.1, 0.1), 1.0)])

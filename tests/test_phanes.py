@@ -12,6 +12,7 @@ from torch import nn
 from scripts.data import slice_files
 from scripts.networks.perceptual import SpatialLPIPS
 from scripts.networks.soft_intro_vae import SoftIntroVAE
+from scripts.ops.anomaly import relative_anomaly_map
 from scripts.phanes import Phanes
 from tests.conftest import BUNDLE
 
@@ -157,6 +158,82 @@ def test_refinements_need_their_own_threshold_and_a_sensible_number(images):
     assert not network.analyse(images, 0).isnan().any()
     with pytest.raises(ValueError, match="refinements must be 0 or more, not -1"):
         small(refinements=-1)
+
+
+class Known(nn.Module):
+    """A stand-in autoencoder that knows the healthy slice."""
+
+    def __init__(self, healthy):
+        super().__init__()
+        self.register_buffer("healthy", healthy)
+
+    def forward(self, image):
+        return self.healthy.expand_as(image)
+
+
+@pytest.fixture
+def biased() -> tuple[torch.Tensor, torch.Tensor]:
+    """A healthy slice (1, 1, 128, 128), and the same four times, with a lesion and in two of them a strong field."""
+    healthy = torch.full((1, 1, 128, 128), 0.0)
+    healthy[:, :, 16:112, 16:112] = torch.rand(1, 1, 96, 96, generator=torch.Generator().manual_seed(4)) * 0.1 + 0.5
+    slices = healthy.repeat(4, 1, 1, 1)
+    slices[:, :, 40:50, 60:70] = 0.9
+    ramp = torch.linspace(-0.3, 0.3, 128)[:, None].exp()
+    slices[1] *= ramp
+    slices[3] *= ramp.T
+    return healthy, slices
+
+
+def with_bias(healthy: torch.Tensor, **options) -> Phanes:
+    network = small(mask_sigma=0.0, **options)
+    network.autoencoder = Known(healthy)
+    network.bias_threshold.fill_(0.05)
+    return network
+
+
+def test_a_strong_bias_field_is_taken_out_and_put_back(biased):
+    healthy, slices = biased
+    network, plain = with_bias(healthy, bias_passes=2), with_bias(healthy)
+    with torch.no_grad():
+        found, expected = network(slices), plain(slices)
+        corrected, _, field = network.correct_bias(slices, plain.autoencoder(slices))
+        of_corrected = plain(corrected)
+    for i in (0, 2):  # no field: bit for bit what it is without a correction
+        assert torch.equal(found[i], expected[i])
+        assert torch.equal(corrected[i], slices[i])
+    for i in (1, 3):
+        tissue = healthy[0] > 0
+        inside = tissue.clone()
+        inside[:, 36:54, 56:74] = False
+        assert (corrected[i] - slices[0])[inside].abs().max() < 0.02
+        assert (slices[i] - slices[0])[inside].abs().max() > 0.1
+        assert torch.equal(found[i, [0, 2, 3]], of_corrected[i, [0, 2, 3]])
+        outside = found[i, 2] == 0
+        assert torch.equal(found[i, 1][outside], slices[i, 0][outside])
+        replaced = (0.5 * field[i, 0])[~outside]  # the stand-in inpainter's grey, as bright as the slice is there
+        torch.testing.assert_close(found[i, 1][~outside], replaced, atol=1e-6, rtol=0)
+    with torch.enable_grad():  # the path of programs, without branches
+        torch.testing.assert_close(network(slices), found, atol=1e-6, rtol=0)
+    torch.testing.assert_close(torch.jit.script(network)(slices), found, atol=1e-6, rtol=0)
+
+
+def test_a_bias_correction_needs_its_threshold_and_a_sensible_number(biased):
+    healthy, slices = biased
+    network = with_bias(healthy, bias_passes=1)
+    network.bias_threshold.fill_(float("nan"))
+    assert network(slices)[:, [0, 2]].isnan().all()
+    with pytest.raises(ValueError, match="bias_passes must be 0 or more, not -1"):
+        small(bias_passes=-1)
+    with pytest.raises(ValueError, match="bias_degree must be 1 or more, not 0"):
+        small(bias_degree=0)
+
+
+def test_a_relative_map_is_that_of_its_equation_and_leaves_the_rest(images):
+    absolute, relative = small(refinements=1)(images), small(refinements=1, relative_map=True)(images)
+    expected = relative_anomaly_map(absolute[:, :1], images, absolute[:, 3:])
+    assert torch.equal(relative[:, :1], expected)
+    assert torch.equal(relative[:, 1:], absolute[:, 1:])
+    torch.testing.assert_close(torch.jit.script(small(relative_map=True))(images), small(relative_map=True)(images))
 
 
 def test_it_scripts_and_the_script_agrees(images):

@@ -32,6 +32,7 @@ def network() -> Phanes:
     network = Phanes(SoftIntroVAE(channels=(4, 8)), Spy(inpainter), SpatialLPIPS("distilled"), hole_fill="coarse")
     network.mask_threshold.fill_(0.05)
     network.refinement_threshold.fill_(0.01)
+    network.bias_threshold.fill_(0.1)
     return network.eval()
 
 

@@ -2,8 +2,10 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 from torch import nn
 from torch.optim import SGD
 
@@ -180,13 +182,24 @@ def test_the_adversarial_term_really_reaches_the_generator(inpainting, images):
     def generator_after(weight: float) -> nn.Module:
         step = copy.deepcopy(inpainting)
         step.generator_optimizer = SGD(step.network.inpainter.parameters(), 1.0)
-        step.weights = {"l1": 0.0, "hole": 0.0, "style": 0.0, "perceptual": 0.0, "adversarial": weight}
+        step.weights = {**dict.fromkeys(step.weights, 0.0), "adversarial": weight}
         torch.manual_seed(2)
         step(images)
         return step.network.inpainter
 
     assert moved(generator_after(1.0), inpainting.network.inpainter) > 0
     assert moved(generator_after(0.0), inpainting.network.inpainter) == 0
+
+
+def test_the_smooth_term_is_the_smoothed_error_within_the_hole(inpainting, images):
+    torch.manual_seed(3)
+    lessons = torch.cat([images, images, (torch.rand_like(images) > 0.7).float()], dim=1)
+    with torch.no_grad():
+        raw = inpainting.network.inpainter(lessons[:, 1:2], lessons[:, 2:]).double().numpy()
+    error = (raw - images.double().numpy()) * lessons[:, 2:].numpy()
+    smoothed = np.stack([ndimage.gaussian_filter(e, (0, 1.5, 1.5)) for e in error])
+    expected = np.abs(smoothed)[lessons[:, 2:].numpy() > 0].mean()
+    assert inpainting(lessons)["smooth"].item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_inpainter_learns_to_fill_holes_and_leaves_the_first_stage_alone(inpainting, images):

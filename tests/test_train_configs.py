@@ -225,6 +225,7 @@ def test_training_goes_on_from_given_weights_and_ends_calibrated(slices, tmp_pat
     network = parser.get_parsed_content("network_def")
     network.mask_threshold.fill_(0.05)
     network.refinement_threshold.fill_(0.01)
+    network.bias_threshold.fill_(0.1)
     weights = tmp_path / "bundle_model.pt"
     torch.save(network.state_dict(), weights)
     loader = {

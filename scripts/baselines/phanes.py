@@ -18,19 +18,27 @@ class PhanesSystem(AnomalySystem):
         network: PHANES with its weights, the thresholds of its masks among them.
         name: as the table prints it.
         refinements: see `Phanes`; None for the network's own.
+        relative_map: see `Phanes`; None for the network's own.
     """
 
     reconstructs: ClassVar[bool] = True
 
-    def __init__(self, network: Phanes, name: str = "PHANES", refinements: int | None = None) -> None:
+    def __init__(
+        self,
+        network: Phanes,
+        name: str = "PHANES",
+        refinements: int | None = None,
+        relative_map: bool | None = None,
+    ) -> None:
         super().__init__()
         self.network = network
         self.name = name
         self.refinements = network.refinements if refinements is None else refinements
+        self.relative_map = network.relative_map if relative_map is None else relative_map
 
     def _run(self, images: Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor]:
         """Map of eq. (4) and pseudo-healthy image."""
-        outputs = self.network.analyse(images, self.refinements)
+        outputs = self.network.analyse(images, self.refinements, self.relative_map)
         return outputs[:, 0:1], outputs[:, 1:2]
 
     @torch.no_grad()

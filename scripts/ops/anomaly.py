@@ -174,3 +174,44 @@ def opened_difference(difference: Tensor, sizes: list[int], floor: float = 0.0) 
         eroded = -maximum_filter(-signs, size)
         total = total + maximum_filter(eroded, size)
     return torch.maximum(total.amax(dim=1, keepdim=True) / len(sizes), floor * torch.abs(difference))
+
+
+def relative_anomaly_map(
+    anomaly: Tensor,
+    image: Tensor,
+    coarse: Tensor,
+    tissue: float = 0.2,
+    error_floor: float = 0.01,
+    sigma: float = 4.0,
+    contrast_floor: float = 0.15,
+    unit: float = 0.02,
+) -> Tensor:
+    """An anomaly map in units of what is usual for its slice and at its place. Not in the paper.
+
+    s unit / ((e + error_floor) (c + contrast_floor)). e, one number a slice, is the coarse reconstruction's mean
+    absolute error over the tissue: whoever is less like the training's subjects differs more everywhere. c, a number a
+    pixel, is the image's local standard deviation: where the cortex folds, any reconstruction is off by more than
+    in white matter.
+
+    Args:
+        anomaly: (B, 1, H, W), >= 0, such as `anomaly_map`'s.
+        image: (B, 1, H, W) in [0, 1].
+        coarse: (B, 1, H, W) in [0, 1], its coarse reconstruction.
+        tissue: where the image is brighter, e is taken.
+        error_floor: least e that is told from 0, in units of the image.
+        sigma: of the Gaussian window of c, pixels.
+        contrast_floor: as error_floor, of c.
+        unit: (e + error_floor) (c + contrast_floor) of a typical healthy slice; leaves the map's scale as it is there.
+
+    Returns:
+        (B, 1, H, W), >= 0.
+    """
+    # In double precision: a difference of nearly equal squares, and a mean that must not depend on the batch.
+    where = (image > tissue).double()
+    pixels = where.sum(dim=(1, 2, 3), keepdim=True).clamp(min=1.0)
+    error = (where * torch.abs(coarse - image).double()).sum(dim=(1, 2, 3), keepdim=True) / pixels
+    exact = image.double()
+    mean = gaussian_filter(exact, sigma)
+    contrast = (gaussian_filter(exact.square(), sigma) - mean.square()).clamp(min=0.0).sqrt()
+    usual = (error + error_floor) * (contrast + contrast_floor)
+    return (anomaly.double() * unit / usual).to(anomaly.dtype)

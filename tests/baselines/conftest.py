@@ -92,6 +92,7 @@ def _phanes() -> Phanes:
     network = Phanes(_autoencoder(), AOTGenerator((4, 8, 8), blocks=1), SpatialLPIPS("distilled"))
     network.mask_threshold.fill_(0.05)
     network.refinement_threshold.fill_(0.01)
+    network.bias_threshold.fill_(0.1)
     return network
 
 

@@ -180,7 +180,13 @@ def test_an_evaluation_changes_nothing_of_the_method_it_evaluates(overlay):
 
 def test_all_ten_systems_of_the_tables_are_there():
     synthetic = read("evaluate_synthetic.json")
-    assert list(synthetic["system_defs"]) == ["phanes", "phanes_gt", "phanes_one_filling", "phanes_coarse"]
+    assert list(synthetic["system_defs"]) == [
+        "phanes",
+        "phanes_gt",
+        "phanes_absolute",
+        "phanes_one_filling",
+        "phanes_coarse",
+    ]
     assert set(synthetic["sanity_defs"]) == {"constant", "perfect"}
     assert list(trained_entries(BUNDLE / "configs" / "baselines", "runs")) == [
         "ra", "si_vae", "vae", "dae", "anoddpm", "patchcore", "mkd", "zscore"

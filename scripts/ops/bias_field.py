@@ -1,0 +1,102 @@
+"""The bias field of a slice: the smooth part of its log ratio to a reconstruction that has none.
+
+Another coil or an uncorrected scan makes one side of a head brighter than the other. A generative model of healthy
+slices has not learnt such fields and does not draw them, so that they show in the ratio of slice and reconstruction.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def legendre_basis(height: int, width: int, degree: int, device: torch.device) -> Tensor:
+    """Products of Legendre polynomials up to a total degree: (height * width, (degree + 1) (degree + 2) / 2), float64.
+
+    The first is the constant 1. Each axis runs from -1 to 1 between the outer edges of the outer pixels.
+    """
+    columns = []
+    rows_of = _legendre(height, degree, device)
+    columns_of = _legendre(width, degree, device)
+    for i in range(degree + 1):
+        for j in range(degree + 1 - i):
+            columns.append((rows_of[i][:, None] * columns_of[j][None, :]).flatten())
+    return torch.stack(columns, dim=1)
+
+
+def _legendre(length: int, degree: int, device: torch.device) -> list[Tensor]:
+    """Legendre polynomials 0 to `degree` at the pixels' centres, by Bonnet's recursion."""
+    x = (2.0 * torch.arange(length, dtype=torch.float64, device=device) + 1.0) / length - 1.0
+    polynomials = [torch.ones_like(x), x]
+    for n in range(1, degree):
+        polynomials.append(((2 * n + 1) * x * polynomials[n] - n * polynomials[n - 1]) / (n + 1))
+    return polynomials
+
+
+def solve_positive_definite(matrices: Tensor, right: Tensor) -> Tensor:
+    """(B, N, N) symmetric positive definite, (B, N) -> (B, N), by Gauss-Jordan elimination.
+
+    `torch.linalg.solve` has no counterpart in ONNX, to which the method is exported.
+    """
+    size = matrices.shape[2]
+    augmented = torch.cat([matrices, right[:, :, None]], dim=2)
+    identity = torch.eye(size, dtype=matrices.dtype, device=matrices.device)
+    for k in range(size):
+        pivot = augmented[:, k : k + 1] / augmented[:, k : k + 1, k : k + 1]
+        # Row k becomes the pivot row; every other one loses its column k.
+        augmented = augmented - (augmented[:, :, k : k + 1] - identity[:, k : k + 1]) * pivot
+    return augmented[:, :, size]
+
+
+def fit_log_bias_field(
+    image: Tensor,
+    reference: Tensor,
+    degree: int = 2,
+    tissue: float = 0.3,
+    tolerance: float = 0.05,
+    pooling: int = 4,
+    iterations: int = 6,
+    ridge: float = 1e-3,
+) -> tuple[Tensor, Tensor]:
+    """Robust polynomial fit of log(image / reference) within the tissue: iteratively reweighted least squares.
+
+    Weights are 1 / (1 + (r / tolerance)^2) of the residual r (Cauchy's), so that a lesion, which is not smooth, pulls
+    little. Everything is summed in double precision.
+
+    Args:
+        image: (B, 1, H, W) in [0, 1].
+        reference: (B, 1, H, W) in [0, 1], the same without a bias field, such as the coarse reconstruction.
+        degree: of the polynomial, 1 or more.
+        tissue: pixels count where image and reference are brighter.
+        tolerance: residual, in units of the logarithm, from which on a pixel counts less than half.
+        pooling: side of the squares of pixels that are averaged first: what is misplaced by a pixel then matters less.
+        iterations: of the reweighting.
+        ridge: weight of small coefficients beside that of a pixel; keeps the equations solvable without tissue.
+
+    Returns:
+        logarithm of the field, (B, 1, H, W) float32, to be subtracted from the image's; its standard deviation over the
+        pixels that count, (B, 1, 1, 1).
+    """
+    height, width = image.shape[2], image.shape[3]
+    x = F.avg_pool2d(image.float(), pooling)
+    y = F.avg_pool2d(reference.float(), pooling)
+    counts = ((x > tissue) & (y > tissue)).double().flatten(1)
+    ratio = (x.clamp(min=1e-3).double().log() - y.clamp(min=1e-3).double().log()).flatten(1)
+    basis = legendre_basis(x.shape[2], x.shape[3], degree, image.device)
+    penalty = ridge * torch.eye(basis.shape[1], dtype=torch.float64, device=image.device)
+    weights = counts
+    coefficients = torch.zeros(image.shape[0], basis.shape[1], dtype=torch.float64, device=image.device)
+    for _ in range(iterations):
+        weighted = weights[:, :, None] * basis
+        coefficients = solve_positive_definite(
+            weighted.transpose(1, 2) @ basis + penalty, (weighted * ratio[:, :, None]).sum(dim=1)
+        )
+        residual = ratio - coefficients @ basis.T
+        weights = counts / (1.0 + (residual / tolerance).square())
+    field = coefficients @ basis.T
+    total = counts.sum(dim=1, keepdim=True).clamp(min=1.0)
+    mean = (counts * field).sum(dim=1, keepdim=True) / total
+    spread = ((counts * (field - mean).square()).sum(dim=1, keepdim=True) / total).sqrt()
+    fine = coefficients @ legendre_basis(height, width, degree, image.device).T
+    return fine.reshape(-1, 1, height, width).float(), spread.reshape(-1, 1, 1, 1).float()
