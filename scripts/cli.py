@@ -72,16 +72,3 @@ def check_overrides(argv: list[str] | None = None) -> None:
             close = difflib.get_close_matches(root, [k for k in known if not k.startswith("_")], n=1)
             hint = f"did you mean --{close[0]}?" if close else f"the options are the ids in {', '.join(files)}."
             fail(f"unknown option --{name}: {hint}")
-
-
-def as_bool(name: str, value: object) -> bool:
-    """The value of a yes-or-no option; `--name true` and `--name false` arrive as words, which Python takes for true.
-
-    Raises:
-        PhanesInputError: it is neither.
-    """
-    words = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
-    wanted = words.get(str(value).lower())
-    if wanted is None:
-        raise PhanesInputError(f"{name} is {value!r}: give true or false.")
-    return wanted

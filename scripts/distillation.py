@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from .networks.perceptual import SpatialLPIPS, read_weights
 from .ops import degrade
 from .ops.equalize import equalize_adapthist
+from .options import as_bool
 
 Lesson = tuple[Tensor, Tensor, Tensor]  # two batches of images, the teacher's distance maps
 KINDS = ("pca", "pca_moved", "blur", "blend", "paint", "patch", "fill", "noise", "contrast", "move", "strip")
@@ -251,7 +252,7 @@ class DistillationStep:
         memory: int = 200,
     ) -> None:
         self.student, self.teacher, self.pairs = student, teacher, pairs
-        self.optimizer, self.loss, self.amp = optimizer, loss, amp
+        self.optimizer, self.loss, self.amp = optimizer, loss, as_bool("amp", amp)
         self.reuse, self.steps = reuse, 0
         self.memory: deque[Lesson] = deque(maxlen=memory if reuse > 1 else 1)
 

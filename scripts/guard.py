@@ -18,9 +18,9 @@ from monai.transforms import Transform
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .cli import as_bool
 from .errors import PhanesInputError
 from .ops.filters import gaussian_filter
+from .options import as_bool
 from .transforms import add_warning
 
 # The order of `slice_features`; kept in the record, which is refused when it was made of others.

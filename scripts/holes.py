@@ -13,6 +13,7 @@ from tqdm import trange
 
 from .ops import degrade
 from .ops.ellipses import random_ellipse_masks
+from .options import as_bool
 from .phanes import Phanes
 
 LESIONS = ("ellipses", "blobs", "tissue")
@@ -103,6 +104,7 @@ class StoredHoles(Dataset):
         seed: of augmentation and holes; the same lessons for the same seed.
         device: where they are made.
         batch_size: of their making.
+        amp: bfloat16 autocast of their making.
     """
 
     def __init__(
@@ -113,6 +115,7 @@ class StoredHoles(Dataset):
         seed: int = 0,
         device: torch.device | str = "cpu",
         batch_size: int = 32,
+        amp: bool = False,
     ) -> None:
         set_rnd(dataset, seed)
         slices = len(dataset)  # type: ignore[arg-type]
@@ -122,7 +125,9 @@ class StoredHoles(Dataset):
             for first in trange(0, count, batch_size, desc="holes", unit="batch", leave=False):
                 indices = range(first, min(first + batch_size, count))
                 images = torch.stack([torch.as_tensor(dataset[i % slices]["image"]) for i in indices])
-                lesson = maker(images.to(device, torch.float32))
+                images = images.to(device, torch.float32)
+                with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=as_bool("amp", amp)):
+                    lesson = maker(images).float()
                 lessons.append((lesson.clamp(0.0, 1.0) * 255.0).round().to("cpu", torch.uint8))
         self.lessons = torch.cat(lessons)
 

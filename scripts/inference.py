@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,17 @@ import torch
 from ignite.engine import EventEnum
 from monai.data import Dataset
 from monai.engines import SupervisedEvaluator
+from monai.inferers import SliceInferer
 from monai.transforms import apply_transform
+from torch import Tensor
 
 from .anonymous import anonymized
 from .calibration import sha256
-from .cli import as_bool, fail
+from .cli import fail
 from .data import find_cases
 from .dicom.selection import SeriesSelection
 from .errors import PhanesInputError, PhanesOutputError
+from .options import as_bool
 from .package.checksums import verify_checksums
 from .processes import process_rank, share, total
 from .sources import changed_while_read, signature
@@ -65,6 +68,25 @@ class CaseDataset(Dataset):
             logger.debug("case %s", item["case"], exc_info=True)
             changed = record["signature"] != signature(self.data[index])
             return {**record, "error": changed_while_read(item["image"]) if changed else sentence_of(error)}
+
+
+class AutocastSliceInferer(SliceInferer):
+    """`SliceInferer`, its network under bfloat16 autocast where wanted, on a CPU too.
+
+    MONAI's own `amp` is for CUDA alone. It pays on GPUs and on CPUs with AMX or AVX-512 BF16 instructions
+    (docs/performance.md says what it gains and what it changes).
+
+    Args:
+        amp: bfloat16 for convolutions and matrix products.
+    """
+
+    def __init__(self, *args: Any, amp: bool | str = False, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.amp = as_bool("amp", amp)
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=self.amp):
+            return super().__call__(inputs, network, *args, **kwargs)
 
 
 class CaseEvaluator(SupervisedEvaluator):

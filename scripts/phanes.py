@@ -17,6 +17,7 @@ from .ops.anomaly import (
 from .ops.bias_field import fit_log_bias_field
 from .ops.equalize import equalize_adapthist
 from .ops.filters import gaussian_filter
+from .options import as_bool
 
 COARSE_RESIDUALS = ("equalized", "raw", "mean")
 COARSE_SALIENCIES = ("equalized", "raw", "product")
@@ -141,7 +142,7 @@ class Phanes(nn.Module):
         self.saliency_sigma = saliency_sigma
         self.mask_sigma = mask_sigma
         self.mask_cut = mask_cut
-        self.mask_keeps_below = mask_keeps_below
+        self.mask_keeps_below = as_bool("mask_keeps_below", mask_keeps_below)
         self.mask_dilation = mask_dilation
         self.per_scan_threshold = mask_threshold_rule == "scan_quantile"
         self.scan_quantile = scan_quantile
@@ -160,7 +161,7 @@ class Phanes(nn.Module):
         self.bias_degree = bias_degree
         self.bias_tissue = bias_tissue
         self.bias_tolerance = bias_tolerance
-        self.relative_map = relative_map
+        self.relative_map = as_bool("relative_map", relative_map)
         self.relative_tissue = relative_tissue
         self.relative_error_floor = relative_error_floor
         self.relative_sigma = relative_sigma

@@ -24,6 +24,7 @@ from .losses import (
 from .networks.soft_intro_vae import SoftIntroVAE, sample_posterior
 from .ops.anomaly import compose_pseudo_healthy
 from .ops.filters import gaussian_filter
+from .options import as_bool
 from .phanes import Phanes
 
 
@@ -80,7 +81,7 @@ class AutoencoderStep:
         self.decoder_optimizer = decoder_optimizer
         self.loss = loss
         self.detach_rereconstruction = detach_rereconstruction
-        self.amp = amp
+        self.amp = as_bool("amp", amp)
 
     def _encode(self, images: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
         with _autocast(images.device, self.amp):
@@ -216,7 +217,7 @@ class InpainterStep:
         }
         self.smooth_sigma = smooth_sigma
         self.holes = holes
-        self.amp = amp
+        self.amp = as_bool("amp", amp)
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
         """One update of both networks.

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser
+from monai.inferers import SliceInferer
 from PIL import Image
 
 from scripts.errors import PhanesInputError
-from scripts.inference import checked_cases, label_threshold, read_calibration, sentence_of
+from scripts.inference import AutocastSliceInferer, checked_cases, label_threshold, read_calibration, sentence_of
 from scripts.reporting.results import result_names
 from tests.conftest import BUNDLE, ras_of_slice, run_inference, save_nifti, write_calibration
 from tests.faults import tree
@@ -265,3 +266,35 @@ def test_real_volumes_give_results_on_their_own_grid(data_root: Path, scratch_bu
         assert image.shape == original.shape
         np.testing.assert_array_equal(image.affine, original.affine)
     assert "level estimated" in summary(tmp_path / "out")["ms_patient20_study2_t1w_head"]["warnings"]
+
+
+class Convolved(torch.nn.Module):
+    """A network that tells in which precision its convolution ran."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Conv2d(1, 1, 3, padding=1)
+        self.seen = []
+
+    def forward(self, image):
+        result = self.layer(image)
+        self.seen.append(result.dtype)
+        return result.float()
+
+
+@pytest.mark.parametrize(
+    ("amp", "precision"), [("true", torch.bfloat16), (True, torch.bfloat16), ("false", torch.float32)]
+)
+def test_the_network_runs_in_the_precision_that_was_asked_for(amp, precision):
+    torch.manual_seed(0)
+    network, volume = Convolved(), torch.rand(1, 1, 16, 16, 3)
+    options = {"roi_size": (16, 16), "spatial_dim": 2, "sw_batch_size": 2}
+    with torch.inference_mode():
+        found = AutocastSliceInferer(**options, amp=amp)(volume, network)
+        assert set(network.seen) == {precision}
+        torch.testing.assert_close(found, SliceInferer(**options)(volume, network), atol=0.02, rtol=0)
+
+
+def test_a_precision_that_is_neither_is_refused():
+    with pytest.raises(PhanesInputError, match="amp is 'half': give true or false"):
+        AutocastSliceInferer(roi_size=(16, 16), spatial_dim=2, amp="half")

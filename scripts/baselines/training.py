@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from ..engines import BestKeeper, image_batch
 from ..errors import PhanesInputError
+from ..options import as_bool
 from ..versions import versions
 from .protocol import AnomalySystem, Fittable, Trainable, learnt_state, load_system, save_system
 
@@ -68,7 +69,7 @@ class LossStep:
         self.optimizer = optimizer
         self.max_norm = max_norm
         self.average = average
-        self.amp = amp
+        self.amp = as_bool("amp", amp)
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
         """images: (B, 1, H, W) in [0, 1] -> detached scalars, `loss` and its parts."""

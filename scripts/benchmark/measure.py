@@ -104,6 +104,16 @@ def flops(work: Work) -> float:
     return float(counter.get_total_flops())
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 by instructions of its own; elsewhere it is slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    with contextlib.suppress(OSError):
+        flags = Path("/proc/cpuinfo").read_text().split()
+        return "amx_bf16" in flags or "avx512_bf16" in flags
+    return False
+
+
 def machine(device: torch.device) -> dict[str, Any]:
     """What the numbers were taken on; `load` is the number of processes that wanted a processor just now."""
     name = platform.processor() or platform.machine()
@@ -114,6 +124,7 @@ def machine(device: torch.device) -> dict[str, Any]:
         "processor": name,
         "cores": os.cpu_count(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
+        "bfloat16": has_bfloat16(device),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         "system": platform.platform(terse=True),

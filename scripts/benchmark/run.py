@@ -15,7 +15,7 @@ from ..errors import PhanesInputError
 from ..files import write_atomically
 from . import subjects, training
 from .command import measure_command, measure_processes
-from .measure import Timing, Work, alternate, flops, machine, peak_memory
+from .measure import Timing, Work, alternate, flops, has_bfloat16, machine, peak_memory
 from .page import render
 from .targets import against_targets
 
@@ -75,6 +75,8 @@ def inference(bench: Bench, networks: dict[str, Any]) -> list[dict[str, Any]]:
                 "as published": partial(composition, images),
                 "bare networks": subjects.bare(network, images),
             }
+            if has_bfloat16(bench.device):
+                works["ours, bfloat16"] = subjects.bfloat16(works["ours"], bench.device)
             measured = bench.time(works)
             for system, seconds in measured.items():
                 memory = peak_memory(works[system], bench.device)

@@ -19,7 +19,7 @@ from ..baselines.patchcore import PatchCore
 from ..demo import write_demo_input
 from ..evaluation.systems import Entry
 from ..export import bundle_network, export_network
-from ..ops.anomaly import anomaly_map, coarse_anomaly_map, compose_pseudo_healthy, fill_hole
+from ..ops.anomaly import anomaly_map, coarse_anomaly_map, compose_pseudo_healthy, fill_hole, relative_anomaly_map
 from ..ops.equalize import equalize_adapthist
 from ..ops.filters import gaussian_filter
 from ..phanes import Phanes
@@ -77,6 +77,16 @@ def no_grad(work: Callable[[], object]) -> Work:
 
     def run() -> object:
         with torch.inference_mode():
+            return work()
+
+    return run
+
+
+def bfloat16(work: Work, device: torch.device) -> Work:
+    """The work under bfloat16 autocast, as `--amp true` runs it."""
+
+    def run() -> object:
+        with torch.autocast(device.type, dtype=torch.bfloat16):
             return work()
 
     return run
@@ -144,6 +154,11 @@ def stages(network: Phanes, images: Tensor) -> dict[str, tuple[str, Work]]:
         "masks": ("other", masks),
         "hole filled": ("other", repeated(lambda: fill_hole(images, mask, coarse), fillings * (1 + refills))),
         "composition and map": ("other", repeated(composed)),
+        "bias field's fit": ("other", lambda: network.log_bias_field(images, coarse) if network.bias_passes else None),
+        "relative map": (
+            "other",
+            lambda: relative_anomaly_map(residual, images, coarse) if network.relative_map else None,
+        ),
     }
     return {name: (kind, no_grad(work)) for name, (kind, work) in works.items()}
 

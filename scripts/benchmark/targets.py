@@ -24,8 +24,10 @@ def _inference(rows: Sequence[dict[str, Any]], device: str) -> list[tuple[str, s
         ("shipped network", "shipped", 10.0),
         ("shipped network without refinements", "one filling", 10.0),
     ):
-        speed = published / median(rows, size=size, system="ours", batch=batch)
-        found.append((f"{name} / as published at published size, batch {batch}", ">=", target, speed))
+        for system, precision in (("ours", ""), ("ours, bfloat16", ", bfloat16")):
+            if not math.isnan(seconds := median(rows, size=size, system=system, batch=batch)):
+                what = f"{name}{precision} / as published at published size, batch {batch}"
+                found.append((what, ">=", target, published / seconds))
     return found
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..losses import SoftIntroLoss, SoftMaskAdversarialLoss
 from ..networks.perceptual import VGG19_TAPS
 from ..networks.trunks import IMAGENET_MEAN, IMAGENET_STD, vgg19
-from .measure import Work
+from .measure import Work, has_bfloat16
 from .published import (
     AsPublished,
     AutoencoderStepAsPublished,
@@ -49,35 +49,42 @@ def _adam(module: nn.Module) -> torch.optim.Optimizer:
 
 
 def autoencoder_steps(size: str, images: Tensor) -> dict[str, Work]:
-    """One step of stage 1 on a batch: `ours`, as train.json trains, and `as published`."""
-    parser = _parser(["train.json"], size, images.device)
-    ours, network = parser.get_parsed_content("step"), parser.get_parsed_content("autoencoder")
-    network.train()
+    """One step of stage 1 on a batch: `ours`, as train.json trains, also in bfloat16, and `as published`."""
+    works: dict[str, Work] = {}
+    for label, amp in _precisions("ours", images.device):
+        parser = _parser(["train.json"], size, images.device, amp=amp)
+        step, network = parser.get_parsed_content("step"), parser.get_parsed_content("autoencoder")
+        network.train()
+        works[label] = lambda step=step: step(images)  # type: ignore[misc]
     copy: Any = contiguous(network).eval()  # the published training leaves the normalisation in evaluation mode
     published = AutoencoderStepAsPublished(copy, _adam(copy.encoder), _adam(copy.decoder), SoftIntroLoss())
-    return {"ours": lambda: ours(images), "as published": lambda: published(images)}
+    works["as published"] = lambda: published(images)
+    return works
+
+
+def _precisions(label: str, device: torch.device) -> list[tuple[str, bool]]:
+    """Label and `amp`: float32, and bfloat16 where the device has it."""
+    return [(label, False), (f"{label}, bfloat16", True)] if has_bfloat16(device) else [(label, False)]
 
 
 def inpainter_steps(size: str, images: Tensor) -> dict[str, Work]:
     """One step of stage 2: `ours`, as train_inpainter.json trains; `ours, VGG19`, with the paper's trunk for style and
-    perceptual loss; `as published`."""
+    perceptual loss; both also in bfloat16; `as published`."""
     files = ["train.json", "train_inpainter.json"]
-    parser = _parser(files, size, images.device)
-    trunk = parser.get_parsed_content("feature_weights")
     # The time is the architecture's; where the file is not at hand, the package's trunk with its random weights is not
     # buildable without a download, so the small distilled one stands in, and its name is in the table.
-    name = "SqueezeNet" if Path(str(trunk)).is_file() else "distilled"
-    if name == "distilled":
-        parser = _parser(files, size, images.device, feature_trunk="distilled", feature_weights=None)
+    given = Path(str(_parser(files, size, images.device).get_parsed_content("feature_weights"))).is_file()
+    stand_in: dict[str, Any] = {"feature_trunk": "distilled", "feature_weights": None}
     works: dict[str, Work] = {}
-    for label, vgg in ((f"ours, {name}", None), ("ours, VGG19", RandomVGG19().to(images.device))):
-        step = parser.get_parsed_content("step", instantiate=True)
-        give_masks(step.network, images)
-        step.network.inpainter.train()
-        if vgg is not None:
-            step.features = vgg.features
-        works[label] = lambda step=step: step(images)  # type: ignore[misc]
-        parser = _parser(files, size, images.device, feature_trunk="distilled", feature_weights=None)
+    for name, vgg in (("SqueezeNet" if given else "distilled", None), ("VGG19", RandomVGG19().to(images.device))):
+        for label, amp in _precisions(f"ours, {name}", images.device):
+            overrides = {} if given and vgg is None else stand_in
+            step = _parser(files, size, images.device, amp=amp, **overrides).get_parsed_content("step")
+            give_masks(step.network, images)
+            step.network.inpainter.train()
+            if vgg is not None:
+                step.features = vgg.features
+            works[label] = lambda step=step: step(images)  # type: ignore[misc]
     composition = AsPublished(step.network, lpips_package().to(images.device))
     composition.inpainter.train().requires_grad_(True)
     discriminator = contiguous(step.discriminator)

@@ -10,8 +10,8 @@ import numpy as np
 from monai.data import MetaTensor
 
 from ..alignment import analysed_thickness
-from ..cli import as_bool
 from ..errors import PhanesInputError
+from ..options import as_bool
 from .concepts import Findings, Software
 from .output import write_dicom_results
 

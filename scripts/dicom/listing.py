@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from ..cli import as_bool
 from ..files import write_atomically
 from ..names import one_line
+from ..options import as_bool
 from ..processes import process_rank
 from .selection import SeriesSelection
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import PhanesInputError
+from ..options import as_bool
 
 
 class ResidualBlock(nn.Module):
@@ -188,7 +189,7 @@ class SoftIntroVAE(nn.Module):
             raise ValueError(f"stem_stride must be 1 or 2, not {stem_stride}")
         self.latent_dim = latent_dim
         self.frozen_norm = frozen_norm
-        self.sample_latent = sample_latent
+        self.sample_latent = as_bool("sample_latent", sample_latent)
         self.encoder = Encoder(image_size, channels, latent_dim, stem_stride, force_skip_conv, linear_path)
         self.decoder = Decoder(image_size, channels, latent_dim, stem_stride, force_skip_conv, linear_path)
 

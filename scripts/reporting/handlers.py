@@ -12,10 +12,11 @@ from monai.engines import IterationEvents
 from tqdm import tqdm
 
 from ..anonymous import without_names
-from ..cli import as_bool, fail
+from ..cli import fail
 from ..dicom.case_writer import DicomCaseWriter
 from ..inference import CaseEvents
 from ..names import one_line
+from ..options import as_bool
 from ..processes import process_rank
 from ..transforms import add_warning
 from ..versions import versions

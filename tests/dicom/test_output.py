@@ -19,7 +19,6 @@ import SimpleITK
 from nibabel.affines import apply_affine
 from pydicom.dataset import Dataset
 
-from scripts.cli import as_bool
 from scripts.data import find_cases
 from scripts.dicom.concepts import Findings, Software
 from scripts.dicom.derived import stored_values
@@ -27,6 +26,7 @@ from scripts.dicom.output import write_dicom_results
 from scripts.dicom.read import SourceSeries, read_source
 from scripts.dicom.selection import SeriesSelection
 from scripts.errors import PhanesInputError
+from scripts.options import as_bool
 from tests.conftest import BUNDLE, head_slice, run_inference
 from tests.dicom.synthetic import PLANES, STUDY, enhanced, header, save, slices
 
