@@ -211,7 +211,7 @@ def relative_anomaly_map(
     pixels = where.sum(dim=(1, 2, 3), keepdim=True).clamp(min=1.0)
     error = (where * torch.abs(coarse - image).double()).sum(dim=(1, 2, 3), keepdim=True) / pixels
     exact = image.double()
-    mean = gaussian_filter(exact, sigma)
-    contrast = (gaussian_filter(exact.square(), sigma) - mean.square()).clamp(min=0.0).sqrt()
+    mean, square = gaussian_filter(torch.cat([exact, exact.square()], dim=1), sigma).chunk(2, dim=1)
+    contrast = (square - mean.square()).clamp(min=0.0).sqrt()
     usual = (error + error_floor) * (contrast + contrast_floor)
     return (anomaly.double() * unit / usual).to(anomaly.dtype)
