@@ -23,7 +23,7 @@ from ..ops.anomaly import anomaly_map, coarse_anomaly_map, compose_pseudo_health
 from ..ops.equalize import equalize_adapthist
 from ..ops.filters import gaussian_filter
 from ..phanes import Phanes
-from .measure import Work
+from .measure import Work, has_bfloat16
 from .published import AsPublished, contiguous, lpips_package
 
 CONFIGS = Path("bundle/configs")
@@ -170,10 +170,13 @@ def bare(network: Phanes, images: Tensor) -> Work:
 
 
 def runtimes(network: Phanes, images: Tensor) -> dict[str, Work]:
-    """The same network in PyTorch's own memory format, frozen by TorchScript, and by ONNX Runtime where installed."""
+    """The same network in PyTorch's own memory format, under autocast, frozen by TorchScript, and by ONNX Runtime and
+    OpenVINO where installed. The export to ONNX takes minutes."""
     works = {"ours": no_grad(lambda: network(images))}
     plain: Phanes = contiguous(network)  # type: ignore[assignment]
     works["contiguous tensors"] = no_grad(lambda: plain(images))
+    if has_bfloat16(images.device):
+        works["ours, bfloat16"] = bfloat16(works["ours"], images.device)
     # Frozen first: otherwise `optimize_for_inference` calls the Python method `train` of a scripted class.
     frozen = torch.jit.optimize_for_inference(torch.jit.freeze(torch.jit.script(network)))
     works["TorchScript, frozen and fused"] = no_grad(lambda: frozen(images))
@@ -185,8 +188,24 @@ def runtimes(network: Phanes, images: Tensor) -> dict[str, Work]:
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = torch.get_num_threads()
             session = onnxruntime.InferenceSession(path, options)
-        array = images.numpy()
-        works["ONNX Runtime"] = lambda: session.run(None, {"image": array})
+            array = images.numpy()
+            works["ONNX Runtime"] = lambda: session.run(None, {"image": array})
+            works |= _openvino(str(path), images)
+    return works
+
+
+def _openvino(path: str, images: Tensor) -> dict[str, Work]:
+    """A program in ONNX compiled by OpenVINO where it is installed, in the precisions the processor has."""
+    if importlib.util.find_spec("openvino") is None:
+        return {}
+    import openvino
+
+    precisions = {"OpenVINO": "f32", **({"OpenVINO, bfloat16": "bf16"} if has_bfloat16(images.device) else {})}
+    works: dict[str, Work] = {}
+    for name, precision in precisions.items():
+        options = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+        program = openvino.Core().compile_model(path, "CPU", options)
+        works[name] = lambda program=program: program([images.numpy()])  # type: ignore[misc]
     return works
 
 
