@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -46,11 +47,27 @@ def run(arguments: list[str], threads: int = 0) -> Process:
     variables = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
     command, nowhere = [sys.executable, *arguments], subprocess.DEVNULL
     child = subprocess.Popen(command, stdout=nowhere, stderr=nowhere, env=variables)  # noqa: S603
-    _, status, usage = os.wait4(child.pid, 0)
+    peak, ended = 0.0, 0
+    while not ended:
+        peak = max(peak, _resident(child.pid))
+        time.sleep(0.01)
+        ended, status, usage = os.wait4(child.pid, os.WNOHANG)
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
         raise RuntimeError(f"{' '.join(arguments)[:200]} ended with status {child.returncode}")
-    return Process(time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+    return Process(time.perf_counter() - start, usage.ru_utime + usage.ru_stime, peak or usage.ru_maxrss / 1024)
+
+
+def _resident(pid: int) -> float:
+    """Highest resident memory of a running process so far, MiB; 0 where the system does not say.
+
+    Not `ru_maxrss` of its end: on Linux that begins at the memory of the process that started it.
+    """
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) / 1024
+    return 0.0
 
 
 def write_cases(image: Tensor, folder: Path, count: int) -> Path:

@@ -106,6 +106,13 @@ def test_a_process_is_timed_with_its_memory_and_its_failure_is_not_overlooked():
         run(["-c", "raise SystemExit(3)"])
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the system says its memory on Linux")
+def test_the_memory_of_a_process_is_not_that_of_the_one_that_started_it():
+    ballast = bytearray(300 * 2**20)
+    ballast[::4096] = b"1" * len(ballast[::4096])
+    assert 80 < run(["-c", "import time; x = b'1' * (80 * 2**20); time.sleep(0.1)"]).peak_mib < 200
+
+
 def test_a_cohort_of_one_slice_has_as_many_cases_as_asked(tmp_path):
     folder = write_cases(torch.rand(128, 128), tmp_path / "cases", 4)
     assert len({path.read_bytes() for path in folder.glob("*.png")}) == 1
