@@ -175,7 +175,7 @@ class InpainterStep:
         smooth_weight: of the mean absolute value, within the hole, of the error smoothed by `smooth_sigma` pixels. Not
             in the paper: the anomaly map counts what is broad, the absolute error weighs what is thin alike.
         smooth_sigma: of that Gaussian, pixels.
-        style_weight: of `style_loss`.
+        style_weight: of `style_loss`; the trunk is left out where this and the next are 0.
         perceptual_weight: of `perceptual_loss`.
         adversarial_weight: of the generator's adversarial term; 0 reproduces the published code.
         holes: makes lessons of slices; not needed where the batches are lessons already (`StoredHoles`).
@@ -237,16 +237,19 @@ class InpainterStep:
         composed = compose_pseudo_healthy(images, raw, masks)
 
         with _autocast(images.device, self.amp):
-            predicted, target = self.features(raw.clamp(0.0, 1.0)), self.features(images)
+            predicted, target = [], []
+            if self.weights["style"] or self.weights["perceptual"]:
+                predicted, target = self.features(raw.clamp(0.0, 1.0)), self.features(images)
             scores = self.discriminator(composed)
         predicted, target = ([_at_least_single(f) for f in features] for features in (predicted, target))
+        nothing = raw.new_zeros(())
         error, hole = (raw - images) * masks, masks.sum().clamp(min=1.0)
         terms = {
             "l1": F.l1_loss(raw, images),
             "hole": error.abs().sum() / hole,
             "smooth": (gaussian_filter(error, self.smooth_sigma).abs() * masks).sum() / hole,
-            "style": style_loss(predicted, target),
-            "perceptual": perceptual_loss(predicted, target),
+            "style": style_loss(predicted, target) if predicted else nothing,
+            "perceptual": perceptual_loss(predicted, target) if predicted else nothing,
             "adversarial": self.adversarial.generator(scores, masks),
         }
         loss = torch.stack([self.weights[name] * value for name, value in terms.items()]).sum()
