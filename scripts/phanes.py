@@ -232,7 +232,7 @@ class Phanes(nn.Module):
     def correct_bias(self, image: Tensor, coarse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Take a strong bias field out of the slices that have one. Not in the paper.
 
-        A field is strong when its strength exceeds `bias_threshold`, which lies well above that of the healthy slices of
+        A field is strong when its strength exceeds `bias_threshold`, which lies well above that of healthy slices from
         the training's scanners. A slice without a strong field is left as it is.
 
         Args:
