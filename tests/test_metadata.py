@@ -66,3 +66,17 @@ def test_inference_config_has_the_ids_that_hosts_read(scratch_bundle: Path, png:
     required = {name for name, entry in {**InferProperties, **MetaProperties}.items() if entry["required"]}
     assert required <= set(workflow.properties)
     assert {"preprocessing", "postprocessing", "inferer", "network_def"} <= set(workflow.parser.config)
+
+
+def test_the_metrics_are_those_of_the_evaluations() -> None:
+    """Means over seeds of PHANES' own map in the records behind the model card."""
+    metrics = json.loads((BUNDLE / "configs" / "metadata.json").read_text(encoding="utf-8"))["eval_metrics"]
+    expected: dict[str, float] = {}
+    for prefix, name in (("synthetic_", "synthetic"), ("real_", "tumours")):
+        record = json.loads((BUNDLE / "docs" / "results" / f"{name}_record.json").read_text(encoding="utf-8"))
+        found = [entry for entry in record["results"] if entry["system"] == "phanes"]
+        for lesions in {entry["set"] for entry in found}:
+            for measure in ("auprc", "best_dice"):
+                values = [entry["maps"]["own"][measure] for entry in found if entry["set"] == lesions]
+                expected[f"{prefix}{lesions}_{measure}"] = sum(values) / len(values)
+    assert metrics == pytest.approx(expected, abs=6e-5)
