@@ -165,6 +165,15 @@ def calibrate_refinement(
     return threshold
 
 
+def method_of(network: Phanes) -> dict[str, Any]:
+    """The network's choices, by name: what thresholds depend on beside the weights."""
+    return {
+        name: value
+        for name, value in vars(network).items()
+        if not name.startswith("_") and name != "training" and isinstance(value, (bool, int, float, str, list))
+    }
+
+
 def calibrate_bias(
     network: Phanes, batches: Iterable[Any], device: torch.device, quantile: float, margin: float
 ) -> float:
@@ -288,6 +297,7 @@ def calibrate(
         "healthy_score_quantiles": {str(q): float(np.quantile(scores, q)) for q in (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)},
         "healthy_scores": sorted(float(f"{score:.6g}") for score in scores),
         **({} if guard is None else {"guard": guard}),
+        "method": method_of(network),
         "weights_sha256": sha256(weights_file),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
     }

@@ -19,13 +19,14 @@ from monai.transforms import apply_transform
 from torch import Tensor
 
 from .anonymous import anonymized
-from .calibration import sha256
+from .calibration import method_of, sha256
 from .cli import fail
 from .data import find_cases
 from .dicom.selection import SeriesSelection
 from .errors import PhanesInputError, PhanesOutputError
 from .options import as_bool
 from .package.checksums import verify_checksums
+from .phanes import Phanes
 from .processes import process_rank, share, total
 from .sources import changed_while_read, signature
 
@@ -226,12 +227,13 @@ def _check_device(device: str | torch.device) -> None:
         raise PhanesInputError(f"device '{device}' cannot be used here: leave it out, or give cpu or cuda.") from error
 
 
-def read_calibration(path: str | Path, weights: str | Path) -> dict[str, Any]:
-    """`calibration.json`, checked to belong to the weights.
+def read_calibration(path: str | Path, weights: str | Path, network: Phanes | None = None) -> dict[str, Any]:
+    """`calibration.json`, checked to belong to the weights; a warning when it was made with other choices.
 
     Args:
         path: the record that the calibrate workflow wrote; keys `label_threshold` (>= 0) and `weights_sha256` at least.
         weights: the state dict it was made for.
+        network: whose choices (`--refinements`, ...) are compared with the record's `method`, where it has one.
 
     Raises:
         SystemExit: one sentence on the command line (`PhanesInputError` elsewhere) when a file is missing, unreadable
@@ -248,6 +250,14 @@ def read_calibration(path: str | Path, weights: str | Path) -> dict[str, Any]:
         fail(f"calibration '{path}' is not a calibration record: run the calibrate workflow again.")
     if sha256(weights) != expected:
         fail(f"calibration '{path}' was made for other weights than '{weights}': run the calibrate workflow for them.")
+    made_with, chosen = record.get("method", {}), {} if network is None else method_of(network)
+    if others := [f"{name} {made_with[name]}" for name in chosen if made_with.get(name, chosen[name]) != chosen[name]]:
+        logger.warning(
+            "calibration '%s' was made with %s: with other choices the label does not keep its promise; "
+            "run the calibrate workflow with the same options, or give --label_threshold.",
+            path,
+            ", ".join(others),
+        )
     return dict(record)
 
 

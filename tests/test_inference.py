@@ -298,3 +298,18 @@ def test_the_network_runs_in_the_precision_that_was_asked_for(amp, precision):
 def test_a_precision_that_is_neither_is_refused():
     with pytest.raises(PhanesInputError, match="amp is 'half': give true or false"):
         AutocastSliceInferer(roi_size=(16, 16), spatial_dim=2, amp="half")
+
+
+def test_a_calibration_made_with_other_choices_is_said(tmp_path, caplog):
+    """The shipped record, and the network that inference.json builds."""
+    parser = ConfigParser()
+    parser.read_config(BUNDLE / "configs" / "inference.json")
+    parser.update({"bundle_root": str(BUNDLE), "refinements": 1, "relative_map": "false", "device": "cpu"})
+    network = parser.get_parsed_content("network_def")
+    files = BUNDLE / "models" / "calibration.json", BUNDLE / "models" / "model.pt"
+    read_calibration(*files, network)
+    assert "was made with refinements 3, relative_map True" in caplog.text
+    caplog.clear()
+    network.refinements, network.relative_map = 3, True
+    read_calibration(*files, network)
+    assert not caplog.text
