@@ -6,11 +6,10 @@ import math
 from collections.abc import Hashable, Mapping
 from typing import Any
 
-import torch
 from monai.transforms import Transform
 
 from .ops.bias_field import fit_log_bias_field
-from .transforms import add_warning
+from .transforms import add_warning, slices_at_level
 
 
 class WarnOfBiasField(Transform):
@@ -47,13 +46,11 @@ class WarnOfBiasField(Transform):
         d = dict(data)
         if self.threshold is None:
             return d
-        image = d[self.ref_key]
-        level = int(image.meta.get("level_slice", image.shape[-1] // 2))
-        seen, coarse = (
-            torch.as_tensor(d[k])[None, ..., level].detach().cpu().float() for k in (self.ref_key, "coarse")
-        )
+        seen, coarse = slices_at_level(d, (self.ref_key, "coarse"), self.ref_key)
         strength = float(fit_log_bias_field(seen, coarse, self.degree, self.tissue, self.tolerance)[1])
         if strength > self.threshold:
             share = 100.0 * math.expm1(strength)
-            add_warning(image, f"strong bias field (standard deviation {share:.0f} % of the brightness), taken out")
+            add_warning(
+                d[self.ref_key], f"strong bias field (standard deviation {share:.0f} % of the brightness), taken out"
+            )
         return d

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -64,8 +65,7 @@ def storable(network: nn.Module) -> dict[str, Tensor]:
 def maps_of(network: Phanes, batches: Iterable[Any], device: torch.device, what: str) -> Tensor:
     """Maps of every image, (N, 1, H, W) on the CPU.
 
-    `coarse`: of eq. (3); `anomaly`: the final ones of eq. (4); `first anomaly`: of the first
-    filling alone.
+    `coarse`: of eq. (3); `anomaly`: the final ones of eq. (4); `first anomaly`: of one filling.
     """
     compute = {
         "coarse": lambda image: network.coarse(image)[1],
@@ -81,9 +81,16 @@ def maps_of(network: Phanes, batches: Iterable[Any], device: torch.device, what:
 
 
 def threshold_at(maps: Tensor, quantile: float, region: Tensor | None = None) -> float:
-    """Pooled quantile of healthy maps (N, 1, H, W), over all pixels or those of a (H, W) region."""
+    """Pooled quantile of healthy maps (N, 1, H, W), over all pixels or those of a (H, W) region.
+
+    Raises:
+        PhanesInputError: the maps hold NaN: a threshold that they are made with has not been calibrated.
+    """
     values = maps[:, 0][:, region] if region is not None else maps
-    return float(np.quantile(values.numpy(), quantile))
+    threshold = float(np.quantile(values.numpy(), quantile))
+    if math.isnan(threshold):
+        raise PhanesInputError("the healthy maps hold NaN: calibrate the thresholds they are made with first.")
+    return threshold
 
 
 def false_positive_interval(shares: np.ndarray, resamples: int, seed: int, level: float = 0.95) -> tuple[float, float]:
@@ -153,7 +160,7 @@ def calibrate_refinement(
     """Set `network.refinement_threshold` to the quantile of the smoothed healthy maps of one filling over the brain.
 
     Args:
-        network: with a calibrated `mask_threshold`.
+        network: with a calibrated `mask_threshold` and, where it is used, `bias_threshold`.
         batches: healthy validation slices, dictionaries with `image` (B, 1, H, W) in [0, 1].
         device: where to compute.
         quantile: in [0, 1].

@@ -9,7 +9,7 @@ scanner, another contrast or another level move it as much as a large lesion.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from torch import Tensor
 from .errors import PhanesInputError
 from .ops.filters import gaussian_filter
 from .options import as_bool
-from .transforms import add_warning
+from .transforms import add_warning, slices_at_level
 
 # The order of `slice_features`; kept in the record, which is refused when it was made of others.
 FEATURES = ("log reconstruction error", "correlation with reconstruction", "mask area", "log detail", "brightness")
@@ -141,10 +141,7 @@ class GuardSliced(Transform):
         if self.record is None:
             return d
         image = d[self.ref_key]
-        level = int(image.meta.get("level_slice", image.shape[-1] // 2))
-        parts: Sequence[Tensor] = [
-            torch.as_tensor(d[key])[None, ..., level].detach().cpu().float() for key in (self.ref_key, "coarse", "mask")
-        ]
+        parts = slices_at_level(d, (self.ref_key, "coarse", "mask"), self.ref_key)
         score = float(guard_scores(slice_features(*parts).numpy(), self.record)[0])
         d["guard"], d["guard_score"] = ("ok" if score <= 1 else "unlike the training slices"), score
         if score > 1:

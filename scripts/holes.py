@@ -117,6 +117,7 @@ class StoredHoles(Dataset):
         batch_size: int = 32,
         amp: bool = False,
     ) -> None:
+        amp = as_bool("amp", amp)
         set_rnd(dataset, seed)
         slices = len(dataset)  # type: ignore[arg-type]
         lessons = []
@@ -126,7 +127,7 @@ class StoredHoles(Dataset):
                 indices = range(first, min(first + batch_size, count))
                 images = torch.stack([torch.as_tensor(dataset[i % slices]["image"]) for i in indices])
                 images = images.to(device, torch.float32)
-                with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=as_bool("amp", amp)):
+                with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=amp):
                     lesson = maker(images).float()
                 lessons.append((lesson.clamp(0.0, 1.0) * 255.0).round().to("cpu", torch.uint8))
         self.lessons = torch.cat(lessons)

@@ -7,7 +7,15 @@ import pytest
 import torch
 from scipy import ndimage
 
-from scripts.calibration import calibrate, false_positive_interval, load_part, sha256, storable, threshold_at
+from scripts.calibration import (
+    calibrate,
+    calibrate_refinement,
+    false_positive_interval,
+    load_part,
+    sha256,
+    storable,
+    threshold_at,
+)
 from scripts.errors import PhanesInputError
 from scripts.networks.aot_gan import AOTGenerator
 from scripts.networks.perceptual import SpatialLPIPS
@@ -41,6 +49,14 @@ def test_thresholds_are_numpys_quantiles_over_all_pixels_or_a_region(brain):
     assert threshold_at(maps, 0.99) == pytest.approx(np.quantile(maps.numpy(), 0.99))
     inside = maps.numpy()[:, 0][:, brain.numpy()]
     assert threshold_at(maps, 0.9, brain) == pytest.approx(np.quantile(inside, 0.9))
+
+
+def test_a_threshold_of_maps_without_their_own_thresholds_is_refused(batches, brain):
+    network = small()
+    network.mask_threshold.fill_(0.01)
+    network.bias_passes = 1  # its threshold is NaN
+    with pytest.raises(PhanesInputError, match="the healthy maps hold NaN: calibrate the thresholds"):
+        calibrate_refinement(network, batches, torch.device("cpu"), 0.9, brain)
 
 
 def test_the_interval_is_that_of_the_mean():

@@ -188,6 +188,7 @@ def test_all_stages_run_resume_and_end_in_a_bundle_that_infers(slices, tmp_path)
         output_dir=str(tmp_path / "standstill"),
         start_from=str(tmp_path / "inpainter" / "inpainter.pt"),
         learning_rate=0.0,
+        refined_share=0.5,
         **stage2,
         **files,
     )
