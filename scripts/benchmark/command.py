@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
+import json
 import os
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,20 @@ FIRST_RESULT = [
     "torch.set_grad_enabled(False); network(torch.rand(1, 1, size, size))",
 ]
 
+ACCOUNTED = """
+import json, os, sys, time
+nowhere = os.open(os.devnull, os.O_WRONLY)
+silent = [(os.POSIX_SPAWN_DUP2, nowhere, 1), (os.POSIX_SPAWN_DUP2, nowhere, 2)]
+start = time.perf_counter()
+child = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=silent)
+_, status, usage = os.wait4(child, 0)
+unit = 2**20 if sys.platform == "darwin" else 2**10  # of ru_maxrss
+print(json.dumps({"wall": time.perf_counter() - start, "cpu": usage.ru_utime + usage.ru_stime,
+                  "peak_mib": usage.ru_maxrss / unit, "status": os.waitstatus_to_exitcode(status)}))
+"""
+"""Starts a command, waits for its end and accounts for it. A process of its own, and a small one: on Linux the highest
+memory of a process begins at that of the process that started it, and a look at it from outside misses the end."""
+
 
 @dataclass
 class Process:
@@ -34,7 +47,9 @@ class Process:
 
 
 def run(arguments: list[str], threads: int = 0) -> Process:
-    """Run this Python with arguments and wait for its end; time and memory are of the process, not of its children.
+    """Run this Python with arguments and wait for its end.
+
+    Processor time is with that of the processes it started and waited for, memory that of the largest of them.
 
     Args:
         arguments: of the interpreter.
@@ -43,31 +58,13 @@ def run(arguments: list[str], threads: int = 0) -> Process:
     Raises:
         RuntimeError: it failed.
     """
-    start = time.perf_counter()
     variables = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
-    command, nowhere = [sys.executable, *arguments], subprocess.DEVNULL
-    child = subprocess.Popen(command, stdout=nowhere, stderr=nowhere, env=variables)  # noqa: S603
-    peak, ended = 0.0, 0
-    while not ended:
-        peak = max(peak, _resident(child.pid))
-        time.sleep(0.01)
-        ended, status, usage = os.wait4(child.pid, os.WNOHANG)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
-        raise RuntimeError(f"{' '.join(arguments)[:200]} ended with status {child.returncode}")
-    return Process(time.perf_counter() - start, usage.ru_utime + usage.ru_stime, peak or usage.ru_maxrss / 1024)
-
-
-def _resident(pid: int) -> float:
-    """Highest resident memory of a running process so far, MiB; 0 where the system does not say.
-
-    Not `ru_maxrss` of its end: on Linux that begins at the memory of the process that started it.
-    """
-    with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("VmHWM"):
-                return int(line.split()[1]) / 1024
-    return 0.0
+    command = [sys.executable, "-I", "-S", "-c", ACCOUNTED, sys.executable, *arguments]
+    said = subprocess.run(command, stdout=subprocess.PIPE, env=variables, text=True, check=True).stdout  # noqa: S603
+    account = json.loads(said)
+    if account["status"]:
+        raise RuntimeError(f"{' '.join(arguments)[:200]} ended with status {account['status']}")
+    return Process(account["wall"], account["cpu"], account["peak_mib"])
 
 
 def write_cases(image: Tensor, folder: Path, count: int) -> Path:
