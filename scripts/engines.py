@@ -16,6 +16,7 @@ from monai.handlers import CheckpointLoader
 from monai.handlers.tensorboard_handlers import TensorBoardHandler
 from monai.utils import set_determinism
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, DistributedSampler
 
 from .checkpoints import NewestCheckpoint, latest_checkpoint, save_state
@@ -150,6 +151,27 @@ class StepProgress:
         )
 
 
+class WeightAverager:
+    """After each step, takes the trained weights into their running average (torch's `AveragedModel`).
+
+    Args:
+        averaged: the average.
+        network: what is trained.
+    """
+
+    def __init__(self, averaged: AveragedModel, network: nn.Module) -> None:
+        self.averaged = averaged
+        self.network = network
+
+    def attach(self, engine: Engine) -> None:
+        """Called by MONAI's engines."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """One more step's weights."""
+        self.averaged.update_parameters(self.network)
+
+
 class BestKeeper:
     """After each validation keeps the network with the lowest error, and stops when the error no longer falls.
 
@@ -246,13 +268,15 @@ class InpaintingReconstruction(nn.Module):
 
     Args:
         network: PHANES.
+        inpainter: fills the holes; the network's own, or its weights' average.
         holes: how they are made, as in training.
         seed: the same one, the same holes in every validation; a slice's hole depends on its place in its batch.
     """
 
-    def __init__(self, network: Phanes, holes: HoleMaker, seed: int = 0) -> None:
+    def __init__(self, network: Phanes, inpainter: nn.Module, holes: HoleMaker, seed: int = 0) -> None:
         super().__init__()
         self.network = network
+        self.inpainter = inpainter
         self.holes = holes
         self.seed = seed
 
@@ -262,7 +286,7 @@ class InpaintingReconstruction(nn.Module):
         with torch.random.fork_rng(devices=[image.device] if image.is_cuda else []):
             torch.manual_seed(self.seed)
             _, filled, mask = self.holes(image).split(1, dim=1)
-        return compose_pseudo_healthy(image, self.network.inpainter(filled, mask), mask)
+        return compose_pseudo_healthy(image, self.inpainter(filled, mask), mask)
 
 
 class MontageHandler(TensorBoardHandler):

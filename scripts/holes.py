@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -32,8 +32,9 @@ class HoleMaker:
         union_probability: share of slices whose holes take the ellipses (or what was painted) in, as published. The
             others' holes are what the model's own mask found; around them the generator sees what it missed, as in use.
         threshold_jitter: the mask threshold is multiplied by a random number from this range, one a slice.
-        refined_share: share of slices whose holes are what the mask becomes when it is refined once by the anomaly map
-            (`Phanes.refined_mask`), as most holes are in use. Needs a calibrated `refinement_threshold`.
+        refined_share: share of slices whose holes are what the mask becomes when it is refined by the anomaly map
+            (`Phanes.refined_mask`), as most holes are in use; the same share of these is refined a second time. Needs a
+            calibrated `refinement_threshold`.
 
     Raises:
         ValueError: an unknown kind of lesion.
@@ -66,8 +67,11 @@ class HoleMaker:
         own = network.mask(coarse_map, degrade.uniform(images, *self.threshold_jitter))
         mask = torch.maximum(own, lesion * degrade.coin(images, self.union_probability))
         if self.refined_share > 0:
-            refined = network.refined_mask(network.inpaint_and_compare(seen, mask, coarse, None)[0])
-            mask = torch.where(degrade.coin(images, self.refined_share) > 0, refined, mask)
+            chosen = degrade.coin(images, self.refined_share)
+            for _ in range(2):
+                refined = network.refined_mask(network.inpaint_and_compare(seen, mask, coarse, None)[0])
+                mask = torch.where(chosen > 0, refined, mask)
+                chosen = chosen * degrade.coin(images, self.refined_share)
         return torch.cat([images, network.masked_input(seen, mask, coarse), mask], dim=1)
 
     def _lesioned(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,6 +109,8 @@ class StoredHoles(Dataset):
         device: where they are made.
         batch_size: of their making.
         amp: bfloat16 autocast of their making.
+        transform: changes a lesson at each access, so that stored ones do not stay the same: a dictionary transform of
+            `slice` (2, H, W), the slice and the generator's input, and `hole` (1, H, W), the mask.
     """
 
     def __init__(
@@ -116,7 +122,9 @@ class StoredHoles(Dataset):
         device: torch.device | str = "cpu",
         batch_size: int = 32,
         amp: bool = False,
+        transform: Callable[[dict[str, Any]], Mapping[str, Any]] | None = None,
     ) -> None:
+        self.transform = transform
         amp = as_bool("amp", amp)
         set_rnd(dataset, seed)
         slices = len(dataset)  # type: ignore[arg-type]
@@ -137,4 +145,8 @@ class StoredHoles(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """`image`: (3, H, W) in [0, 1], see `HoleMaker`."""
-        return {"image": self.lessons[index].float() / 255.0}
+        lesson = self.lessons[index].float() / 255.0
+        if self.transform is not None:
+            changed = self.transform({"slice": lesson[:2], "hole": lesson[2:]})
+            lesson = torch.cat([torch.as_tensor(changed["slice"]), torch.as_tensor(changed["hole"])])
+        return {"image": lesson}

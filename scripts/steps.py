@@ -177,7 +177,8 @@ class InpainterStep:
         smooth_sigma: of that Gaussian, pixels.
         style_weight: of `style_loss`; the trunk is left out where this and the next are 0.
         perceptual_weight: of `perceptual_loss`.
-        adversarial_weight: of the generator's adversarial term; 0 reproduces the published code.
+        adversarial_weight: of the generator's adversarial term; 0, as in effect in the published code, leaves the
+            discriminator out.
         holes: makes lessons of slices; not needed where the batches are lessons already (`StoredHoles`).
         amp: bfloat16 autocast.
     """
@@ -240,7 +241,7 @@ class InpainterStep:
             predicted, target = [], []
             if self.weights["style"] or self.weights["perceptual"]:
                 predicted, target = self.features(raw.clamp(0.0, 1.0)), self.features(images)
-            scores = self.discriminator(composed)
+            scores = self.discriminator(composed) if self.weights["adversarial"] else None
         predicted, target = ([_at_least_single(f) for f in features] for features in (predicted, target))
         nothing = raw.new_zeros(())
         error, hole = (raw - images) * masks, masks.sum().clamp(min=1.0)
@@ -250,17 +251,19 @@ class InpainterStep:
             "smooth": (gaussian_filter(error, self.smooth_sigma).abs() * masks).sum() / hole,
             "style": style_loss(predicted, target) if predicted else nothing,
             "perceptual": perceptual_loss(predicted, target) if predicted else nothing,
-            "adversarial": self.adversarial.generator(scores, masks),
+            "adversarial": self.adversarial.generator(scores, masks) if scores is not None else nothing,
         }
         loss = torch.stack([self.weights[name] * value for name, value in terms.items()]).sum()
         descend(loss, self.network.inpainter.parameters(), self.generator_optimizer)
 
-        with _autocast(images.device, self.amp):
-            real_scores, composed_scores = self.discriminator(torch.cat([images, composed.detach()])).chunk(2)
-        discriminator_loss = self.adversarial.discriminator(
-            _at_least_single(real_scores), _at_least_single(composed_scores), masks
-        )
-        descend(discriminator_loss, self.discriminator.parameters(), self.discriminator_optimizer)
+        discriminator_loss = nothing
+        if self.weights["adversarial"]:
+            with _autocast(images.device, self.amp):
+                real_scores, composed_scores = self.discriminator(torch.cat([images, composed.detach()])).chunk(2)
+            discriminator_loss = self.adversarial.discriminator(
+                _at_least_single(real_scores), _at_least_single(composed_scores), masks
+            )
+            descend(discriminator_loss, self.discriminator.parameters(), self.discriminator_optimizer)
         return {
             "loss": loss.detach(),
             **{name: value.detach() for name, value in terms.items()},

@@ -7,6 +7,7 @@ import torch
 from ignite.engine import Engine, Events, State
 from monai.data import CacheDataset, DataLoader
 from monai.transforms import Compose, RandFlipd, RandGaussianNoised
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from scripts.checkpoints import latest_checkpoint
 from scripts.cuda_graph import GraphedStep
@@ -16,6 +17,7 @@ from scripts.engines import (
     InpaintingReconstruction,
     StateExporter,
     StepTrainer,
+    WeightAverager,
     prepare_image_as_target,
     scalars,
 )
@@ -88,12 +90,26 @@ def test_the_exporter_writes_the_best_state_when_there_is_one(tmp_path):
     assert torch.load(tmp_path / "out" / "network.pt", weights_only=True)["decoder.output.bias"] == 3.0
 
 
+def test_the_average_follows_the_trained_weights_after_every_step():
+    trained = torch.nn.Linear(1, 1, bias=False)
+    averaged = AveragedModel(trained, multi_avg_fn=get_ema_multi_avg_fn(0.5))
+
+    def step(engine, batch):
+        torch.nn.init.constant_(trained.weight, batch)
+
+    engine = Engine(step)
+    WeightAverager(averaged, trained).attach(engine)
+    engine.run([8.0, 4.0, 1.0])
+    assert averaged.module.weight.item() == 0.5 * (0.5 * (8.0 + 4.0) + 1.0)
+    assert trained.weight.item() == 1.0
+
+
 def test_validation_of_the_inpainter_uses_the_same_holes_every_time_and_fills_only_them():
     torch.manual_seed(0)
     network = Phanes(SoftIntroVAE(channels=(4, 8), latent_dim=4), AOTGenerator((4, 8, 8), 1), SpatialLPIPS("distilled"))
     network.mask_threshold.fill_(1e6)
     holes = HoleMaker(network)
-    validated = InpaintingReconstruction(network, holes, seed=1).eval()
+    validated = InpaintingReconstruction(network, network.inpainter, holes, seed=1).eval()
     images = torch.rand(5, 1, 128, 128)
     first, second = validated(images), validated(images)
     assert torch.equal(first, second)

@@ -191,6 +191,15 @@ def test_the_adversarial_term_really_reaches_the_generator(inpainting, images):
     assert moved(generator_after(0.0), inpainting.network.inpainter) == 0
 
 
+def test_without_its_term_the_discriminator_is_left_out(inpainting, images):
+    step = copy.deepcopy(inpainting)
+    step.weights["adversarial"] = 0.0
+    terms = step(images)
+    assert terms["adversarial"] == terms["discriminator"] == 0
+    assert moved(step.discriminator, inpainting.discriminator) == 0
+    assert moved(step.network.inpainter, inpainting.network.inpainter) > 0
+
+
 def test_the_smooth_term_is_the_smoothed_error_within_the_hole(inpainting, images):
     torch.manual_seed(3)
     lessons = torch.cat([images, images, (torch.rand_like(images) > 0.7).float()], dim=1)

@@ -189,6 +189,9 @@ def test_all_stages_run_resume_and_end_in_a_bundle_that_infers(slices, tmp_path)
         start_from=str(tmp_path / "inpainter" / "inpainter.pt"),
         learning_rate=0.0,
         refined_share=0.5,
+        lesson_prob=1.0,
+        average_decay=0.9,
+        adversarial_weight=0.0,
         **stage2,
         **files,
     )
