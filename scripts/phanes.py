@@ -49,6 +49,7 @@ class Phanes(nn.Module):
             is filled already: the first coarse reconstruction was drawn from the lesion, too. Not in the paper (0).
         opening_sizes: see `opened_difference`; none in the paper.
         opening_floor: see `opened_difference`.
+        opening_growth: see `opened_difference`.
         saliency_power: see `anomaly_map`.
         refinements: how often the mask is refined and its hole filled anew. The anomaly map knows better than the
             coarse map what is abnormal: a refined mask (`refined_mask`) leaves healthy tissue alone that the first one
@@ -101,6 +102,7 @@ class Phanes(nn.Module):
         fill_passes: int = 0,
         opening_sizes: Sequence[int] = (),
         opening_floor: float = 0.0,
+        opening_growth: int = 0,
         saliency_power: float = 1.0,
         refinements: int = 0,
         refined_mask_sigma: float = 1.0,
@@ -153,6 +155,7 @@ class Phanes(nn.Module):
         self.fill_passes = fill_passes
         self.opening_sizes = [int(size) for size in opening_sizes]
         self.opening_floor = opening_floor
+        self.opening_growth = opening_growth
         self.saliency_power = saliency_power
         self.refinements = refinements
         self.refined_mask_sigma = refined_mask_sigma
@@ -360,7 +363,13 @@ class Phanes(nn.Module):
         pseudo_healthy = compose_pseudo_healthy(image, generated, mask)
         saliency = self.saliency(pseudo_healthy, image, features)
         anomaly = anomaly_map(
-            image, pseudo_healthy, saliency, self.opening_sizes, self.opening_floor, self.saliency_power
+            image,
+            pseudo_healthy,
+            saliency,
+            self.opening_sizes,
+            self.opening_floor,
+            self.opening_growth,
+            self.saliency_power,
         )
         return anomaly, pseudo_healthy
 

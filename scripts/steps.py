@@ -159,6 +159,23 @@ class VAEWarmupStep(AutoencoderStep):
         return {"loss": loss.detach(), "mse": rec.detach().mean() / pixels, "kl": kl.detach().mean()}
 
 
+@torch.no_grad()
+def mirrored_mean(generator: nn.Module, filled: Tensor, masks: Tensor) -> Tensor:
+    """Mean of a generator's predictions from a slice and from its mirror image (left and right exchanged).
+
+    Args:
+        generator: `AOTGenerator`.
+        filled: (B, 1, H, W) in [0, 1], its input, upright with the midline in the middle column.
+        masks: (B, 1, H, W), 0 or 1.
+
+    Returns:
+        (B, 1, H, W) in [0, 1].
+    """
+    both = generator(torch.cat([filled, filled.flip(3)]), torch.cat([masks, masks.flip(3)]))
+    upright, mirrored = both.chunk(2)
+    return (0.5 * (upright + mirrored.flip(3))).clamp(0.0, 1.0)
+
+
 class InpainterStep:
     """The generator's and the discriminator's update of stage 2 on one batch of healthy slices.
 
@@ -179,8 +196,15 @@ class InpainterStep:
         perceptual_weight: of `perceptual_loss`.
         adversarial_weight: of the generator's adversarial term; 0, as in effect in the published code, leaves the
             discriminator out.
+        teacher_weight: of the hole's and the smoothed error against `teacher`'s filling instead of the slice, weighted
+            among themselves as those are. Not in the paper: what a slice does not show of its hole is noise to who
+            learns from the slice; the teacher's mean has less of it.
+        teacher: a trained generator, whose `mirrored_mean` is learnt.
         holes: makes lessons of slices; not needed where the batches are lessons already (`StoredHoles`).
         amp: bfloat16 autocast.
+
+    Raises:
+        ValueError: a teacher's weight without a teacher.
     """
 
     def __init__(
@@ -198,10 +222,15 @@ class InpainterStep:
         style_weight: float = 250.0,
         perceptual_weight: float = 0.1,
         adversarial_weight: float = 0.01,
+        teacher_weight: float = 0.0,
+        teacher: nn.Module | None = None,
         holes: HoleMaker | None = None,
         amp: bool = False,
     ) -> None:
+        if teacher_weight and teacher is None:
+            raise ValueError(f"teacher_weight is {teacher_weight}, but there is no teacher; name one by teacher_file.")
         self.network = network
+        self.teacher = None if teacher is None else teacher.eval().requires_grad_(False)
         self.discriminator = discriminator
         self.generator_optimizer = generator_optimizer
         self.discriminator_optimizer = discriminator_optimizer
@@ -215,10 +244,16 @@ class InpainterStep:
             "style": style_weight,
             "perceptual": perceptual_weight,
             "adversarial": adversarial_weight,
+            "teacher": teacher_weight,
         }
         self.smooth_sigma = smooth_sigma
         self.holes = holes
         self.amp = as_bool("amp", amp)
+
+    def _errors(self, raw: Tensor, target: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean absolute error within the holes, as it is and smoothed: scalars."""
+        error, hole = (raw - target) * masks, masks.sum().clamp(min=1.0)
+        return error.abs().sum() / hole, (gaussian_filter(error, self.smooth_sigma).abs() * masks).sum() / hole
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
         """One update of both networks.
@@ -242,17 +277,22 @@ class InpainterStep:
             if self.weights["style"] or self.weights["perceptual"]:
                 predicted, target = self.features(raw.clamp(0.0, 1.0)), self.features(images)
             scores = self.discriminator(composed) if self.weights["adversarial"] else None
+            taught = mirrored_mean(self.teacher, filled, masks).float() if self.teacher is not None else None
         predicted, target = ([_at_least_single(f) for f in features] for features in (predicted, target))
         nothing = raw.new_zeros(())
-        error, hole = (raw - images) * masks, masks.sum().clamp(min=1.0)
+        sharp, smooth = self._errors(raw, images, masks)
         terms = {
             "l1": F.l1_loss(raw, images),
-            "hole": error.abs().sum() / hole,
-            "smooth": (gaussian_filter(error, self.smooth_sigma).abs() * masks).sum() / hole,
+            "hole": sharp,
+            "smooth": smooth,
             "style": style_loss(predicted, target) if predicted else nothing,
             "perceptual": perceptual_loss(predicted, target) if predicted else nothing,
             "adversarial": self.adversarial.generator(scores, masks) if scores is not None else nothing,
+            "teacher": nothing,
         }
+        if taught is not None:
+            sharp, smooth = self._errors(raw, taught, masks)
+            terms["teacher"] = self.weights["hole"] * sharp + self.weights["smooth"] * smooth
         loss = torch.stack([self.weights[name] * value for name, value in terms.items()]).sum()
         descend(loss, self.network.inpainter.parameters(), self.generator_optimizer)
 

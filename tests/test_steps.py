@@ -211,6 +211,41 @@ def test_the_smooth_term_is_the_smoothed_error_within_the_hole(inpainting, image
     assert inpainting(lessons)["smooth"].item() == pytest.approx(expected, rel=1e-4)
 
 
+def test_the_teachers_term_is_the_error_against_its_mean_over_both_mirror_images(inpainting, images):
+    teacher = copy.deepcopy(inpainting.network.inpainter)
+    torch.nn.init.constant_(teacher.output.bias, 0.8)
+    step = copy.deepcopy(inpainting)
+    step.teacher, step.weights = teacher, {**step.weights, "hole": 0.5, "smooth": 0.25, "teacher": 2.0}
+    torch.manual_seed(3)
+    masks = (torch.rand_like(images) > 0.7).float()
+    with torch.no_grad():
+        mean = 0.5 * (teacher(images, masks) + teacher(images.flip(3), masks.flip(3)).flip(3))
+        raw = step.network.inpainter(images, masks)
+    error = ((raw - mean.clamp(0, 1)) * masks).double().numpy()
+    smoothed = ndimage.gaussian_filter(error, (0, 0, 1.5, 1.5))
+    inside = masks.numpy() > 0
+    expected = 0.5 * np.abs(error)[inside].mean() + 0.25 * np.abs(smoothed)[inside].mean()
+    terms = step(torch.cat([images, images, masks], dim=1))
+    assert terms["teacher"].item() == pytest.approx(expected, rel=1e-4)
+    total = sum(weight * terms[name].item() for name, weight in step.weights.items())
+    assert terms["loss"].item() == pytest.approx(total, rel=1e-5)
+    assert moved(teacher, inpainting.network.inpainter) > 0
+    assert moved(step.teacher, teacher) == 0
+
+
+def test_a_teachers_weight_without_a_teacher_is_refused(inpainting):
+    with pytest.raises(ValueError, match="there is no teacher; name one by teacher_file"):
+        InpainterStep(
+            inpainting.network,
+            inpainting.discriminator,
+            inpainting.generator_optimizer,
+            inpainting.discriminator_optimizer,
+            SpatialLPIPS("distilled"),
+            SoftMaskAdversarialLoss(),
+            teacher_weight=1.0,
+        )
+
+
 def test_the_inpainter_learns_to_fill_holes_and_leaves_the_first_stage_alone(inpainting, images):
     autoencoder = copy.deepcopy(inpainting.network.autoencoder)
     constant = torch.full_like(images, 0.6)

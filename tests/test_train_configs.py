@@ -191,6 +191,7 @@ def test_all_stages_run_resume_and_end_in_a_bundle_that_infers(slices, tmp_path)
         refined_share=0.5,
         lesson_prob=1.0,
         average_decay=0.9,
+        teacher_weight=1.0,
         adversarial_weight=0.0,
         **stage2,
         **files,

@@ -131,7 +131,13 @@ def stages(network: Phanes, images: Tensor) -> dict[str, tuple[str, Work]]:
     def composed() -> Tensor:
         healthy = compose_pseudo_healthy(images, generated, mask)
         return anomaly_map(
-            images, healthy, residual, network.opening_sizes, network.opening_floor, network.saliency_power
+            images,
+            healthy,
+            residual,
+            network.opening_sizes,
+            network.opening_floor,
+            network.opening_growth,
+            network.saliency_power,
         )
 
     def repeated(work: Callable[[], object], times: int = fillings) -> Callable[[], object]:

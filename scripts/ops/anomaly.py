@@ -130,6 +130,7 @@ def anomaly_map(
     saliency: Tensor,
     opening_sizes: list[int] | None = None,
     opening_floor: float = 0.0,
+    opening_growth: int = 0,
     saliency_power: float = 1.0,
 ) -> Tensor:
     """Equation (4): s = |x_ph - x| * S(x_ph, x).
@@ -140,6 +141,7 @@ def anomaly_map(
         saliency: (B, 1, H, W) perceptual distance S(x_ph, x), >= 0.
         opening_sizes: see `opened_difference`; none in the paper, which takes the absolute difference.
         opening_floor: see `opened_difference`.
+        opening_growth: see `opened_difference`.
         saliency_power: exponent of S; 1 in the paper.
 
     Returns:
@@ -148,12 +150,12 @@ def anomaly_map(
     difference = pseudo_healthy - image
     residual = torch.abs(difference)
     if opening_sizes is not None and len(opening_sizes) > 0:
-        residual = opened_difference(difference, opening_sizes, opening_floor)
+        residual = opened_difference(difference, opening_sizes, opening_floor, opening_growth)
     weight = saliency if saliency_power == 1.0 else torch.clamp(saliency, min=0.0) ** saliency_power
     return residual * weight
 
 
-def opened_difference(difference: Tensor, sizes: list[int], floor: float = 0.0) -> Tensor:
+def opened_difference(difference: Tensor, sizes: list[int], floor: float = 0.0, growth: int = 0) -> Tensor:
     """Absolute difference, less what is thin: the mean of grey-scale openings by squares, of both signs apart.
 
     Healthy folds that were drawn a pixel beside their place differ in thin stripes, brighter and darker ones side by
@@ -164,6 +166,8 @@ def opened_difference(difference: Tensor, sizes: list[int], floor: float = 0.0) 
         sizes: odd sides of the squares, pixels.
         floor: least share of the absolute difference that is left, so that what was replaced, however thin, still ranks
             above what was not.
+        growth: pixels by which each opening is grown, as far as the difference goes: a square does not fit into round
+            edges and corners, which belong to what it fits into all the same.
 
     Returns:
         (B, 1, H, W), between `floor` times the absolute difference and that difference; exactly 0 where it is 0.
@@ -172,7 +176,10 @@ def opened_difference(difference: Tensor, sizes: list[int], floor: float = 0.0) 
     total = torch.zeros_like(signs)
     for size in sizes:
         eroded = -maximum_filter(-signs, size)
-        total = total + maximum_filter(eroded, size)
+        opened = maximum_filter(eroded, size)
+        if growth > 0:
+            opened = torch.minimum(signs, maximum_filter(opened, 2 * growth + 1))
+        total = total + opened
     return torch.maximum(total.amax(dim=1, keepdim=True) / len(sizes), floor * torch.abs(difference))
 
 

@@ -133,10 +133,28 @@ def test_opening_takes_stripes_away_and_leaves_areas():
     assert torch.equal(opened, torch.where(difference == 0.4, 0.4, 0.0))
 
 
+def test_a_grown_opening_is_scipys_and_gives_a_disc_its_edge_back(images):
+    difference = images - images.flip(2)
+    result = opened_difference(difference, [3], growth=2)
+    for one, grown in zip(difference[:, 0].numpy(), result[:, 0], strict=True):
+        low, high = {"mode": "constant", "cval": np.inf}, {"mode": "constant", "cval": -np.inf}
+        signs = []
+        for sign in (np.maximum(one, 0), np.maximum(-one, 0)):
+            opened = ndimage.maximum_filter(ndimage.minimum_filter(sign, 3, **low), 3, **high)
+            signs.append(np.minimum(sign, ndimage.maximum_filter(opened, 5, **high)))
+        np.testing.assert_allclose(grown, np.maximum(*signs), atol=1e-6)
+    rows, columns = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
+    disc = ((rows - 15) ** 2 + (columns - 15) ** 2 <= 36).float()[None, None]
+    stripe = torch.zeros_like(disc)
+    stripe[..., 28, :] = 1.0
+    assert (opened_difference(disc + stripe, [9]) < disc).sum() > 0
+    assert torch.equal(opened_difference(disc + stripe, [9], growth=2), disc)
+
+
 def test_the_map_of_equation_4_takes_the_opened_difference_and_the_power_of_the_saliency(images):
     healthy, saliency = images.flip(3), images.flip(2)
-    result = anomaly_map(images, healthy, saliency, [3], 0.1, 0.5)
-    torch.testing.assert_close(result, opened_difference(healthy - images, [3], 0.1) * saliency.sqrt())
+    result = anomaly_map(images, healthy, saliency, [3], 0.1, 1, 0.5)
+    torch.testing.assert_close(result, opened_difference(healthy - images, [3], 0.1, 1) * saliency.sqrt())
 
 
 def test_what_an_opening_takes_away_keeps_the_floor_alone():
