@@ -182,17 +182,15 @@ def test_all_stages_run_resume_and_end_in_a_bundle_that_infers(slices, tmp_path)
     )
     trained = torch.load(tmp_path / "inpainter" / "inpainter.pt", weights_only=True)
     run(
-        ["train.json", "train_inpainter.json"],
+        ["train.json", "train_inpainter.json", "train_inpainter_taught.json"],
         slices,
         tmp_path,
         output_dir=str(tmp_path / "standstill"),
         start_from=str(tmp_path / "inpainter" / "inpainter.pt"),
         learning_rate=0.0,
-        refined_share=0.5,
-        lesson_prob=1.0,
-        average_decay=0.9,
-        teacher_weight=1.0,
-        adversarial_weight=0.0,
+        max_epochs=1,
+        batch_size=4,
+        stored_holes=8,
         **stage2,
         **files,
     )
