@@ -189,7 +189,6 @@ def test_all_stages_run_resume_and_end_in_a_bundle_that_infers(slices, tmp_path)
         start_from=str(tmp_path / "inpainter" / "inpainter.pt"),
         learning_rate=0.0,
         max_epochs=1,
-        batch_size=4,
         stored_holes=8,
         **stage2,
         **files,
