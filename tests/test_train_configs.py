@@ -182,13 +182,14 @@ def test_all_stages_run_resume_and_end_in_a_bundle_that_infers(slices, tmp_path)
     )
     trained = torch.load(tmp_path / "inpainter" / "inpainter.pt", weights_only=True)
     run(
-        ["train.json", "train_inpainter.json", "train_inpainter_taught.json"],
+        ["train.json", "train_inpainter.json", "train_inpainter_further.json"],
         slices,
         tmp_path,
         output_dir=str(tmp_path / "standstill"),
         start_from=str(tmp_path / "inpainter" / "inpainter.pt"),
         learning_rate=0.0,
         max_epochs=1,
+        teacher_weight=1.0,
         stored_holes=8,
         **stage2,
         **files,
