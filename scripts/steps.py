@@ -37,8 +37,17 @@ def _at_least_single(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
 
 
-def descend(loss: Tensor, parameters: Iterable[nn.Parameter], optimizer: Optimizer, retain_graph: bool = False) -> None:
-    """One optimiser step of `parameters` alone; gradients are averaged over the processes of a distributed run."""
+def descend(
+    loss: Tensor,
+    parameters: Iterable[nn.Parameter],
+    optimizer: Optimizer,
+    retain_graph: bool = False,
+    max_norm: float = 0.0,
+) -> None:
+    """One optimiser step of `parameters` alone.
+
+    Gradients are averaged over the processes of a distributed run, and cut to a norm of `max_norm` where that is not 0.
+    """
     trained = [p for p in parameters if p.requires_grad]
     gradients = torch.autograd.grad(loss, trained, retain_graph=retain_graph)
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
@@ -49,6 +58,8 @@ def descend(loss: Tensor, parameters: Iterable[nn.Parameter], optimizer: Optimiz
         gradients = tuple(piece.view_as(p) for piece, p in zip(pieces, trained, strict=True))
     for parameter, gradient in zip(trained, gradients, strict=True):
         parameter.grad = gradient
+    if max_norm:
+        nn.utils.clip_grad_norm_(trained, max_norm)
     optimizer.step()
 
 
@@ -200,6 +211,7 @@ class InpainterStep:
             among themselves as those are. Not in the paper: what a slice does not show of its hole is noise to who
             learns from the slice; the teacher's mean has less of it.
         teacher: a trained generator, whose `mirrored_mean` is learnt.
+        gradient_norm: the generator's gradients are cut to it; 0: they are not.
         holes: makes lessons of slices; not needed where the batches are lessons already (`StoredHoles`).
         amp: bfloat16 autocast.
 
@@ -224,6 +236,7 @@ class InpainterStep:
         adversarial_weight: float = 0.01,
         teacher_weight: float = 0.0,
         teacher: nn.Module | None = None,
+        gradient_norm: float = 0.0,
         holes: HoleMaker | None = None,
         amp: bool = False,
     ) -> None:
@@ -247,6 +260,7 @@ class InpainterStep:
             "teacher": teacher_weight,
         }
         self.smooth_sigma = smooth_sigma
+        self.gradient_norm = gradient_norm
         self.holes = holes
         self.amp = as_bool("amp", amp)
 
@@ -294,7 +308,8 @@ class InpainterStep:
             sharp, smooth = self._errors(raw, taught, masks)
             terms["teacher"] = self.weights["hole"] * sharp + self.weights["smooth"] * smooth
         loss = torch.stack([self.weights[name] * value for name, value in terms.items()]).sum()
-        descend(loss, self.network.inpainter.parameters(), self.generator_optimizer)
+        generator = self.network.inpainter.parameters()
+        descend(loss, generator, self.generator_optimizer, max_norm=self.gradient_norm)
 
         discriminator_loss = nothing
         if self.weights["adversarial"]:

@@ -233,6 +233,21 @@ def test_the_teachers_term_is_the_error_against_its_mean_over_both_mirror_images
     assert moved(step.teacher, teacher) == 0
 
 
+def test_the_generators_gradients_are_cut_to_the_norm(inpainting, images):
+    def difference(norm: float) -> float:
+        step = copy.deepcopy(inpainting)
+        step.generator_optimizer = SGD(step.network.inpainter.parameters(), 1.0)
+        step.gradient_norm = norm
+        torch.manual_seed(4)
+        step(images)
+        pairs = zip(step.network.inpainter.parameters(), inpainting.network.inpainter.parameters(), strict=True)
+        return sum((a - b).double().square().sum().item() for a, b in pairs) ** 0.5
+
+    whole = difference(0.0)
+    assert difference(0.5 * whole) == pytest.approx(0.5 * whole, rel=1e-3)
+    assert difference(2.0 * whole) == pytest.approx(whole, rel=1e-6)
+
+
 def test_a_teachers_weight_without_a_teacher_is_refused(inpainting):
     with pytest.raises(ValueError, match="there is no teacher; name one by teacher_file"):
         InpainterStep(
