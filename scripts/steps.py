@@ -24,6 +24,7 @@ from .losses import (
 from .networks.soft_intro_vae import SoftIntroVAE, sample_posterior
 from .ops.anomaly import compose_pseudo_healthy
 from .ops.filters import gaussian_filter
+from .ops.mirror import mean_over_mirror_images, with_mirror_images
 from .options import as_bool
 from .phanes import Phanes
 
@@ -170,23 +171,6 @@ class VAEWarmupStep(AutoencoderStep):
         return {"loss": loss.detach(), "mse": rec.detach().mean() / pixels, "kl": kl.detach().mean()}
 
 
-@torch.no_grad()
-def mirrored_mean(generator: nn.Module, filled: Tensor, masks: Tensor) -> Tensor:
-    """Mean of a generator's predictions from a slice and from its mirror image (left and right exchanged).
-
-    Args:
-        generator: `AOTGenerator`.
-        filled: (B, 1, H, W) in [0, 1], its input, upright with the midline in the middle column.
-        masks: (B, 1, H, W), 0 or 1.
-
-    Returns:
-        (B, 1, H, W) in [0, 1].
-    """
-    both = generator(torch.cat([filled, filled.flip(3)]), torch.cat([masks, masks.flip(3)]))
-    upright, mirrored = both.chunk(2)
-    return (0.5 * (upright + mirrored.flip(3))).clamp(0.0, 1.0)
-
-
 class InpainterStep:
     """The generator's and the discriminator's update of stage 2 on one batch of healthy slices.
 
@@ -210,7 +194,7 @@ class InpainterStep:
         teacher_weight: of the hole's and the smoothed error against `teacher`'s filling instead of the slice, weighted
             among themselves as those are. Not in the paper: what a slice does not show of its hole is noise to who
             learns from the slice; the teacher's mean has less of it.
-        teacher: a trained generator, whose `mirrored_mean` is learnt.
+        teacher: a trained generator, whose mean over a slice and its mirror image is learnt.
         gradient_norm: the generator's gradients are cut to it; 0: they are not.
         holes: makes lessons of slices; not needed where the batches are lessons already (`StoredHoles`).
         amp: bfloat16 autocast.
@@ -264,6 +248,14 @@ class InpainterStep:
         self.holes = holes
         self.amp = as_bool("amp", amp)
 
+    @torch.no_grad()
+    def _taught(self, filled: Tensor, masks: Tensor) -> Tensor | None:
+        """The teacher's fillings, (B, 1, H, W) in [0, 1], if there is one."""
+        if self.teacher is None:
+            return None
+        both = self.teacher(with_mirror_images(filled), with_mirror_images(masks))
+        return _at_least_single(mean_over_mirror_images(both)).clamp(0.0, 1.0)
+
     def _errors(self, raw: Tensor, target: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         """Mean absolute error within the holes, as it is and smoothed: scalars."""
         error, hole = (raw - target) * masks, masks.sum().clamp(min=1.0)
@@ -291,7 +283,7 @@ class InpainterStep:
             if self.weights["style"] or self.weights["perceptual"]:
                 predicted, target = self.features(raw.clamp(0.0, 1.0)), self.features(images)
             scores = self.discriminator(composed) if self.weights["adversarial"] else None
-            taught = mirrored_mean(self.teacher, filled, masks).float() if self.teacher is not None else None
+            taught = self._taught(filled, masks)
         predicted, target = ([_at_least_single(f) for f in features] for features in (predicted, target))
         nothing = raw.new_zeros(())
         sharp, smooth = self._errors(raw, images, masks)

@@ -126,6 +126,20 @@ def test_the_published_codes_rule_thresholds_each_scan_by_its_own_quantile(image
     assert network.mask(coarse_map).mean(dim=(1, 2, 3)).tolist() == pytest.approx(expected, abs=1e-4)
 
 
+def test_a_mirrored_filling_is_the_mean_over_both_mirror_images(images):
+    network, plain = small(mirrored_filling=True), small()
+    mask = torch.zeros_like(images)
+    mask[..., 30:60, 20:50] = 1.0
+    coarse = network.autoencoder(images)
+    filled = network.masked_input(images, mask, coarse)
+    upright = plain.inpainter(filled, mask).double()
+    mirrored = plain.inpainter(filled.flip(3), mask.flip(3)).flip(3).double()
+    assert float((upright - mirrored).abs().max()) > 1e-3
+    found = network.inpaint(images, mask, coarse)
+    torch.testing.assert_close(found.double(), (upright + mirrored) / 2, atol=1e-6, rtol=0)
+    torch.testing.assert_close(torch.jit.script(network)(images), network(images), atol=1e-6, rtol=0)
+
+
 def test_a_refinement_fills_the_hole_that_the_first_map_finds(images):
     first = small()(images)
     network = small(refinements=1, refined_mask_growth=2)

@@ -182,7 +182,7 @@ def test_all_stages_run_resume_and_end_in_a_bundle_that_infers(slices, tmp_path)
     )
     trained = torch.load(tmp_path / "inpainter" / "inpainter.pt", weights_only=True)
     run(
-        ["train.json", "train_inpainter.json", "train_inpainter_further.json"],
+        ["train.json", "train_inpainter.json"],
         slices,
         tmp_path,
         output_dir=str(tmp_path / "standstill"),
@@ -190,6 +190,11 @@ def test_all_stages_run_resume_and_end_in_a_bundle_that_infers(slices, tmp_path)
         learning_rate=0.0,
         max_epochs=1,
         teacher_weight=1.0,
+        gradient_norm=1.0,
+        refined_share=0.5,
+        lesson_prob=1.0,
+        average_decay=0.9,
+        adversarial_weight=0.0,
         stored_holes=8,
         **stage2,
         **files,
