@@ -17,7 +17,6 @@ from .ops.anomaly import (
 from .ops.bias_field import fit_log_bias_field
 from .ops.equalize import equalize_adapthist
 from .ops.filters import gaussian_filter
-from .ops.mirror import mean_over_mirror_images, with_mirror_images
 from .options import as_bool
 
 COARSE_RESIDUALS = ("equalized", "raw", "mean")
@@ -48,8 +47,6 @@ class Phanes(nn.Module):
             coarse reconstruction.
         fill_passes: with `coarse`, how often the filling is drawn again, by the autoencoder from the slice whose hole
             is filled already: the first coarse reconstruction was drawn from the lesion, too. Not in the paper (0).
-        mirrored_filling: the hole is filled with the mean of the inpainter's predictions from the slice and from its
-            mirror image, which cost twice. Not in the paper.
         opening_sizes: see `opened_difference`; none in the paper.
         opening_floor: see `opened_difference`.
         opening_growth: see `opened_difference`.
@@ -103,7 +100,6 @@ class Phanes(nn.Module):
         scan_quantile: float = 0.95,
         hole_fill: float | str = 1.0,
         fill_passes: int = 0,
-        mirrored_filling: bool = False,
         opening_sizes: Sequence[int] = (),
         opening_floor: float = 0.0,
         opening_growth: int = 0,
@@ -157,7 +153,6 @@ class Phanes(nn.Module):
         self.fills_with_coarse = hole_fill == "coarse"
         self.hole_value = 1.0 if isinstance(hole_fill, str) else float(hole_fill)
         self.fill_passes = fill_passes
-        self.mirrored_filling = as_bool("mirrored_filling", mirrored_filling)
         self.opening_sizes = [int(size) for size in opening_sizes]
         self.opening_floor = opening_floor
         self.opening_growth = opening_growth
@@ -319,10 +314,7 @@ class Phanes(nn.Module):
     @torch.jit.export
     def inpaint(self, image: Tensor, mask: Tensor, coarse: Tensor) -> Tensor:
         """The inpainter's raw prediction G of the whole image, from the image with its hole filled: (B, 1, H, W)."""
-        filled = self.masked_input(image, mask, coarse)
-        if self.mirrored_filling:
-            return mean_over_mirror_images(self.inpainter(with_mirror_images(filled), with_mirror_images(mask)))
-        return self.inpainter(filled, mask)
+        return self.inpainter(self.masked_input(image, mask, coarse), mask)
 
     @torch.jit.export
     def forward_with_mask(

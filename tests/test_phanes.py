@@ -10,7 +10,6 @@ from skimage.exposure import equalize_adapthist
 from torch import nn
 
 from scripts.data import slice_files
-from scripts.networks.aot_gan import AOTGenerator
 from scripts.networks.perceptual import SpatialLPIPS
 from scripts.networks.soft_intro_vae import SoftIntroVAE
 from scripts.ops.anomaly import relative_anomaly_map
@@ -125,22 +124,6 @@ def test_the_published_codes_rule_thresholds_each_scan_by_its_own_quantile(image
     _, coarse_map = network.coarse(images)
     expected = [np.mean(m.numpy() > np.quantile(m.numpy(), 0.95)) for m in coarse_map]
     assert network.mask(coarse_map).mean(dim=(1, 2, 3)).tolist() == pytest.approx(expected, abs=1e-4)
-
-
-def test_a_mirrored_filling_is_the_mean_over_both_mirror_images(images):
-    network = small(mirrored_filling=True)
-    generator = network.inpainter = AOTGenerator((4, 8, 8), 1, init="kaiming").eval()
-    torch.nn.init.normal_(generator.output.weight)
-    mask = torch.zeros_like(images)
-    mask[..., 30:60, 20:50] = 1.0
-    coarse = network.autoencoder(images)
-    filled = network.masked_input(images, mask, coarse)
-    upright = generator(filled, mask).double()
-    mirrored = generator(filled.flip(3), mask.flip(3)).flip(3).double()
-    assert float((upright - mirrored).abs().max()) > 1e-2
-    found = network.inpaint(images, mask, coarse)
-    torch.testing.assert_close(found.double(), (upright + mirrored) / 2, atol=1e-6, rtol=0)
-    torch.testing.assert_close(torch.jit.script(network)(images), network(images), atol=1e-6, rtol=0)
 
 
 def test_a_refinement_fills_the_hole_that_the_first_map_finds(images):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import ClassVar
 
 import torch
@@ -20,7 +19,6 @@ class PhanesSystem(AnomalySystem):
         name: as the table prints it.
         refinements: see `Phanes`; None for the network's own.
         relative_map: see `Phanes`; None for the network's own.
-        mirrored_filling: see `Phanes`; None for the network's own.
     """
 
     reconstructs: ClassVar[bool] = True
@@ -31,12 +29,8 @@ class PhanesSystem(AnomalySystem):
         name: str = "PHANES",
         refinements: int | None = None,
         relative_map: bool | None = None,
-        mirrored_filling: bool | None = None,
     ) -> None:
         super().__init__()
-        if mirrored_filling is not None:
-            network = copy.copy(network)  # the same weights, another choice
-            network.mirrored_filling = mirrored_filling
         self.network = network
         self.name = name
         self.refinements = network.refinements if refinements is None else refinements

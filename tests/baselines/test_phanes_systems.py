@@ -9,7 +9,6 @@ import torch
 from sklearn.metrics import average_precision_score
 from torch import Tensor
 
-from scripts.baselines.phanes import PhanesSystem
 from scripts.baselines.protocol import AnomalySystem
 
 Build = Callable[[str], AnomalySystem]
@@ -22,15 +21,6 @@ def test_phanes_hands_out_its_map_and_its_pseudo_healthy_image(build: Build, ima
     assert torch.equal(found.anomaly_map, outputs[:, 0:1])
     assert torch.equal(found.reconstruction, outputs[:, 1:2])
     assert torch.equal(system.reconstruct(images), outputs[:, 1:2])
-
-
-def test_a_row_may_choose_otherwise_than_the_network_it_shares(build: Build, images: Tensor) -> None:
-    system = build("phanes")
-    network = system.network
-    mirrored = PhanesSystem(network, mirrored_filling=True)
-    assert not torch.equal(mirrored.anomaly_map(images), system.anomaly_map(images))
-    assert not network.mirrored_filling
-    assert mirrored.network.inpainter is network.inpainter
 
 
 def test_phanes_without_calibration_is_refused(build: Build, images: Tensor) -> None:

@@ -183,7 +183,6 @@ def test_all_ten_systems_of_the_tables_are_there():
     assert list(synthetic["system_defs"]) == [
         "phanes",
         "phanes_gt",
-        "phanes_mirrored",
         "phanes_absolute",
         "phanes_one_filling",
         "phanes_coarse",
