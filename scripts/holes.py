@@ -110,7 +110,8 @@ class StoredHoles(Dataset):
         batch_size: of their making.
         amp: bfloat16 autocast of their making.
         transform: changes a lesson at each access, so that stored ones do not stay the same: a dictionary transform of
-            `slice` (2, H, W), the slice and the generator's input, and `hole` (1, H, W), the mask.
+            `slice` (2, H, W), the slice and the generator's input, and `hole` (1, H, W), the mask, which may be
+            interpolated: it is where more than half is left.
     """
 
     def __init__(
@@ -148,5 +149,6 @@ class StoredHoles(Dataset):
         lesson = self.lessons[index].float() / 255.0
         if self.transform is not None:
             changed = self.transform({"slice": lesson[:2], "hole": lesson[2:]})
-            lesson = torch.cat([torch.as_tensor(changed["slice"]), torch.as_tensor(changed["hole"])])
+            hole = (torch.as_tensor(changed["hole"]) > 0.5).to(lesson.dtype)
+            lesson = torch.cat([torch.as_tensor(changed["slice"]), hole])
         return {"image": lesson}

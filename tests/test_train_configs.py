@@ -315,3 +315,17 @@ def test_two_processes_train_together_and_write_once(slices, tmp_path):
     assert [p.name for p in (tmp_path / "run" / "checkpoints").glob("checkpoint_*")] == ["checkpoint_epoch=1.pt"]
     state = torch.load(tmp_path / "run" / "autoencoder.pt", weights_only=True)
     assert not any(name.startswith("module.") for name in state)
+
+
+def test_a_deformation_of_no_pixels_leaves_slices_and_lessons_where_they_were():
+    """Whatever moves every deformed slice out of the template's frame teaches anatomy a pixel beside its place."""
+    parser = parser_of("train.json", "train_inpainter.json", lesson_prob=1.0, flip_prob=0.0, lesson_pixels=1e-6)
+    ramp = torch.linspace(0, 1, 128).expand(2, 128, 128).clone()
+    ramp[1] = ramp[1].T.clone()
+    hole = torch.zeros(1, 128, 128)
+    hole[:, 40:60, 70:90] = 1.0
+    changed = parser.get_parsed_content("lesson_transform")({"slice": ramp, "hole": hole})
+    inside = (slice(None), slice(1, -1), slice(1, -1))
+    pixel = 1 / 127
+    assert float((changed["slice"] - ramp)[inside].abs().max()) < 0.02 * pixel
+    assert torch.equal(changed["hole"] > 0.5, hole > 0.5)
