@@ -239,13 +239,13 @@ class StateExporter:
     """At the end of training, writes the best checkpoint's network alone: a state dict of CPU tensors.
 
     Args:
-        best: the file `BestKeeper` wrote; the last state serves when there is none.
+        best: the file `BestKeeper` wrote; the last state serves when there is none, or None is given.
         network: the network, saved there under the key `network`.
         path: file to write.
     """
 
-    def __init__(self, best: str, network: nn.Module, path: str) -> None:
-        self.best = Path(best)
+    def __init__(self, best: str | None, network: nn.Module, path: str) -> None:
+        self.best = Path(best) if best else None
         self.network = network
         self.path = Path(path)
 
@@ -258,7 +258,7 @@ class StateExporter:
         if process_rank() > 0:
             return
         state = self.network.state_dict()
-        if self.best.is_file():
+        if self.best and self.best.is_file():
             state = torch.load(self.best, map_location="cpu", weights_only=True)["network"]
         save_state({name: value.detach().cpu() for name, value in state.items()}, self.path)
 

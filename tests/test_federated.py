@@ -92,6 +92,20 @@ def test_two_sites_train_and_their_average_is_the_next_rounds_start(weights: dic
         client.finalize()
 
 
+def test_a_site_writes_what_it_had_last_even_where_an_earlier_round_was_better(
+    weights: dict[str, Tensor], tmp_path: Path
+) -> None:
+    client = site("a", 100, tmp_path)
+    worse = dict(weights)
+    bias = next(name for name in weights if name.endswith("decoder.output.bias"))
+    worse[bias] = weights[bias] + 5
+    for held in (weights, worse):
+        client.train(ExchangeObject(weights=copy.deepcopy(held)), extra={})
+        written = torch.load(tmp_path / "a" / "run" / "network.pt", weights_only=True)
+        torch.testing.assert_close(written, dict(client.get_weights().weights), rtol=0, atol=0)
+    client.finalize()
+
+
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     client = site("a", 100, tmp_path)
     with pytest.raises(RuntimeError):
