@@ -33,8 +33,9 @@ class HoleMaker:
             others' holes are what the model's own mask found; around them the generator sees what it missed, as in use.
         threshold_jitter: the mask threshold is multiplied by a random number from this range, one a slice.
         refined_share: share of slices whose holes are what the mask becomes when it is refined by the anomaly map
-            (`Phanes.refined_mask`), as most holes are in use; the same share of these is refined a second time. Needs a
+            (`Phanes.refined_mask`), as most holes are in use; the same share of these is refined again. Needs a
             calibrated `refinement_threshold`.
+        refined_times: how often at most.
 
     Raises:
         ValueError: an unknown kind of lesion.
@@ -48,6 +49,7 @@ class HoleMaker:
         union_probability: float = 1.0,
         threshold_jitter: tuple[float, float] = (1.0, 1.0),
         refined_share: float = 0.0,
+        refined_times: int = 1,
     ) -> None:
         self.painted = dict(painted or {})
         if unknown := sorted(set(self.painted) - set(LESIONS)):
@@ -57,6 +59,7 @@ class HoleMaker:
         self.union_probability = union_probability
         self.threshold_jitter = threshold_jitter
         self.refined_share = refined_share
+        self.refined_times = refined_times
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
@@ -68,7 +71,7 @@ class HoleMaker:
         mask = torch.maximum(own, lesion * degrade.coin(images, self.union_probability))
         if self.refined_share > 0:
             chosen = degrade.coin(images, self.refined_share)
-            for _ in range(2):
+            for _ in range(self.refined_times):
                 refined = network.refined_mask(network.inpaint_and_compare(seen, mask, coarse, None)[0])
                 mask = torch.where(chosen > 0, refined, mask)
                 chosen = chosen * degrade.coin(images, self.refined_share)

@@ -73,7 +73,7 @@ def test_a_share_of_the_holes_is_what_the_refined_mask_finds(network, images):
     assert 0 < refined.mean() < 1
     assert not torch.equal(again, refined)
     torch.manual_seed(1)
-    image, filled, mask = HoleMaker(network, {"count": 0}, refined_share=0.5)(images).split(1, dim=1)
+    image, filled, mask = HoleMaker(network, {"count": 0}, refined_share=0.5, refined_times=2)(images).split(1, dim=1)
     whole = (mask == 1).flatten(1).all(dim=1)
     once, twice = ((mask == expected).flatten(1).all(dim=1) for expected in (refined, again))
     assert (whole | once | twice).all()
