@@ -190,7 +190,6 @@ def test_all_stages_run_resume_and_end_in_a_bundle_that_infers(slices, tmp_path)
         learning_rate=0.0,
         max_epochs=1,
         stored_holes=8,
-        teacher_weight=1.0,
         lesson_prob=1.0,
         **stage2,
         **files,
