@@ -25,7 +25,7 @@ help:
 	@echo "make hashes             rewrite requirements-hashed.txt after a change of requirements.txt"
 	@echo "make label              MONAI Label with this model on 127.0.0.1:8000 (3D Slicer, OHIF)"
 	@echo "make lint | format      ruff and mypy | let ruff rewrite"
-	@echo "make golden             recompute tests/golden.json after a wanted change of the results"
+	@echo "make golden             recompute tests/pipeline/golden.json after a wanted change of the results"
 	@echo "make clean              remove what these made"
 
 $(BIN)/python:
@@ -48,6 +48,7 @@ demo: $(VENV)/.run
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	$(BIN)/mypy
 
 format: $(VENV)/.dev
@@ -80,7 +81,7 @@ soak-fuzz: $(ENVIRONMENTS)/.venv-soak/.ready
 	$(SOAK_RUN) $(ENVIRONMENTS)/.venv-soak/bin/python -m tests.soak.fuzz
 
 soak-examples: $(VENV)/.dev
-	PHANES_EXAMPLES=6000 $(SOAK_RUN) $(BIN)/python -m pytest -q -n 0 tests/test_fuzz.py
+	PHANES_EXAMPLES=6000 $(SOAK_RUN) $(BIN)/python -m pytest -q -n 0 tests/pipeline/test_fuzz.py
 
 soak-kills: $(VENV)/.dev
 	$(SOAK_RUN) $(BIN)/python -m tests.soak.kills
@@ -99,10 +100,10 @@ docs-numbers: $(VENV)/.run
 	$(BIN)/python -m scripts docs_numbers
 
 # The environment of a server or SDK whose versions do not go with ours, from requirements-NAME.txt.
-$(ENVIRONMENTS)/.venv-%/.ready: requirements-%.txt scripts/torchvision_shim.py
+$(ENVIRONMENTS)/.venv-%/.ready: requirements-%.txt scripts/common/torchvision_shim.py
 	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
-	$(@D)/bin/python scripts/torchvision_shim.py
+	$(@D)/bin/python scripts/common/torchvision_shim.py
 	@touch $@
 
 # MONAI Label, the packaged bundle as its model "phanes"; what it fine-tunes comes to LABEL/runs.
@@ -128,7 +129,7 @@ label: $(VENV)/.run $(ENVIRONMENTS)/.venv-monai_label/.ready
 		--conf models phanes --conf zoo_source ngc --conf sam2 false
 
 golden: $(VENV)/.dev
-	$(BIN)/python -m tests.test_golden
+	$(BIN)/python -m tests.pipeline.test_golden
 
 clean:
 	rm -rf $(DEMO) .pytest_cache .ruff_cache .mypy_cache .coverage* coverage.xml

@@ -6,22 +6,22 @@ import sys
 
 import fire
 
-from .baselines.train_all import train_baselines
-from .benchmark.run import benchmark
-from .configuration import write_configuration
-from .demo import print_demo_summary, write_demo_input
-from .docs_numbers import docs_numbers
-from .errors import PhanesInputError
-from .evaluation.gallery import draw_figures
-from .evaluation.guard_table import guard_table
-from .evaluation.one_case import case_seconds
-from .evaluation.orientations import orientations
-from .evaluation.stages import stages
-from .export import export
-from .package.build import package
+from .common.errors import PhanesInputError
 from .pacs.command import watch
-from .registration_trials import registration_trials
+from .release.build import package
+from .release.configuration import write_configuration
+from .release.demo import print_demo_summary, write_demo_input
+from .release.export import export
 from .reporting.curves import plot_curves
+from .study.baselines.train_all import train_baselines
+from .study.benchmark.run import benchmark
+from .study.docs_numbers import docs_numbers
+from .study.evaluation.gallery import draw_figures
+from .study.evaluation.guard_table import guard_table
+from .study.evaluation.one_case import case_seconds
+from .study.evaluation.orientations import orientations
+from .study.evaluation.stages import stages
+from .study.registration_trials import registration_trials
 
 
 class Commands:

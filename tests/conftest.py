@@ -103,9 +103,9 @@ def scratch_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def write_calibration(root: Path, **changes: Any) -> None:
     """A calibration record that fits the weights of a scratch bundle."""
-    from scripts.calibration import sha256
+    from scripts.common.files import sha256_of_file
 
-    weights = sha256(root / "models" / "model.pt")
+    weights = sha256_of_file(root / "models" / "model.pt")
     record = {"label_threshold": 0.02, "mask_threshold": 0.05, "weights_sha256": weights, **changes}
     (root / "models" / "calibration.json").write_text(json.dumps(record))
 

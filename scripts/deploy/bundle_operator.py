@@ -9,8 +9,8 @@ from typing import Any
 
 from monai.deploy.core import Fragment, Operator, OperatorSpec
 
-from scripts.errors import PhanesInputError
-from scripts.workflow import analyse_cases
+from scripts.common.errors import PhanesInputError
+from scripts.pipeline.workflow import analyse_cases
 
 from .series_selector_operator import files_of
 

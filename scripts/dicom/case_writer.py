@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from monai.data import MetaTensor
 
-from ..alignment import analysed_thickness
-from ..errors import PhanesInputError
-from ..options import as_bool
+from ..common.errors import PhanesInputError
+from ..common.options import as_bool
+from ..space.alignment import analysed_thickness
 from .concepts import Findings, Software
 from .output import write_dicom_results
 

@@ -7,7 +7,7 @@ import struct
 from pydicom import encaps  # not the function: MONAI Label's pydicom 2, which reads no DICOM here, lacks it
 from pydicom.dataset import Dataset
 
-from ..errors import PhanesInputError
+from ..common.errors import PhanesInputError
 
 JPEG, JPEG_2000 = b"\xff\xd8\xff", b"\xff\x4f\xff\x51"  # begin of the image; begin of the codestream and its size
 # Markers of a frame's header (ITU-T T.81 table B.1, T.87 for JPEG-LS); C4, C8 and CC among them mean something else.

@@ -16,7 +16,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.misc import is_dicom
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from ..errors import PhanesInputError
+from ..common.errors import PhanesInputError
 
 DEFLATED = str(DeflatedExplicitVRLittleEndian).encode()
 MAX_DEFLATED_BYTES = 2**28  # an enhanced object of 16 bits and 512 x 512 x 400

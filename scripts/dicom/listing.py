@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from ..files import write_atomically
-from ..names import one_line
-from ..options import as_bool
-from ..processes import process_rank
+from ..common.files import write_atomically
+from ..common.names import one_line
+from ..common.options import as_bool
+from ..common.processes import process_rank
 from .selection import SeriesSelection
 
 COLUMNS = ("chosen", "reason", "series_uid", "study_uid", "number", "description", "images", "folder", "note")

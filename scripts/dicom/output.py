@@ -14,7 +14,7 @@ from monai.utils import optional_import
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..errors import PhanesInputError
+from ..common.errors import PhanesInputError
 from .concepts import Findings, Software, Target
 from .derived import derived_mr_series
 from .parametric_map import parametric_map

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from ..errors import PhanesInputError
+from ..common.errors import PhanesInputError
 from .codestream import check_frames
 from .geometry import ORIENTATION_TOLERANCE, SPACING_TOLERANCE, planes_of, stack_problem
 from .headers import check_deflated, is_dicom_file

@@ -20,7 +20,7 @@ from typing import Any
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 
-from ..errors import PhanesInputError
+from ..common.errors import PhanesInputError
 from .headers import header_values
 from .series import Series
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import PhanesInputError, PhanesOutputError
-from ..workflow import analyse_cases
+from ..common.errors import PhanesInputError, PhanesOutputError
+from ..pipeline.workflow import analyse_cases
 
 logger = logging.getLogger(__name__)
 

@@ -6,12 +6,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import urlsplit
 
 from pydicom.dataset import Dataset
 
-from ..errors import PhanesInputError
-from .settings import Settings
+from ..common.errors import PhanesInputError
 
 
 class PacsUnreachableError(PhanesInputError):
@@ -57,31 +55,6 @@ class Archive(Protocol):
 
     def store(self, files: Sequence[Path]) -> None:
         """Store DICOM files; what is there already under the same UID counts as stored."""
-
-
-def open_archive(url: str, settings: Settings) -> Archive:
-    """The archive that a URL names: `http(s)://...` is DICOMweb, `dicom://AE_TITLE@host:port` a DICOM node.
-
-    Raises:
-        PhanesInputError: it is neither, or the package that reaches it is not installed.
-    """
-    parts = urlsplit(url)
-    try:
-        port = parts.port
-    except ValueError:
-        port = None
-    if parts.scheme in ("http", "https") and parts.hostname:
-        from .dicomweb import DicomWeb
-
-        return DicomWeb(url, settings.headers, settings.timeout_s)
-    if parts.scheme == "dicom" and parts.hostname and parts.username and port:
-        from .node import DicomNode
-
-        return DicomNode(parts.hostname, port, parts.username, settings.ae_title, settings.timeout_s)
-    # Not quoted: a URL may hold a password.
-    raise PhanesInputError(
-        "pacs (or store) names no PACS: give https://host/dicom-web (DICOMweb) or dicom://AE_TITLE@host:port."
-    )
 
 
 def batches(files: Sequence[Path], size: int) -> list[list[Path]]:

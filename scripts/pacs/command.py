@@ -9,17 +9,43 @@ import threading
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
 
+from ..common.errors import PhanesInputError
 from ..dicom.selection import SeriesSelection
-from ..errors import PhanesInputError
 from .analysis import Workflow
-from .archive import open_archive
-from .settings import read_settings
+from .archive import Archive
+from .settings import Settings, read_settings
 from .watcher import Watcher
 
 logger = logging.getLogger("phanes.pacs")
+
+
+def open_archive(url: str, settings: Settings) -> Archive:
+    """The archive that a URL names: `http(s)://...` is DICOMweb, `dicom://AE_TITLE@host:port` a DICOM node.
+
+    Raises:
+        PhanesInputError: it is neither, or the package that reaches it is not installed.
+    """
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError:
+        port = None
+    if parts.scheme in ("http", "https") and parts.hostname:
+        from .dicomweb import DicomWeb  # the package behind it may be missing
+
+        return DicomWeb(url, settings.headers, settings.timeout_s)
+    if parts.scheme == "dicom" and parts.hostname and parts.username and port:
+        from .node import DicomNode
+
+        return DicomNode(parts.hostname, port, parts.username, settings.ae_title, settings.timeout_s)
+    # Not quoted: a URL may hold a password.
+    raise PhanesInputError(
+        "pacs (or store) names no PACS: give https://host/dicom-web (DICOMweb) or dicom://AE_TITLE@host:port."
+    )
 
 
 def watch(

@@ -11,7 +11,7 @@ from typing import Any
 import pydicom
 from pydicom.dataset import Dataset
 
-from ..errors import PhanesInputError
+from ..common.errors import PhanesInputError
 from .archive import NOT_INSTALLED, Found, PacsRefusedError, PacsUnreachableError, missing
 
 try:

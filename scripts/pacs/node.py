@@ -25,7 +25,7 @@ from pydicom.uid import (
     SegmentationStorage,
 )
 
-from ..errors import PhanesInputError
+from ..common.errors import PhanesInputError
 from .archive import NOT_INSTALLED, Found, PacsRefusedError, PacsUnreachableError
 
 try:

@@ -11,8 +11,8 @@ import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from ..errors import PhanesInputError
-from ..files import write_atomically
+from ..common.errors import PhanesInputError
+from ..common.files import write_atomically
 
 # Of a series: fetched or analysed next; results lie on disk, to be stored; nothing more to do.
 DUE, ANALYSED, STORED, LEFT_OUT, FAILED = "due", "analysed", "stored", "left out", "failed"

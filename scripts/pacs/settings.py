@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ..errors import PhanesInputError
-from ..options import as_bool
+from ..common.errors import PhanesInputError
+from ..common.options import as_bool
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from typing import Any
 
 import pydicom
 
-from ..anonymous import anonymous_name
-from ..errors import PhanesInputError
-from ..inference import sentence_of
+from ..common.anonymous import anonymous_name
+from ..common.errors import PhanesInputError
+from ..pipeline.inference import sentence_of
 from .analysis import Fetched
 from .archive import Archive, Found, PacsRefusedError, PacsUnreachableError, batches
 from .choice import decide, results_in_archive, sorted_for_storing

@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ..errors import PhanesInputError
+from ..common.errors import PhanesInputError
 
 Curve = tuple[list[int], list[float]]
 

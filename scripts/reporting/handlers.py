@@ -11,20 +11,20 @@ from ignite.engine import Engine
 from monai.engines import IterationEvents
 from tqdm import tqdm
 
-from ..anonymous import without_names
-from ..cli import fail
+from ..common.anonymous import without_names
+from ..common.cli import fail
+from ..common.metadata import add_warning
+from ..common.names import one_line
+from ..common.options import as_bool
+from ..common.processes import process_rank, total
+from ..common.versions import versions
 from ..dicom.case_writer import DicomCaseWriter
-from ..inference import CaseEvents
-from ..names import one_line
-from ..options import as_bool
-from ..processes import process_rank
-from ..transforms import add_warning
-from ..versions import versions
+from ..pipeline.inference import CaseEvaluator, CaseEvents
+from ..pipeline.records import CaseRecords
+from ..pipeline.results import save_images
+from ..pipeline.summary import CaseResult, write_summary
 from .pictures import analysed_slices, case_figure, save_figure
-from .records import CaseRecords
 from .report import write_report
-from .results import save_images
-from .summary import CaseResult, write_summary
 from .view import case_view, save_view, view_path
 
 
@@ -159,3 +159,22 @@ class CaseReporter:
         with self.records.writing():
             write_summary(results, self.output_dir / "summary.csv")
         return results
+
+
+def run_cases(evaluator: CaseEvaluator, reporter: CaseReporter) -> None:
+    """Analyse what there is to analyse, and let the reporter end the run and leave the output folder.
+
+    Of several processes (multi_gpu_inference.json) each analyses its share, and the first ends the run for all.
+
+    Args:
+        evaluator: its data loader holds the unfinished cases, perhaps none.
+        reporter: writes the results and the pages over all cases.
+    """
+    try:
+        if evaluator.state.epoch_length:
+            evaluator.run()
+        reporter.ended = total(reporter.ended)  # waits for the other processes
+        if process_rank() == 0:
+            reporter.finish()
+    finally:
+        reporter.records.close()

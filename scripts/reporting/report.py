@@ -19,8 +19,8 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from ..files import write_atomically
-from .summary import CaseResult
+from ..common.files import write_atomically
+from ..pipeline.summary import CaseResult
 from .view import read_view, view_path
 
 PAGE = Path(__file__).parent / "page"

@@ -10,9 +10,9 @@ import pydicom
 import pytest
 from pydicom.encaps import encapsulate, generate_fragments, generate_frames
 
+from scripts.common.errors import PhanesInputError
 from scripts.dicom.codestream import check_frames, declared_size
-from scripts.errors import PhanesInputError
-from scripts.readers import CaseLoadImaged
+from scripts.pipeline.readers import CaseLoadImaged
 
 # A delimiter was written over the codestream's width.
 BROKEN = "JPEG2000-embedded-sequence-delimiter.dcm"

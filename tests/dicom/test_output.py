@@ -19,14 +19,14 @@ import SimpleITK
 from nibabel.affines import apply_affine
 from pydicom.dataset import Dataset
 
-from scripts.data import find_cases
+from scripts.common.errors import PhanesInputError
+from scripts.common.options import as_bool
 from scripts.dicom.concepts import Findings, Software
 from scripts.dicom.derived import stored_values
 from scripts.dicom.output import write_dicom_results
 from scripts.dicom.read import SourceSeries, read_source
 from scripts.dicom.selection import SeriesSelection
-from scripts.errors import PhanesInputError
-from scripts.options import as_bool
+from scripts.pipeline.cases import find_cases
 from tests.conftest import BUNDLE, head_slice, run_inference
 from tests.dicom.synthetic import PLANES, STUDY, enhanced, header, save, slices
 

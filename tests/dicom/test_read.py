@@ -16,11 +16,11 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from scripts.data import find_cases
+from scripts.common.errors import PhanesInputError
 from scripts.dicom.read import read_source
 from scripts.dicom.selection import SeriesSelection
-from scripts.errors import PhanesInputError
-from scripts.readers import CaseLoadImaged
+from scripts.pipeline.cases import find_cases
+from scripts.pipeline.readers import CaseLoadImaged
 from tests.conftest import BUNDLE
 from tests.dicom.synthetic import PLANES, enhanced, lps, save, slices
 

@@ -11,10 +11,10 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import EnhancedMRImageStorage, SecondaryCaptureImageStorage
 
-from scripts.data import find_cases
+from scripts.common.errors import PhanesInputError
 from scripts.dicom.selection import SeriesSelection, choose_series, judge, load_rules, matches
 from scripts.dicom.series import Series, find_series
-from scripts.errors import PhanesInputError
+from scripts.pipeline.cases import find_cases
 from tests.conftest import BUNDLE
 from tests.dicom.synthetic import header, save, slices
 

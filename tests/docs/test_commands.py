@@ -1,7 +1,8 @@
 """Every command in README and docs is real: configs, entries, run ids, verbs, options and targets exist.
 
-Fast ones are run; the others are what other tests run (`tests/test_bundle_run.py`, `tests/test_train_configs.py`,
-`tests/evaluation`, `tests/integrations`) with smaller settings, and are resolved here against configs and code.
+Fast ones are run; the others are what other tests run (`tests/pipeline/test_bundle_run.py`,
+`tests/training/test_train_configs.py`, `tests/study/evaluation`, `tests/integrations`) with smaller settings, and are
+resolved here against configs and code.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import pytest
 from monai.bundle import ConfigParser
 
 from scripts.__main__ import Commands
-from scripts.cli import RUN_OPTIONS, check_overrides
+from scripts.common.cli import RUN_OPTIONS, check_overrides
 from tests.docs.pages import PAGES, REPOSITORY, Command, commands, name_of, prose
 
 ALL = [command for page in PAGES for command in commands(page)]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from scripts.__main__ import Commands
-from scripts.configuration import configuration_page
+from scripts.release.configuration import configuration_page
 from tests.conftest import BUNDLE
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts.docs_numbers import MARK, differences, docs_numbers, pages, refreshed
-from scripts.errors import PhanesInputError
+from scripts.common.errors import PhanesInputError
+from scripts.study.docs_numbers import MARK, differences, docs_numbers, pages, refreshed
 from tests.docs.pages import REPOSITORY
 
 

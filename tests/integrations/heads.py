@@ -8,7 +8,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from scripts.demo import write_demo_input
+from scripts.release.demo import write_demo_input
 from tests.dicom.synthetic import PLANES, save, slices
 
 

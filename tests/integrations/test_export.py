@@ -15,10 +15,10 @@ import torch
 from monai.bundle import ConfigParser
 from monai.transforms import Compose
 
-from scripts.data import slice_files
-from scripts.export import FORMATS, bundle_network
+from scripts.pipeline.cases import slice_files
+from scripts.release.export import FORMATS, bundle_network
 from tests.conftest import BUNDLE, REPOSITORY
-from tests.test_export import assert_equal_results, run_without_the_package
+from tests.release.test_export import assert_equal_results, run_without_the_package
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
+from scripts.pipeline.summary import CaseResult
 from scripts.reporting.report import COLOUR_MAPS, write_report
-from scripts.reporting.summary import CaseResult
 from scripts.reporting.view import case_view, save_view, view_path
 from tests.conftest import head_slice
 

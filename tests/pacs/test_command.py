@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from scripts.errors import PhanesInputError
+from scripts.common.errors import PhanesInputError
 from scripts.pacs.command import watch
 from tests.conftest import BUNDLE
 

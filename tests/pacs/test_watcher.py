@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from scripts.common.errors import PhanesInputError
 from scripts.dicom.selection import load_rules
-from scripts.errors import PhanesInputError
 from scripts.pacs.archive import PacsUnreachableError
 from scripts.pacs.settings import read_settings
 from scripts.pacs.watcher import Watcher

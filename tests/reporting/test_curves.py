@@ -3,7 +3,7 @@
 import pytest
 from torch.utils.tensorboard import SummaryWriter
 
-from scripts.errors import PhanesInputError
+from scripts.common.errors import PhanesInputError
 from scripts.reporting.curves import plot_curves, read_curves
 
 

@@ -11,8 +11,8 @@ from dataclasses import fields
 from html.parser import HTMLParser
 from pathlib import Path
 
+from scripts.pipeline.summary import CaseResult, write_summary
 from scripts.reporting.report import write_report
-from scripts.reporting.summary import CaseResult, write_summary
 from scripts.reporting.view import save_view, view_path
 
 EVIL = "<script>alert(1)</script>\"'&"

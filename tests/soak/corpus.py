@@ -17,7 +17,7 @@ from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
-from tests.bad_inputs import dicom_slice
+from tests.pipeline.bad_inputs import dicom_slice
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DATA = REPOSITORY / os.environ.get("PHANES_DATA", "../shared/data")

@@ -21,10 +21,10 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from scripts.errors import PhanesInputError
-from scripts.inference import sentence_of
+from scripts.common.errors import PhanesInputError
+from scripts.pipeline.inference import sentence_of
 from tests.conftest import BUNDLE, head_slice, run_inference
-from tests.faults import tree
+from tests.pipeline.faults import tree
 from tests.soak.record import record
 
 CASES, SIZES, CHANGES, RACES = 3, 20, 20, 5

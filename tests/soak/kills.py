@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tests.bad_inputs import series
 from tests.conftest import BUNDLE, head_slice, ras_of_slice, run_inference
-from tests.faults import Moments, killed_after, killed_at, tree
+from tests.pipeline.bad_inputs import series
+from tests.pipeline.faults import Moments, killed_after, killed_at, tree
+from tests.pipeline.test_interruptions import curve, stamps, train
 from tests.soak.record import record
-from tests.test_interruptions import curve, stamps, train
 
 TRIALS, SEED = 50, 8
 COMPARED = ("network.pt", "checkpoints/best.pt", "checkpoints/checkpoint_epoch=4.pt")

@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from scripts.data import find_cases
+from scripts.common.errors import PhanesInputError
 from scripts.dicom.selection import SeriesSelection
-from scripts.errors import PhanesInputError
-from scripts.readers import CaseLoadImaged
+from scripts.pipeline.cases import find_cases
+from scripts.pipeline.readers import CaseLoadImaged
 from tests.soak import corpus
 
 MEMORY = Path("/dev/shm")  # noqa: S108 - files that live for a millisecond; private, by mkdtemp

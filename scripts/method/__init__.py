@@ -1,0 +1,1 @@
+"""The paper: the method's composition, its steps and its networks."""

@@ -1,0 +1,268 @@
+"""Stage 1: the residual soft-introspective VAE whose mean reconstruction is the coarse pseudo-healthy image.
+
+Layout: PHANES (MICCAI 2023) section 2.1 and its predecessor RA. Two sizes share this code: `paper` (29,430,785
+parameters with the defaults) and `compact` (fewer channels, `stem_stride=2`); both are chosen in the configs.
+"""
+
+import itertools
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...common.errors import PhanesInputError
+from ...common.options import as_bool
+
+
+class ResidualBlock(nn.Module):
+    """conv3x3 - BN - LeakyReLU - conv3x3 - BN, plus the (projected) input, then LeakyReLU.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        force_skip_conv: project the skip even when the channels agree. The published checkpoints carry such
+            projections in two blocks, by accident; importing them needs it.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, force_skip_conv: bool = False) -> None:
+        super().__init__()
+        project = force_skip_conv or in_channels != out_channels
+        self.skip: nn.Module = nn.Conv2d(in_channels, out_channels, 1, bias=False) if project else nn.Identity()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(out_channels)
+        self.activation = nn.LeakyReLU(0.2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, H, W)."""
+        y = self.activation(self.norm1(self.conv1(x)))
+        y = self.norm2(self.conv2(y))
+        return self.activation(y + self.skip(x))
+
+
+class BatchInvariantLinear(nn.Linear):
+    """A linear layer that sums in double precision, so that an image's result does not depend on its batch.
+
+    Matrix products of different batch sizes sum in different orders; in single precision that moves the coarse image by
+    1e-6, enough for the equalisation's bins, and then for a pixel of the mask.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, in_features) -> (B, out_features)."""
+        result = F.linear(input.double(), self.weight.double(), self.bias.double())
+        return result.to(input.dtype)
+
+
+class NoPath(nn.Module):
+    """Stands where a linear path could be and adds nothing: (B, N) -> (B, features) zeros."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.features = features
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N) -> (B, features), zeros."""
+        return torch.zeros(x.shape[0], self.features, dtype=x.dtype, device=x.device)
+
+
+class Encoder(nn.Module):
+    """Image to the Gaussian posterior q(z|x), and the pooled embeddings of every level."""
+
+    def __init__(
+        self,
+        image_size: int,
+        channels: Sequence[int],
+        latent_dim: int,
+        stem_stride: int = 1,
+        force_skip_conv: bool = False,
+        linear_path: bool = False,
+    ) -> None:
+        super().__init__()
+        self.linear: nn.Module = BatchInvariantLinear(image_size**2, latent_dim) if linear_path else NoPath(latent_dim)
+        self.stem = nn.Conv2d(1, channels[0], 5, stride=stem_stride, padding=2, bias=False)
+        self.stem_norm = nn.BatchNorm2d(channels[0])
+        self.activation = nn.LeakyReLU(0.2)
+        # A strided stem halves the resolution itself; otherwise the pooling does, as for every later level.
+        self.stem_pool: nn.Module = nn.AvgPool2d(2) if stem_stride == 1 else nn.Identity()
+        self.levels = nn.ModuleList(
+            ResidualBlock(i, o, force_skip_conv and i == o) for i, o in itertools.pairwise(channels)
+        )
+        self.bottleneck = ResidualBlock(channels[-1], channels[-1])
+        side = image_size // 2 ** len(channels)
+        self.posterior = BatchInvariantLinear(channels[-1] * side * side, 2 * latent_dim)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """(B, 1, H, W) in [0, 1] -> mu (B, Z), log variance (B, Z), an embedding (B, C_l, H / 2^l, W / 2^l) a level."""
+        linear = self.linear(x.flatten(1))
+        x = self.stem_pool(self.activation(self.stem_norm(self.stem(x))))
+        embeddings = [x]
+        for level in self.levels:
+            x = F.avg_pool2d(level(x), 2)
+            embeddings.append(x)
+        mu, log_var = self.posterior(self.bottleneck(x).flatten(1)).chunk(2, dim=1)
+        return mu + linear, log_var, embeddings
+
+
+class Decoder(nn.Module):
+    """Latent to image in [0, 1]: a sigmoid of the convolutions' output, or with a linear path the clamped sum."""
+
+    def __init__(
+        self,
+        image_size: int,
+        channels: Sequence[int],
+        latent_dim: int,
+        stem_stride: int = 1,
+        force_skip_conv: bool = False,
+        linear_path: bool = False,
+    ) -> None:
+        super().__init__()
+        self.linear_path = linear_path
+        pixels = image_size**2
+        self.linear: nn.Module = BatchInvariantLinear(latent_dim, pixels) if linear_path else NoPath(pixels)
+        self.side = image_size // 2 ** len(channels)
+        self.channels = channels[-1]
+        self.project = BatchInvariantLinear(latent_dim, channels[-1] * self.side * self.side)
+        widths = [channels[-1], *reversed(channels)]
+        self.levels = nn.ModuleList(
+            ResidualBlock(i, o, force_skip_conv and n == 1 and i == o)
+            for n, (i, o) in enumerate(itertools.pairwise(widths))
+        )
+        self.head = ResidualBlock(channels[0], channels[0])
+        self.output = nn.Conv2d(channels[0], 1, 5, padding=2)
+        # With a strided stem the last doubling is left to a bilinear upsampling of the logits: the coarse
+        # reconstruction is smooth, and the convolutions at full resolution are the dearest.
+        self.output_scale = stem_stride
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(B, Z) -> (B, 1, H, W) in [0, 1]."""
+        x = torch.relu(self.project(z)).reshape(z.shape[0], self.channels, self.side, self.side)
+        last = len(self.levels) - 1
+        for n, level in enumerate(self.levels):
+            x = level(x)
+            if n < last or self.output_scale == 1:
+                x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+        logits = self.output(self.head(x))
+        if self.output_scale > 1:
+            logits = F.interpolate(logits, scale_factor=float(self.output_scale), mode="bilinear", align_corners=False)
+        if self.linear_path:
+            return torch.clamp(self.linear(z).reshape(logits.shape) + torch.tanh(logits), 0.0, 1.0)
+        return torch.sigmoid(logits)
+
+
+class SoftIntroVAE(nn.Module):
+    """Encoder and decoder of the coarse stage; PHANES, RA and SI-VAE share it.
+
+    Args:
+        image_size: side of the square input in pixels; divisible by 2 ** len(channels).
+        channels: channels of the levels, one embedding each.
+        latent_dim: size of z.
+        stem_stride: 1 (paper), or 2 to keep every residual block at half resolution and below (compact).
+        force_skip_conv: see `ResidualBlock`; 29,955,073 parameters at paper size.
+        linear_path: a linear map beside the convolutions of encoder and decoder, so that training can begin at
+            probabilistic PCA (`start_from_principal_components`) and the convolutions learn what is left. Not in the
+            paper; it lets the compact size train in minutes on a CPU.
+        sample_latent: draw z from the posterior in `forward` too, as the published code does; the mean otherwise.
+        frozen_norm: keep the batch normalisation in evaluation mode while training, as the published training does
+            without saying so: its running statistics stay as they are and it acts as a learnt scale and shift.
+
+    Raises:
+        ValueError: when the image size is not divisible by 2 ** len(channels), or the stride is not 1 or 2.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 128,
+        channels: Sequence[int] = (64, 128, 256, 512, 512),
+        latent_dim: int = 128,
+        stem_stride: int = 1,
+        force_skip_conv: bool = False,
+        linear_path: bool = False,
+        sample_latent: bool = False,
+        frozen_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        if image_size % 2 ** len(channels):
+            raise ValueError(f"image_size {image_size} must be divisible by {2 ** len(channels)} (2 ** levels)")
+        if stem_stride not in (1, 2):
+            raise ValueError(f"stem_stride must be 1 or 2, not {stem_stride}")
+        self.latent_dim = latent_dim
+        self.frozen_norm = frozen_norm
+        self.sample_latent = as_bool("sample_latent", sample_latent)
+        self.encoder = Encoder(image_size, channels, latent_dim, stem_stride, force_skip_conv, linear_path)
+        self.decoder = Decoder(image_size, channels, latent_dim, stem_stride, force_skip_conv, linear_path)
+
+    @torch.jit.unused
+    def train(self, mode: bool = True) -> "SoftIntroVAE":
+        """Training mode; with `frozen_norm` the normalisation layers stay in evaluation mode."""
+        super().train(mode)
+        if self.frozen_norm:
+            for module in self.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
+
+    @torch.jit.unused
+    @torch.no_grad()
+    def start_from_principal_components(self, images: Iterable[Tensor], noise_variance: float = 1.0) -> None:
+        """Begin at the probabilistic PCA of the images (Tipping and Bishop 1999).
+
+        At `noise_variance` beta_kl / (2 beta_rec) it is the linear VAE with the best evidence lower bound. It stays
+        fixed, and the convolutions, which start at zero, learn what is left. Only with `linear_path`; otherwise nothing
+        happens.
+
+        Args:
+            images: training slices, (1, H, W) each, more than `latent_dim` of them.
+            noise_variance: of a pixel.
+
+        Raises:
+            PhanesInputError: too few images.
+        """
+        if not isinstance(self.encoder.linear, nn.Linear) or not isinstance(self.decoder.linear, nn.Linear):
+            return
+        data = torch.stack([torch.as_tensor(image).flatten() for image in images])
+        if len(data) <= self.latent_dim:
+            raise PhanesInputError(
+                f"{len(data)} training slices are too few for {self.latent_dim} principal components: add slices, or "
+                "raise start_draws, or lower latent_dim."
+            )
+        mean = data.mean(dim=0)
+        # Eigenvectors of the covariance by way of the smaller Gram matrix.
+        values, vectors = torch.linalg.eigh((data - mean) @ (data - mean).T / len(data))
+        values, vectors = values.flip(0)[: self.latent_dim], vectors.flip(1)[:, : self.latent_dim]
+        directions = torch.nn.functional.normalize((data - mean).T @ vectors, dim=0)
+        values = values.clamp(min=noise_variance)  # what explains less than the noise is left out
+        gain = (values - noise_variance).sqrt()
+        self.decoder.linear.weight.copy_(directions * gain)
+        self.decoder.linear.bias.copy_(mean)
+        self.encoder.linear.weight.copy_((directions * (gain / values)).T)
+        self.encoder.linear.bias.copy_(-self.encoder.linear.weight @ mean)
+        for parameter in (*self.encoder.posterior.parameters(), *self.decoder.output.parameters()):
+            nn.init.zeros_(parameter)
+        self.encoder.posterior.bias[self.latent_dim :] = (noise_variance / values).log()
+        self.freeze_linear_path()
+
+    @torch.jit.unused
+    def freeze_linear_path(self) -> None:
+        """Let training leave the linear path as it is; also for weights that began so and are trained further."""
+        self.encoder.linear.requires_grad_(False)
+        self.decoder.linear.requires_grad_(False)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """(B, 1, H, W) in [0, 1] -> mu (B, Z), log variance (B, Z), the embeddings of all levels."""
+        return self.encoder(x)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """(B, Z) -> (B, 1, H, W) in [0, 1]."""
+        return self.decoder(z)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The coarse pseudo-healthy reconstruction, from the posterior's mean: (B, 1, H, W) -> same, in [0, 1]."""
+        mu, log_var, _ = self.encoder(x)
+        return self.decoder(sample_posterior(mu, log_var) if self.sample_latent else mu)
+
+
+def sample_posterior(mu: Tensor, log_var: Tensor) -> Tensor:
+    """A reparameterised draw from N(mu, exp(log_var)): (B, Z), (B, Z) -> (B, Z)."""
+    return mu + torch.exp(0.5 * log_var) * torch.randn_like(mu)

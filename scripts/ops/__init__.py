@@ -1,1 +1,0 @@
-"""Pure, batched tensor functions: the equations of the method."""

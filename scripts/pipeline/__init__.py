@@ -1,0 +1,1 @@
+"""Cases: find, read, transform, infer, restore, write and record."""

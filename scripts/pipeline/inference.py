@@ -1,0 +1,264 @@
+"""Running the bundle on a user's images: the checks before, and an evaluator that outlives a bad case."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import EventEnum
+from monai.data import Dataset
+from monai.engines import SupervisedEvaluator
+from monai.inferers import SliceInferer
+from monai.transforms import apply_transform
+from torch import Tensor
+
+from ..common.anonymous import anonymized
+from ..common.checksums import verify_checksums
+from ..common.cli import fail
+from ..common.errors import PhanesInputError, PhanesOutputError
+from ..common.files import sha256_of_file
+from ..common.options import as_bool
+from ..common.processes import process_rank, share
+from ..common.sources import changed_while_read, signature
+from ..dicom.selection import SeriesSelection
+from ..method.phanes import Phanes
+from .cases import find_cases
+from .records import CaseRecords
+
+logger = logging.getLogger(__name__)
+
+
+class CaseEvents(EventEnum):
+    """Event of `CaseEvaluator` beside MONAI's: the case could not be analysed; `engine.state.error` says why."""
+
+    CASE_FAILED = "case_failed"
+
+
+def sentence_of(error: BaseException) -> str:
+    """The one sentence a user needs: of the `PhanesInputError` behind an exception, or of the exception's root."""
+    root = error
+    chain: BaseException | None = error
+    while chain is not None:
+        if isinstance(chain, PhanesInputError):
+            return " ".join(str(chain).split())
+        root, chain = chain, chain.__cause__ or chain.__context__
+    return " ".join(f"Unexpected {type(root).__name__}: {root}".split())[:500]
+
+
+class CaseDataset(Dataset):
+    """`monai.data.Dataset` whose items keep their case's name and path, and whose failures are items too.
+
+    Args:
+        data: items of `find_cases`, `{"image": path, "case": name}`.
+        transform: the preprocessing.
+
+    Items are the transform's with `case` and `path` added, or `{"case", "path", "error"}` when the transform failed.
+    """
+
+    def _transform(self, index: int) -> dict[str, Any]:
+        item = dict(self.data[index])
+        record = {"case": item["case"], "path": item["image"], "signature": signature(self.data[index])}
+        try:
+            return dict(apply_transform(self.transform, item)) | record
+        except Exception as error:
+            logger.debug("case %s", item["case"], exc_info=True)
+            changed = record["signature"] != signature(self.data[index])
+            return {**record, "error": changed_while_read(item["image"]) if changed else sentence_of(error)}
+
+
+class AutocastSliceInferer(SliceInferer):
+    """`SliceInferer`, its network under bfloat16 autocast where wanted, on a CPU too.
+
+    MONAI's own `amp` is for CUDA alone. It pays on GPUs and on CPUs with AMX or AVX-512 BF16 instructions
+    (docs/performance.md says what it gains and what it changes).
+
+    Args:
+        amp: bfloat16 for convolutions and matrix products.
+    """
+
+    def __init__(self, *args: Any, amp: bool | str = False, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.amp = as_bool("amp", amp)
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=self.amp):
+            return super().__call__(inputs, network, *args, **kwargs)
+
+
+class CaseEvaluator(SupervisedEvaluator):
+    """`SupervisedEvaluator` for which a case that fails, wherever, is one `CASE_FAILED` event and not the end.
+
+    Handlers that belong to a case (writing its results) attach to `IterationEvents.MODEL_COMPLETED`, inside this net.
+    Only results that cannot be written end the run: no other case would fare better.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs["event_names"] = [*(kwargs.get("event_names") or []), CaseEvents]
+        super().__init__(*args, **kwargs)
+
+    def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> dict:
+        for name in ("case", "path", "signature"):
+            setattr(engine.state, name, batchdata[name][0])
+        if "error" in batchdata:
+            engine.state.error = batchdata["error"][0]
+        else:
+            try:
+                return super()._iteration(engine, batchdata)
+            except PhanesOutputError:
+                raise
+            except Exception as error:
+                logger.debug("case %s", engine.state.case, exc_info=True)
+                engine.state.error = sentence_of(error)
+        engine.state.output = {}
+        engine.fire_event(CaseEvents.CASE_FAILED)
+        return {}
+
+
+def share_of_cases(records: CaseRecords, cases: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The unfinished cases that fall to this process of several.
+
+    Process 0 looks for them, before any process writes a result; a case that a killed process left unfinished is thus
+    in somebody's share the next time.
+
+    Args:
+        records: open.
+        cases: all cases.
+    """
+    return share(records.unfinished(cases) if process_rank() == 0 else [])
+
+
+def checked_cases(
+    dataset_dir: str,
+    output_dir: str,
+    device: str | torch.device = "cpu",
+    selection: SeriesSelection | None = None,
+    anonymize: bool = False,
+    anonymize_key: str = "",
+) -> list[dict[str, Any]]:
+    """The cases of a run, after the checks that need no image: input, output folder, device.
+
+    Args:
+        dataset_dir: see `find_cases`.
+        output_dir: made when missing.
+        device: tried.
+        selection: which DICOM series are cases.
+        anonymize: name the cases by checksums, see `anonymous`.
+        anonymize_key: of these checksums.
+
+    Returns:
+        Items of `find_cases`, without those that lie inside the output folder.
+
+    Raises:
+        SystemExit: one sentence on the command line (`PhanesInputError` elsewhere).
+    """
+    try:
+        cases = find_cases(dataset_dir, selection)
+        _check_output_dir(Path(output_dir), Path(dataset_dir))
+        _check_device(device)
+    except PhanesInputError as error:
+        if as_bool("anonymize", anonymize) and selection is not None and selection.decisions:
+            fail("No series was taken for T1w: run without --anonymize to read why, which quotes the series' names.")
+        fail(str(error))
+    output = Path(output_dir).resolve()
+    # realpath and not Path.resolve, which raises on a link that leads in a circle.
+    cases = [case for case in cases if output not in Path(os.path.realpath(case["image"])).parents]
+    if not cases:
+        fail(f"dataset_dir '{dataset_dir}' holds nothing but earlier results in output_dir: choose another output_dir.")
+    return anonymized(cases, str(anonymize_key)) if as_bool("anonymize", anonymize) else cases
+
+
+def verify_bundle(bundle_root: str, verify: bool | str = False) -> None:
+    """Compare a packaged bundle with its `SHA256SUMS`, when asked to: no file changed, missing or added.
+
+    It finds what was changed by accident or by someone who did not think of it; against someone who did, compare the
+    list itself with the one that was published (docs/reliability.md).
+
+    Raises:
+        SystemExit: one sentence on the command line (`PhanesInputError` elsewhere).
+    """
+    try:
+        if as_bool("verify", verify):
+            verify_checksums(bundle_root, within=("configs", "models", "scripts"))
+    except PhanesInputError as error:
+        fail(str(error))
+
+
+def _check_output_dir(output: Path, dataset: Path) -> None:
+    if output.resolve() == dataset.resolve():
+        raise PhanesInputError(f"output_dir '{output}' is also the dataset_dir: choose another folder for the results.")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PhanesInputError(
+            f"output_dir '{output}' cannot be created ({error.strerror}): choose another."
+        ) from error
+    if not os.access(output, os.W_OK | os.X_OK):
+        raise PhanesInputError(f"output_dir '{output}' is not writable: choose another.")
+
+
+def _check_device(device: str | torch.device) -> None:
+    try:
+        torch.empty(0, device=device)
+    except Exception as error:
+        raise PhanesInputError(f"device '{device}' cannot be used here: leave it out, or give cpu or cuda.") from error
+
+
+def read_calibration(path: str | Path, weights: str | Path, network: Phanes | None = None) -> dict[str, Any]:
+    """`calibration.json`, checked to belong to the weights; a warning when it was made with other choices.
+
+    Args:
+        path: the record that the calibrate workflow wrote; keys `label_threshold` (>= 0) and `weights_sha256` at least.
+        weights: the state dict it was made for.
+        network: whose choices (`--refinements`, ...) are compared with the record's `method`, where it has one.
+
+    Raises:
+        SystemExit: one sentence on the command line (`PhanesInputError` elsewhere) when a file is missing, unreadable
+            or made for other weights.
+    """
+    for file, what in ((weights, "weights"), (path, "calibration")):
+        if not Path(file).is_file():
+            fail(f"{what} '{file}' not found: give the bundle's folder with --bundle_root, or run train and calibrate.")
+    try:
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
+        float(record["label_threshold"])
+        expected = str(record["weights_sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        fail(f"calibration '{path}' is not a calibration record: run the calibrate workflow again.")
+    if sha256_of_file(weights) != expected:
+        fail(f"calibration '{path}' was made for other weights than '{weights}': run the calibrate workflow for them.")
+    made_with, chosen = record.get("method", {}), {} if network is None else network.choices()
+    if others := [f"{name} {made_with[name]}" for name in chosen if made_with.get(name, chosen[name]) != chosen[name]]:
+        logger.warning(
+            "calibration '%s' was made with %s: with other choices the label does not keep its promise; "
+            "run the calibrate workflow with the same options, or give --label_threshold.",
+            path,
+            ", ".join(others),
+        )
+    return dict(record)
+
+
+def label_threshold(override: float | str | None, calibration: Mapping[str, Any]) -> float:
+    """The label threshold: the user's, or the calibrated one.
+
+    Args:
+        override: a number >= 0, also as text (a host's options panel); `calibrated` or None for the calibration's.
+        calibration: the record.
+
+    Raises:
+        PhanesInputError: no such number.
+    """
+    if override is None or str(override).strip().lower() == "calibrated":
+        return float(calibration["label_threshold"])
+    try:
+        threshold = float(override)
+    except ValueError:
+        threshold = math.nan
+    if isinstance(override, bool) or not 0 <= threshold < math.inf:
+        raise PhanesInputError(f"label_threshold is {override!r}: give a number >= 0, or leave it out.")
+    return threshold

@@ -1,0 +1,99 @@
+"""What an image may claim of itself before anything is decompressed or allocated: sizes, spacing, a usable position.
+
+A broken or hostile header could otherwise ask for more memory than the machine has. Sentences are without the path.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from nibabel import Nifti1Header, Nifti2Header
+from nibabel.affines import voxel_sizes
+from nibabel.openers import ImageOpener
+from numpy.typing import NDArray
+
+from ..common.errors import PhanesInputError
+
+MAX_VOXELS = 2**27  # 512 x 512 x 512; a head at 0.5 mm has about 10^8
+MAX_SIDE = 4096  # pixels: a longer one is no head
+VOXEL_MM = (0.05, 50.0)
+MAX_EXTENT_MM = 2500.0  # the longest scanned body
+MAX_SHEAR = 0.1  # cosine of the angle between two axes; 0 is a right angle
+DEFLATE_RATIO = 1032  # zlib cannot do better (zlib.net/zlib_tech.html)
+SURPLUS = 2**24  # bytes behind the image that are read and ignored
+
+
+def check_shape(shape: Sequence[int]) -> None:
+    """Refuse a shape that no head has.
+
+    Raises:
+        PhanesInputError: a side or the number of voxels is too large.
+    """
+    text = " x ".join(str(int(n)) for n in shape)
+    if max(shape, default=0) > MAX_SIDE:
+        raise PhanesInputError(f"claims {text} voxels; a side of a head has at most {MAX_SIDE}: check the file")
+    if math.prod(int(n) for n in shape) > MAX_VOXELS:
+        raise PhanesInputError(f"claims {text} voxels, more than {MAX_VOXELS}; check the file, or downsample it")
+
+
+def check_size(path: str | Path, claimed_bytes: int) -> None:
+    """Refuse a file that cannot hold the data it claims, plain or (`.gz`) compressed.
+
+    Raises:
+        PhanesInputError: it is too short.
+    """
+    path = Path(path)
+    size = path.stat().st_size
+    if claimed_bytes > size * (DEFLATE_RATIO if path.name.lower().endswith(".gz") else 1):
+        raise PhanesInputError(f"has {size} bytes, too few for the image that its header describes; it is cut off")
+
+
+def read_gzip(path: str | Path, claimed_bytes: int) -> bytes:
+    """The content of a compressed file, whose checksum stands at its end.
+
+    Raises:
+        PhanesInputError: it holds more than `SURPLUS` bytes beyond what its header claims.
+        OSError, EOFError, zlib.error: it is damaged.
+    """
+    with gzip.open(path) as file:
+        content = file.read(claimed_bytes + SURPLUS)
+        if file.read(1):
+            raise PhanesInputError("holds far more data than its header describes; check the file")
+    return content
+
+
+def zero_spacing(path: str | Path) -> bool:
+    """True when a NIfTI header gives one of its axes no extent; nibabel would call it 1 mm."""
+    with ImageOpener(str(path)) as file:
+        start = file.read(540)
+    for kind in (Nifti1Header, Nifti2Header):
+        if kind.may_contain_header(start):
+            header = kind(start[: kind.sizeof_hdr], check=False)
+            ndim = int(np.clip(header["dim"][0], 1, 3))
+            return not (np.abs(header["pixdim"][1 : 1 + ndim]) > 0).all()
+    return False
+
+
+def check_position(affine: NDArray, shape: Sequence[int]) -> None:
+    """Refuse a voxel-to-world matrix (4, 4) that places no head: singular, sheared, or of impossible size.
+
+    Raises:
+        PhanesInputError: what is wrong.
+    """
+    if not np.isfinite(affine).all() or (voxel_sizes(affine) <= 0).any():
+        raise PhanesInputError("has a header without a usable position (zero or singular affine); mend the header")
+    sizes = voxel_sizes(affine)
+    text = " x ".join(f"{size:.3g}" for size in sizes)
+    if sizes.min() < VOXEL_MM[0] or sizes.max() > VOXEL_MM[1]:
+        raise PhanesInputError(f"has voxels of {text} mm, which no scan of a head has; mend the header")
+    axes = affine[:3, :3] / sizes
+    if abs(np.linalg.det(axes)) < 1e-3:
+        raise PhanesInputError("has a header without a usable position (zero or singular affine); mend the header")
+    if np.abs(axes.T @ axes - np.eye(3)).max() > MAX_SHEAR:
+        raise PhanesInputError("has a sheared affine (its axes are not perpendicular); resample it to a regular grid")
+    if (sizes * np.asarray(shape[:3])).max() > MAX_EXTENT_MM:
+        raise PhanesInputError(f"is larger than a person ({text} mm voxels); mend the spacing in the header")

@@ -1,0 +1,1 @@
+"""MNI152: the template, registration, and where a slice lies."""

@@ -1,0 +1,1 @@
+"""For people who compare methods: other systems, evaluation, benchmark."""

@@ -1,0 +1,78 @@
+"""PHANES itself as an evaluated system, and PHANES-GT, which is given the true lesion mask."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ...method.phanes import Phanes
+from .protocol import Analysis, AnomalySystem
+
+
+class PhanesSystem(AnomalySystem):
+    """The whole method.
+
+    Args:
+        network: PHANES with its weights, the thresholds of its masks among them.
+        name: as the table prints it.
+        refinements: see `Phanes`; None for the network's own.
+        relative_map: see `Phanes`; None for the network's own.
+    """
+
+    reconstructs: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        network: Phanes,
+        name: str = "PHANES",
+        refinements: int | None = None,
+        relative_map: bool | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.name = name
+        self.refinements = network.refinements if refinements is None else refinements
+        self.relative_map = network.relative_map if relative_map is None else relative_map
+
+    def _run(self, images: Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Map of eq. (4) and pseudo-healthy image."""
+        outputs = self.network.analyse(images, self.refinements, self.relative_map)
+        return outputs[:, 0:1], outputs[:, 1:2]
+
+    @torch.no_grad()
+    def analyse(self, images: Tensor, masks: Tensor | None = None) -> Analysis:
+        """Map and pseudo-healthy image in one pass.
+
+        Raises:
+            RuntimeError: when no mask threshold was calibrated.
+        """
+        if torch.isnan(self.network.mask_threshold):
+            raise RuntimeError(f"{self.name} has no mask threshold: load a model.pt that `calibrate` has completed")
+        return Analysis(*self._run(images, masks))
+
+    def anomaly_map(self, images: Tensor, masks: Tensor | None = None) -> Tensor:
+        """(B, 1, H, W) in [0, 1] -> (B, 1, H, W), >= 0."""
+        return self.analyse(images, masks).anomaly_map
+
+    def reconstruct(self, images: Tensor, masks: Tensor | None = None) -> Tensor:
+        """The pseudo-healthy image: (B, 1, H, W) in [0, 1] -> same."""
+        reconstruction = self.analyse(images, masks).reconstruction
+        assert reconstruction is not None  # noqa: S101 - this class always makes one
+        return reconstruction
+
+
+class PhanesGroundTruth(PhanesSystem):
+    """The inpainter with the true mask: an upper bound, whose map is 0 outside the lesions by construction."""
+
+    needs_masks: ClassVar[bool] = True
+
+    def __init__(self, network: Phanes, name: str = "PHANES-GT") -> None:
+        super().__init__(network, name)
+
+    def _run(self, images: Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor]:
+        if masks is None:
+            raise ValueError(f"{self.name} needs the true masks")
+        anomaly, pseudo_healthy = self.network.forward_with_mask(images, (masks > 0).to(images.dtype))
+        return anomaly, pseudo_healthy

@@ -1,0 +1,269 @@
+"""Training and fitting of the systems, on PHANES' own engine: step, validation, and the record of a run."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import monai.bundle
+import torch
+from ignite.engine import Engine, Events
+from monai.bundle import ConfigParser
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
+from tqdm import tqdm
+
+from ...common.errors import PhanesInputError
+from ...common.files import sha256_of_file
+from ...common.options import as_bool
+from ...common.versions import versions
+from ...training.engines import BestKeeper, image_batch
+from .protocol import AnomalySystem, Fittable, Trainable, learnt_state, load_system, save_system
+
+
+def parts_of(config_file: str, ids: Sequence[str], overrides: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Parts of another config, built there: what two configs share is defined once.
+
+    MONAI's macros would copy a part's text, and its references would then point into the copying config.
+
+    Args:
+        config_file: path; relative ones start from the current folder, the repository's root.
+        ids: of the parts.
+        overrides: entries of that config to replace.
+
+    Raises:
+        PhanesInputError: no such config.
+    """
+    if not Path(config_file).is_file():
+        raise PhanesInputError(f"No config at '{config_file}': run this command from the repository's root.")
+    parser = ConfigParser()
+    parser.read_config(config_file)
+    parser.update(overrides or {})
+    return {name: parser.get_parsed_content(name) for name in ids}
+
+
+class LossStep:
+    """One optimiser step on a system's `training_loss`.
+
+    Args:
+        system: in training mode; its pretrained parts take no gradient.
+        optimizer: of its parameters.
+        max_norm: gradients are scaled down to this norm; None leaves them.
+        average: running average of the system's weights, updated after every step; None for none.
+        amp: bfloat16 autocast.
+    """
+
+    def __init__(
+        self,
+        system: Trainable,
+        optimizer: Optimizer,
+        max_norm: float | None = None,
+        average: AveragedModel | None = None,
+        amp: bool = False,
+    ) -> None:
+        self.system = system
+        self.optimizer = optimizer
+        self.max_norm = max_norm
+        self.average = average
+        self.amp = as_bool("amp", amp)
+
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        """images: (B, 1, H, W) in [0, 1] -> detached scalars, `loss` and its parts."""
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=self.amp):
+            loss, parts = self.system.training_loss(images)
+        loss.backward()
+        if self.max_norm is not None:
+            trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(trained, self.max_norm)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.system)  # type: ignore[arg-type]
+        return {"loss": loss.detach(), **{name: value.detach() for name, value in parts.items()}}
+
+
+class HealthyError:
+    """MONAI `iteration_update` of the validation: the system's error on healthy slices, the same noise every time.
+
+    Args:
+        system: what is validated; needs `healthy_error`.
+        seed: of the noise.
+    """
+
+    def __init__(self, system: Any, seed: int = 0) -> None:
+        self.system = system
+        self.seed = seed
+
+    @torch.no_grad()
+    def __call__(self, engine: Engine, batch: dict[str, Any]) -> dict[str, float]:
+        """-> `healthy_error`; training's randomness goes on as if nothing had been drawn."""
+        images = image_batch(batch, engine.state.device)  # type: ignore[attr-defined]
+        self.system.eval()
+        with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
+            torch.manual_seed(self.seed + engine.state.iteration)
+            return {"healthy_error": float(self.system.healthy_error(images))}
+
+
+class BestSystemKeeper(BestKeeper):
+    """`BestKeeper` of a system: by its healthy error, and only what it has learnt.
+
+    Args:
+        validator: engine whose metric `healthy_error` counts.
+        system: its learnt state is written.
+        path: file of the best weights.
+        patience: validations without improvement before the training stops; None for never.
+    """
+
+    def __init__(self, validator: Engine, system: AnomalySystem, path: str, patience: int | None = None) -> None:
+        super().__init__(validator, "healthy_error", system, path, patience)
+        self.system = system
+
+    def best_state(self) -> dict[str, Any]:
+        """What the system has learnt."""
+        return learnt_state(self.system)
+
+
+class RunRecord:
+    """At the end, writes `model.pt` (the best weights in half precision) and `record.json` (what was run).
+
+    Args:
+        system: the trained system; filled with the best weights at the end.
+        output_dir: folder of both files.
+        size: name of the size, for the record.
+        best: what kept the best weights; without it, or before the first validation, the system is written as it is.
+        settings: anything else worth recording, plain values.
+    """
+
+    def __init__(
+        self,
+        system: AnomalySystem,
+        output_dir: str,
+        size: str,
+        best: BestKeeper | None = None,
+        settings: dict[str, Any] | None = None,
+    ) -> None:
+        self.system = system
+        self.output_dir = Path(output_dir)
+        self.size = size
+        self.best = best
+        self.settings = settings or {}
+        self.seconds = 0.0
+        self.started = time.monotonic()
+
+    def state_dict(self) -> dict[str, float]:
+        """Seconds trained so far: a resumed run counts on."""
+        return {"seconds": self._elapsed()}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Take up the seconds of the interrupted run."""
+        self.seconds = state["seconds"]
+
+    def attach(self, engine: Engine) -> None:
+        """Called by MONAI's engines."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def _start(self) -> None:
+        self.started = time.monotonic()
+
+    def _elapsed(self) -> float:
+        return self.seconds + time.monotonic() - self.started
+
+    def __call__(self, engine: Engine) -> None:
+        """Write both files."""
+        progress: dict[str, Any] = {"epochs": engine.state.epoch, "steps": engine.state.iteration}
+        if self.best is not None and self.best.epoch > 0:
+            load_system(self.system, self.best.path)
+            progress |= {"best_epoch": self.best.epoch, "best_healthy_error": self.best.error}
+        self.write(progress)
+
+    def write(self, progress: dict[str, Any] | None = None) -> None:
+        """Write both files from the system as it is."""
+        weights = self.output_dir / "model.pt"
+        save_system(self.system, weights)
+        record = {
+            "system": self.system.name,
+            "size": self.size,
+            "parameters": sum(p.numel() for p in self.system.parameters()),
+            "trained_parameters": sum(p.numel() for p in self.system.parameters() if p.requires_grad),
+            "seconds": round(self._elapsed(), 1),
+            **(progress or {}),
+            **self.settings,
+            "device": _device_name(self.system),
+            "versions": versions(),
+            "weights": weights.name,
+            "weights_sha256": sha256_of_file(weights),
+        }
+        (self.output_dir / "record.json").write_text(json.dumps(record, indent=4) + "\n")
+
+
+class Fitter:
+    """Runs a system's `fit` with a progress bar; the fitted systems' counterpart of a trainer.
+
+    Args:
+        system: on the device already.
+        data_loader: dictionaries with `image`, (B, 1, H, W) in [0, 1]; gone through once.
+        device: of the system.
+        record: writes the result.
+    """
+
+    def __init__(
+        self, system: AnomalySystem, data_loader: Iterable, device: torch.device | str, record: RunRecord
+    ) -> None:
+        if not isinstance(system, Fittable):
+            raise TypeError(f"{system.name} cannot be fitted: it is trained by gradient descent")
+        self.system = system
+        self.data_loader = data_loader
+        self.device = device
+        self.record = record
+
+    def run(self) -> None:
+        """Fit, and write `model.pt` and `record.json`."""
+        count = 0
+
+        def batches() -> Iterable[Tensor]:
+            nonlocal count
+            for batch in tqdm(self.data_loader, desc=self.system.name, unit="batch"):
+                images = image_batch(batch, self.device)
+                count += len(images)
+                yield images
+
+        self.system.fit(batches())
+        self.record.write({"slices": count})
+
+
+def train_as_phanes(
+    system: AnomalySystem,
+    record: RunRecord,
+    config_file: str,
+    overrides: dict[str, Any],
+    trained_autoencoder: str | None = None,
+) -> None:
+    """Train a system whose network is PHANES' first stage by PHANES' own config, and write it as a system of its own.
+
+    Args:
+        system: with the submodule `autoencoder` (RA, SI-VAE).
+        record: writes the result.
+        config_file: PHANES' training config; it writes `autoencoder.pt` to its output_dir.
+        overrides: entries of that config to replace, output_dir among them; None leaves the config's own.
+        trained_autoencoder: such a file, when that training has been run already, or a whole PHANES (`model.pt`), of
+            which the first stage is taken; then nothing is trained.
+    """
+    if trained_autoencoder is None:
+        given = {key: value for key, value in overrides.items() if value is not None}
+        monai.bundle.run(run_id="run", config_file=config_file, **given)
+        trained_autoencoder = f"{overrides['output_dir']}/autoencoder.pt"
+    state = torch.load(trained_autoencoder, map_location="cpu", weights_only=True)
+    prefix = "autoencoder."
+    part = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    system.get_submodule("autoencoder").load_state_dict(part or state)
+    record.write({"autoencoder_file": trained_autoencoder})
+
+
+def _device_name(system: nn.Module) -> str:
+    tensor = next(iter(system.state_dict().values()))
+    return torch.cuda.get_device_name(tensor.device) if tensor.is_cuda else f"cpu, {torch.get_num_threads()} threads"

@@ -1,0 +1,189 @@
+"""PHANES composed as the published code composes it, around the same layers and weights: what ours is compared with.
+
+Written from facts about that code, not from it: histogram equalisation by scikit-image and LPIPS by the `lpips`
+package, one image at a time on the CPU; filters by scipy; the generator for every slice; contiguous tensors in float32.
+In training every pass of a network and every feature of a loss is computed where it is needed, even if it was before.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+from skimage.exposure import equalize_adapthist
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from ...common.safe_loading import tensors_only
+from ...common.torchvision_shim import make_torchvision_importable
+from ...method.networks.soft_intro_vae import SoftIntroVAE, sample_posterior
+from ...method.phanes import Phanes
+from ...training.ellipses import random_ellipse_masks
+from ...training.losses import (
+    SoftIntroLoss,
+    SoftMaskAdversarialLoss,
+    kl_divergence,
+    perceptual_loss,
+    reconstruction_error,
+    reversed_embedding_similarity,
+    style_loss,
+)
+
+Distance = Callable[[Tensor, Tensor], Tensor]
+
+
+def lpips_package() -> nn.Module:
+    """The `lpips` package's spatial SqueezeNet distance, with a random trunk: its time does not depend on weights."""
+    make_torchvision_importable()
+    import lpips
+
+    with tensors_only():
+        return lpips.LPIPS(net="squeeze", spatial=True, pnet_rand=True, verbose=False).eval().requires_grad_(False)
+
+
+def contiguous(module: nn.Module) -> nn.Module:
+    """A copy in the memory format that PyTorch starts with."""
+    return copy.deepcopy(module).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+
+
+class AsPublished:
+    """The whole method, (B, 1, H, W) in [0, 1] -> (B, 4, H, W), as `Phanes.forward`.
+
+    Equals `Phanes` with `coarse_saliency="raw"`, `hole_fill=1.0`, one mask threshold, and the same distance.
+
+    Args:
+        network: its networks are copied, its threshold, quantile and filter widths taken.
+        distance: of two (1, 3, H, W) in [-1, 1], a map (1, 1, H, W).
+    """
+
+    def __init__(self, network: Phanes, distance: Distance) -> None:
+        self.autoencoder, self.inpainter = contiguous(network.autoencoder), contiguous(network.inpainter)
+        self.settings = network
+        self.threshold = float(network.mask_threshold)
+        self.distance = distance
+
+    def saliency(self, a: Tensor, b: Tensor) -> NDArray:
+        """S of two (1, 1, H, W): a map (H, W)."""
+        three = (t.expand(-1, 3, -1, -1) * 2.0 - 1.0 for t in (a, b))
+        return gaussian_filter(self.distance(*three)[0, 0].cpu().numpy(), self.settings.saliency_sigma)
+
+    def mask(self, image: Tensor, coarse: Tensor) -> NDArray:
+        """Mask of one slice, (H, W) of 0 and 1."""
+        x, r = image[0, 0].cpu().numpy(), coarse[0, 0].cpu().numpy()
+        residual = np.abs(equalize_adapthist(r) - equalize_adapthist(x))
+        residual = np.minimum(residual / (np.quantile(residual, self.settings.residual_quantile) + 1e-8), 1.0)
+        above = residual * self.saliency(coarse, image) > self.threshold
+        return (gaussian_filter(above.astype(np.float32), self.settings.mask_sigma) > self.settings.mask_cut).astype(
+            np.float32
+        )
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """The four channels."""
+        coarse = self.autoencoder(images)
+        pairs = [(images[n : n + 1], coarse[n : n + 1]) for n in range(len(images))]
+        mask = torch.from_numpy(np.stack([self.mask(x, r) for x, r in pairs]))[:, None].to(images)
+        generated = self.inpainter(images * (1.0 - mask) + mask, mask).clamp(0.0, 1.0)
+        healthy = images * (1.0 - mask) + generated * mask
+        distances = [self.saliency(healthy[n : n + 1], images[n : n + 1]) for n in range(len(images))]
+        anomaly = (healthy - images).abs() * torch.from_numpy(np.stack(distances))[:, None].to(images)
+        return torch.cat([anomaly, healthy, mask, coarse], dim=1)
+
+
+def _update(loss: Tensor, optimizer: Optimizer) -> None:
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+class AutoencoderStepAsPublished:
+    """Both updates of eq. (2), each with passes of its own; images (B, 1, H, W) in [0, 1]."""
+
+    def __init__(
+        self, network: SoftIntroVAE, encoder_optimizer: Optimizer, decoder_optimizer: Optimizer, loss: SoftIntroLoss
+    ) -> None:
+        self.network = network
+        self.encoder_optimizer = encoder_optimizer
+        self.decoder_optimizer = decoder_optimizer
+        self.loss = loss
+
+    def __call__(self, images: Tensor) -> None:
+        """One step."""
+        network, pixels = self.network, images[0].numel()
+        network.encoder.requires_grad_(True)
+        network.decoder.requires_grad_(False)
+        mu, log_var, embeddings = network.encode(images)
+        z, noise = sample_posterior(mu, log_var), torch.randn_like(mu)
+        reconstruction, sample = network.decode(z), network.decode(noise)
+        terms, similarity = [], torch.zeros(())
+        for n, fake in enumerate((reconstruction.detach(), sample.detach())):
+            fake_mu, fake_log_var, fake_embeddings = network.encode(fake)
+            again = network.decode(sample_posterior(fake_mu, fake_log_var))
+            terms.append((reconstruction_error(fake, again), kl_divergence(fake_mu, fake_log_var)))
+            if n == 0:
+                similarity = reversed_embedding_similarity(embeddings, fake_embeddings)
+        real = reconstruction_error(images, reconstruction)
+        loss = self.loss.encoder(real, kl_divergence(mu, log_var), terms, similarity, pixels)
+        _update(loss, self.encoder_optimizer)
+
+        network.encoder.requires_grad_(False)
+        network.decoder.requires_grad_(True)
+        reconstruction, sample = network.decode(z.detach()), network.decode(noise)
+        terms = []
+        for fake in (reconstruction, sample):
+            fake_mu, fake_log_var, _ = network.encode(fake)
+            again = network.decode(sample_posterior(fake_mu, fake_log_var).detach())
+            terms.append((reconstruction_error(fake.detach(), again), kl_divergence(fake_mu, fake_log_var)))
+        _update(self.loss.decoder(reconstruction_error(images, reconstruction), terms, pixels), self.decoder_optimizer)
+
+
+class InpainterStepAsPublished:
+    """Both updates of stage 2: masks image by image, and the trunk run anew for each of the two perceptual losses.
+
+    Args:
+        composition: its networks and its mask.
+        discriminator: patch discriminator.
+        generator_optimizer: of `composition.inpainter`.
+        discriminator_optimizer: of the discriminator.
+        features: images (B, 1, H, W) -> list of features (VGG19's, in the paper).
+        adversarial: the soft-mask adversarial loss.
+    """
+
+    def __init__(
+        self,
+        composition: AsPublished,
+        discriminator: nn.Module,
+        generator_optimizer: Optimizer,
+        discriminator_optimizer: Optimizer,
+        features: Callable[[Tensor], list[Tensor]],
+        adversarial: SoftMaskAdversarialLoss,
+    ) -> None:
+        self.composition = composition
+        self.discriminator = discriminator
+        self.generator_optimizer = generator_optimizer
+        self.discriminator_optimizer = discriminator_optimizer
+        self.features = features
+        self.adversarial = adversarial
+
+    def __call__(self, images: Tensor) -> None:
+        """One step; images (B, 1, H, W) in [0, 1]."""
+        with torch.no_grad():
+            coarse = self.composition.autoencoder(images)
+            pairs = [(images[n : n + 1], coarse[n : n + 1]) for n in range(len(images))]
+            own = torch.from_numpy(np.stack([self.composition.mask(x, r) for x, r in pairs]))[:, None].to(images)
+        masks = torch.maximum(own, random_ellipse_masks(len(images), images.shape[2], device=images.device))
+        raw = self.composition.inpainter(images * (1.0 - masks) + masks, masks)
+        composed = images * (1.0 - masks) + raw.clamp(0.0, 1.0) * masks
+        loss = F.l1_loss(raw, images)
+        loss = loss + 250.0 * style_loss(self.features(raw), self.features(images))
+        loss = loss + 0.1 * perceptual_loss(self.features(raw), self.features(images))
+        # Computed there too, and left out of what is descended.
+        self.adversarial.generator(self.discriminator(composed), masks)
+        _update(loss, self.generator_optimizer)
+        scores = self.discriminator(images), self.discriminator(composed.detach())
+        _update(self.adversarial.discriminator(*scores, masks), self.discriminator_optimizer)

@@ -1,0 +1,134 @@
+"""Numbers in README and docs that come from a file: rewritten from it by one command, and compared with it by a test.
+
+A page marks such a text with comments, which no reader sees:
+
+    <!-- from: ../models/calibration.json#mask_threshold | .4f -->0.2457<!-- /from -->
+
+`FILE#A/B/0` is a value of a JSON file: its path from the page's folder, keys and list indices with slashes between.
+Behind the bar may stand a factor (`*100`) and a format as Python's `format` takes it. Whole tables:
+
+    <!-- from: synthetic/record.json#ellipses | table -->     of one lesion set, from an evaluation's record
+    <!-- from: synthetic/table.md#ellipses -->                 what stands below that heading of a Markdown file
+    <!-- from: synthetic/table.md -->                          a whole Markdown file
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ..common.errors import PhanesInputError
+from .evaluation.statistics import spread_over_seeds
+from .evaluation.tables import SECTIONS, number, to_markdown
+
+MARK = re.compile(r"(<!-- from: ([^\s#|]+)(?:#([^|]*?))?(?: *\| *([^|]*?))? -->)(.*?)(<!-- /from -->)", flags=re.DOTALL)
+PAGES = ("README.md", "CHANGELOG.md", "bundle/docs/*.md")
+
+
+def pages(repository: str | Path) -> list[Path]:
+    """README and docs."""
+    return sorted(path for pattern in PAGES for path in Path(repository).glob(pattern))
+
+
+def refreshed(text: str, folder: str | Path) -> str:
+    """A page that lies in a folder, with every marked text made anew from its file.
+
+    Raises:
+        PhanesInputError: a file, a key or a format that is not there; the sentence names the mark.
+    """
+
+    def replaced(match: re.Match[str]) -> str:
+        start, file, pointer, form, _, end = match.groups()
+        try:
+            made = value_of(Path(folder) / file, (pointer or "").strip(), form or "")
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise PhanesInputError(f"The mark '{start}' cannot be filled in ({error}): mend it or its file.") from error
+        return start + made + end
+
+    return MARK.sub(replaced, text)
+
+
+def value_of(path: Path, pointer: str, form: str = "") -> str:
+    """The text for a mark: a number in a format, a table, or a part of a Markdown file."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".md":
+        return f"\n{section(text, pointer).strip()}\n"
+    value = json.loads(text)
+    if form == "table":
+        return f"\n{record_table(value, pointer)}"
+    for key in filter(None, pointer.split("/")):
+        value = value[int(key)] if isinstance(value, list) else value[key]
+    factor, _, spec = form.strip().rpartition(" ") if " " in form.strip() else ("", "", form.strip())
+    if spec.startswith("*"):
+        factor, spec = spec, ""
+    if factor:
+        value = value * float(factor.lstrip("*"))
+    if isinstance(value, (dict, list)):
+        raise ValueError(f"'{pointer}' is no single value")  # noqa: TRY004 - of the file, not of our arguments
+    return format(value, spec)
+
+
+def section(text: str, heading: str) -> str:
+    """What stands below a heading of a Markdown text, up to the next of that level; all of it for no heading."""
+    if not heading:
+        return text
+    found = re.search(rf"^(#+) +{re.escape(heading)} *\n(.*?)(?=^\1 |\Z)", text, flags=re.MULTILINE | re.DOTALL)
+    if not found:
+        raise LookupError(f"no heading '{heading}'")
+    return found[2]
+
+
+def record_table(record: dict[str, Any], name: str) -> str:
+    """The main table of one lesion set from an evaluation's `record.json`, as Markdown: times 100, mean over seeds."""
+    measures = {}
+    for measure, heading in SECTIONS[""].items():
+        kind, metric = measure.split(".")
+        cells: dict[str, list[float]] = {}
+        for result in (one for one in record["results"] if one["set"] == name):
+            scores = result.get("lpips", {}) if kind == "lpips" else result["maps"].get(kind, {})
+            if scores.get(metric) is not None:
+                cells.setdefault(result["system"], []).append(scores[metric])
+        if cells:
+            measures[heading] = cells
+    if not measures:
+        raise LookupError(f"no results for the set '{name}'")
+    systems = dict.fromkeys(system for cells in measures.values() for system in cells)
+    rows = []
+    for system in systems:
+        spreads = [spread_over_seeds(cells[system]) if system in cells else None for cells in measures.values()]
+        texts = ["-" if one is None or math.isnan(one.mean) else number(one.mean, one.std) for one in spreads]
+        rows.append([record["systems"][system]["name"], *texts])
+    return to_markdown(["System", *measures], rows)
+
+
+def differences(repository: str | Path, only: Iterable[Path] | None = None) -> list[str]:
+    """One line for each marked text that is not what its file says: page, mark, what stands there, what should."""
+    found = []
+    for page in only or pages(repository):
+        text = page.read_text(encoding="utf-8")
+        new = refreshed(text, page.parent)
+        for old, made in zip(MARK.finditer(text), MARK.finditer(new), strict=True):
+            if old[0] != made[0]:
+                found.append(f"{page.name}: {old[1]} stands as '{old[5].strip()}', is '{made[5].strip()}'")
+    return found
+
+
+def docs_numbers(check: bool = False, repository: str = ".") -> None:
+    """Rewrite the numbers and tables of README and docs that are marked as coming from a file.
+
+    Args:
+        check: change nothing; end with an error where a page differs from its files.
+        repository: the folder of README.md.
+    """
+    found = differences(repository)
+    if check and found:
+        raise PhanesInputError("Numbers differ from their files: " + "; ".join(found) + ". Run docs_numbers.")
+    for page in pages(repository):
+        text = page.read_text(encoding="utf-8")
+        if (new := refreshed(text, page.parent)) != text:
+            page.write_text(new, encoding="utf-8")
+    print("\n".join(found) or "All numbers are what their files say.")

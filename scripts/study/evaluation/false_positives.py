@@ -1,0 +1,177 @@
+"""What the shipped label threshold marks in healthy slices: false positives with an interval, skull on and off."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ...common.errors import PhanesInputError
+from ...common.fingerprint import fingerprint
+from ...pipeline.inference import label_threshold, read_calibration
+from ...training.calibration import false_positives
+from .shapes import PIXEL_MM
+from .shifts import Shift
+from .summary import Cell
+from .tables import Line
+
+CLEAN = "clean slices"
+HEADINGS = (
+    "System", "Slices", "Marked brain pixels, %", "95 % interval", "Marked, mm²", "Mask m, mm²", "Mask m, % of pixels",
+)  # fmt: skip
+
+
+class Healthy(Protocol):
+    """Where the slices come from: `SyntheticBenchmark`."""
+
+    @property
+    def healthy(self) -> tuple[Tensor, list[str]]:
+        """(N, 1, H, W) in [0, 1] and their subjects."""
+        ...
+
+
+class OperatingPoint:
+    """The label threshold that a system is used with; read late, as it belongs to weights that may be missing.
+
+    Args:
+        calibration_file: the record of the calibration.
+        weights: the weights it was made for.
+        override: a number instead, or "calibrated".
+    """
+
+    def __init__(
+        self, calibration_file: str | Path, weights: str | Path, override: float | str | None = "calibrated"
+    ) -> None:
+        self.calibration_file = calibration_file
+        self.weights = weights
+        self.override = override
+
+    def threshold(self) -> float:
+        """The threshold.
+
+        Raises:
+            PhanesInputError: there is no calibration, or one of other weights.
+        """
+        try:
+            return label_threshold(self.override, read_calibration(self.calibration_file, self.weights))
+        except SystemExit as error:  # how a workflow of its own would end
+            raise PhanesInputError(str(error.code).removeprefix("Error: ")) from error
+
+
+class CleanSlices:
+    """False positives on healthy slices, as they are and under shifts (skull off).
+
+    Args:
+        benchmark: has the slices.
+        brain: (H, W) boolean; the share of marked pixels is over these.
+        shifts: changes under which the slices are looked at again.
+        resamples: of the bootstrap over subjects.
+        seed: of the bootstrap, and of random shifts.
+        batch_size: slices analysed at once.
+        device: where.
+        pixel_mm: side of a pixel, mm.
+    """
+
+    def __init__(
+        self,
+        benchmark: Healthy,
+        brain: Tensor,
+        shifts: Sequence[Shift] = (),
+        resamples: int = 1000,
+        seed: int = 0,
+        batch_size: int = 8,
+        device: torch.device | str = "cpu",
+        pixel_mm: float = PIXEL_MM,
+    ) -> None:
+        self.benchmark = benchmark
+        self.brain = brain
+        self.shifts = list(shifts)
+        self.resamples = resamples
+        self.seed = seed
+        self.batch_size = batch_size
+        self.device = torch.device(device)
+        self.pixel_mm = pixel_mm
+
+    @cached_property
+    def sets(self) -> dict[str, Tensor]:
+        """The slices by set, (N, 1, H, W) each; those that are shifted are called `clean slices, <shift>`."""
+        images, subjects = self.benchmark.healthy
+        return {CLEAN: images} | {
+            f"{CLEAN}, {shift.name}": shift(images, None, subjects, self.seed)[0] for shift in self.shifts
+        }
+
+    def stamp(self, threshold: float) -> str:
+        """Checksum of all that the numbers depend on, besides the system."""
+        settings = [self.brain, self.resamples, self.seed, self.pixel_mm, self.benchmark.healthy[1], threshold]
+        return fingerprint(self.sets, settings)
+
+    def measure(self, network: nn.Module, threshold: float) -> list[dict[str, Any]]:
+        """Run PHANES on every set.
+
+        Args:
+            network: (B, 1, H, W) in [0, 1] -> (B, 4, H, W), the first channel the map, the third the mask.
+            threshold: of the label.
+
+        Returns:
+            One plain dictionary a set: `set`, `slices`, `subjects`, `threshold`, `rate` and its `interval_95` (shares
+            of the brain's pixels), `marked_mm2`, `mask_mm2` (a slice, on average), `mask_share` (of all pixels).
+        """
+        subjects = self.benchmark.healthy[1]
+        rows = []
+        for name, images in self.sets.items():
+            with torch.inference_mode():
+                outputs = [network(part.to(self.device))[:, [0, 2]].cpu() for part in images.split(self.batch_size)]
+            output = torch.cat(outputs)
+            found = false_positives(
+                output[:, :1], threshold, self.brain, self.pixel_mm, 1.0, self.resamples, self.seed, subjects
+            )
+            masked = output[:, 1] > 0
+            rows.append(
+                {
+                    "set": name,
+                    "slices": len(images),
+                    "subjects": len(set(subjects)),
+                    "threshold": threshold,
+                    "rate": found.rate,
+                    "interval_95": found.interval,
+                    "marked_mm2": found.volume,
+                    "mask_mm2": float(masked.sum(dim=(1, 2)).float().mean()) * self.pixel_mm**2,
+                    "mask_share": float(masked.float().mean()),
+                }
+            )
+        return rows
+
+
+def clean_cells(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Cell]:
+    """What goals are held against: `false_positives.rate`, its interval's `.low` and `.high`, `mask.share`."""
+    nan = float("nan")
+    return [
+        Cell(row["set"], key, measure, float(value), nan)
+        for key, rows in found.items()
+        for row in rows
+        for measure, value in (
+            ("false_positives.rate", row["rate"]),
+            ("false_positives.low", row["interval_95"][0]),
+            ("false_positives.high", row["interval_95"][1]),
+            ("mask.share", row["mask_share"]),
+        )
+    ]
+
+
+def clean_table(
+    found: Mapping[str, Sequence[Mapping[str, Any]]], lines: Mapping[str, Line]
+) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of the table."""
+    rows = []
+    for key, sets in found.items():
+        for row in sets:
+            low, high = row["interval_95"]
+            rows.append([
+                lines[key].label, row["set"], f"{100 * row['rate']:.2f}", f"{100 * low:.2f} to {100 * high:.2f}",
+                f"{row['marked_mm2']:.0f}", f"{row['mask_mm2']:.0f}", f"{100 * row['mask_share']:.2f}",
+            ])  # fmt: skip
+    return list(HEADINGS), rows

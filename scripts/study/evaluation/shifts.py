@@ -1,0 +1,251 @@
+"""The same lesions under a change of the input: skull off, another contrast, bias field, noise, blur.
+
+A lesion is painted first, then the whole slice changes, as if the same head had been scanned or processed otherwise:
+the mask stays, and the clean slice changes with it, so that LPIPS still compares like with like. The result is
+normalised again by the preprocessing's own rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from monai.transforms import Randomizable
+from torch import Tensor
+
+from ...common.errors import PhanesInputError
+from ...pipeline.transforms import slice_scale
+from .benchmarks import Benchmark, LesionSet, as_slice, chosen_sets
+from .figures import write_figure
+from .scoring import OWN
+from .summary import Cell
+from .synthetic import subject_rng
+from .tables import Line
+
+UNCHANGED = "unchanged"
+
+
+class Shift:
+    """One change of the input.
+
+    Args:
+        name: as tables and figures call it.
+        transform: any MONAI array transform, or another function, (1, H, W) in [0, 1] -> same shape. A random one is
+            seeded for each subject and seed of the lesions, so that it is the same in any batch, subset or order, and
+            the same for the slice and its clean twin; its probability should be 1.
+        curve: name of the parameter that this change varies, where several shifts are points of one curve.
+        value: of that parameter.
+        percentile: the preprocessing's, by which the changed slice is normalised again. It is taken on the clean slice:
+            a lesion is painted after the normalisation in the unchanged sets, too.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        transform: Callable[[Tensor], Tensor],
+        curve: str | None = None,
+        value: float | None = None,
+        percentile: float = 98.0,
+    ) -> None:
+        if (curve is None) != (value is None):
+            raise ValueError(f"shift '{name}': a point of a curve needs both curve and value")
+        self.name = name
+        self.transform = transform
+        self.curve = curve
+        self.value = value
+        self.percentile = percentile
+
+    def __call__(
+        self, images: Tensor, clean: Tensor | None, subjects: Sequence[str], seed: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """Change slices and their clean twins in the same way.
+
+        Args:
+            images: (N, 1, H, W) in [0, 1].
+            clean: the same without lesions; None where they are not known, and then the images set their own scale.
+            subjects: N names.
+            seed: of the lesions.
+
+        Returns:
+            Both, changed, (N, 1, H, W) in [0, 1].
+        """
+        changed = torch.empty_like(images)
+        twins = None if clean is None else torch.empty_like(clean)
+        for index, subject in enumerate(subjects):
+            state = int(subject_rng(seed, subject, f"shift/{self.name}").integers(2**32))
+            image = self._applied(images[index], state)
+            twin = None if clean is None else self._applied(clean[index], state)
+            scale = slice_scale(image if twin is None else twin, self.percentile)
+            scale = torch.where(scale > 0, scale, 1.0)
+            changed[index] = (image / scale).clamp(0.0, 1.0)
+            if twins is not None and twin is not None:
+                twins[index] = (twin / scale).clamp(0.0, 1.0)
+        return changed, twins
+
+    def _applied(self, image: Tensor, state: int) -> Tensor:
+        if isinstance(self.transform, Randomizable):
+            self.transform.set_random_state(seed=state)
+        return as_slice(self.transform(image.clone())).clamp(min=0.0)
+
+
+class ShiftedBenchmark:
+    """Every set of another benchmark, unchanged and under each shift; the latter are called `<set>, <shift>`.
+
+    Args:
+        benchmark: whose sets are changed; they need a seed.
+        shifts: the changes.
+        sets: names of the sets that are taken, a list or one string with commas; None for all.
+
+    Raises:
+        PhanesInputError: an unknown set, or two shifts of one name.
+    """
+
+    def __init__(self, benchmark: Benchmark, shifts: Sequence[Shift], sets: Sequence[str] | str | None = None) -> None:
+        self.benchmark = benchmark
+        self.shifts = {shift.name: shift for shift in shifts}
+        if len(self.shifts) < len(shifts):
+            raise PhanesInputError(f"shifts need names of their own: {', '.join(shift.name for shift in shifts)}.")
+        self.sets = chosen_sets(sets, list(dict.fromkeys(name for name, _ in benchmark.tasks())))
+        self._parts: dict[str, tuple[str, Shift | None]] = {}
+        for name in self.sets:
+            self._parts[name] = (name, None)
+            self._parts |= {shifted_name(name, shift): (name, shift) for shift in shifts}
+
+    def tasks(self) -> list[tuple[str, int | None]]:
+        """The (name, seed) of every set, a set's shifts after itself."""
+        seeds = {name: [seed for other, seed in self.benchmark.tasks() if other == name] for name in self.sets}
+        return [(name, seed) for name, (source, _) in self._parts.items() for seed in seeds[source]]
+
+    def load(self, name: str, seed: int | None) -> LesionSet:
+        """One set; the same at every call."""
+        source, shift = self._parts[name]
+        lesions = self.benchmark.load(source, seed)
+        if shift is None:
+            return lesions
+        images, clean = shift(lesions.images, lesions.clean, lesions.subjects, int(seed or 0))
+        return LesionSet(name, seed, images, lesions.masks, lesions.cases, lesions.subjects, clean)
+
+    def read_maps(self, folder: str | Path, name: str, seed: int | None) -> Tensor:
+        """Not here: see `SyntheticBenchmark.read_maps`."""
+        return self.benchmark.read_maps(folder, name, seed)
+
+
+def shifted_name(name: str, shift: Shift) -> str:
+    """Name of a set under a shift."""
+    return f"{name}, {shift.name}"
+
+
+class ShiftChart:
+    """A picture of one score over all shifts: curves for those with a parameter, bars for the others.
+
+    Args:
+        shifts: as in the benchmark.
+        sets: names of the unchanged sets, one row each; those that were not run are left out.
+        neutral: value of each curve's parameter that changes nothing, where the unchanged set is drawn.
+        measure: which score.
+        heading: of its axis.
+        file: name of the PNG.
+    """
+
+    def __init__(
+        self,
+        shifts: Sequence[Shift],
+        sets: Sequence[str],
+        neutral: Mapping[str, float],
+        measure: str = f"{OWN}.auprc",
+        heading: str = "AUPRC",
+        file: str = "shifts.png",
+    ) -> None:
+        self.shifts = list(shifts)
+        self.sets = list(sets)
+        self.neutral = dict(neutral)
+        self.measure = measure
+        self.heading = heading
+        self.file = file
+
+    def draw(self, folder: Path, cells: Sequence[Cell], lines: Mapping[str, Line]) -> Path | None:
+        """Draw what was measured; None when there is nothing.
+
+        Args:
+            folder: to draw into.
+            cells: of the evaluation.
+            lines: the systems.
+        """
+        values = {(cell.set, cell.system): cell for cell in cells if cell.measure == self.measure}
+        sets = [name for name in self.sets if any(name == found for found, _ in values)]
+        if not sets:
+            return None
+        curves = list(dict.fromkeys(shift.curve for shift in self.shifts if shift.curve is not None))
+        bars = [shift for shift in self.shifts if shift.curve is None]
+        widths = [1.0] * len(curves) + [0.35 * (len(bars) + 1)]
+        figure = Figure(figsize=(3.2 * sum(widths), 2.9 * len(sets) + 0.6), layout="constrained")
+        grid = figure.subplots(len(sets), len(widths), squeeze=False, sharey="row", width_ratios=widths)
+        colours = dict(zip(lines, matplotlib.colormaps["tab10"].colors, strict=False))  # type: ignore[attr-defined]
+        for axes, name in zip(grid, sets, strict=True):
+            for axis, curve in zip(axes, curves, strict=False):
+                self._curve(axis, name, curve, values, lines, colours)
+            self._bars(axes[-1], name, bars, values, lines, colours)
+            axes[0].set_ylabel(f"{self.heading}, {name}")
+            for axis in axes:
+                axis.grid(alpha=0.2, axis="y")
+                axis.set_ylim(0, 100)
+        grid[0, -1].legend(fontsize=7, frameon=False, loc="upper right", ncols=len(lines))
+        write_figure(figure, folder / self.file)
+        return folder / self.file
+
+    def _curve(
+        self,
+        axis: Axes,
+        name: str,
+        curve: str,
+        values: Mapping[tuple[str, str], Cell],
+        lines: Mapping[str, Line],
+        colours: Mapping[str, object],
+    ) -> None:
+        """Score over the parameter; the unchanged set is a point of it where its neutral value is known."""
+        points = {
+            shift.value: shifted_name(name, shift)
+            for shift in self.shifts
+            if shift.curve == curve and shift.value is not None
+        }
+        if curve in self.neutral:
+            points[self.neutral[curve]] = name
+        for key in lines:
+            found = [(x, values[points[x], key]) for x in sorted(points) if (points[x], key) in values]
+            heights = [100 * cell.value for _, cell in found]
+            axis.errorbar(
+                [x for x, _ in found], heights, yerr=_errors([cell for _, cell in found]), color=colours.get(key),
+                marker="o", markersize=3, linewidth=1.2, capsize=2,
+            )  # fmt: skip
+        axis.set_xlabel(curve)
+
+    def _bars(
+        self,
+        axis: Axes,
+        name: str,
+        bars: Sequence[Shift],
+        values: Mapping[tuple[str, str], Cell],
+        lines: Mapping[str, Line],
+        colours: Mapping[str, object],
+    ) -> None:
+        """A group of bars for the unchanged set and for each shift, a bar a system."""
+        groups = {UNCHANGED: name} | {shift.name: shifted_name(name, shift) for shift in bars}
+        width = 0.8 / len(lines)
+        for number, (key, line) in enumerate(lines.items()):
+            found = [(x, values[group, key]) for x, group in enumerate(groups.values()) if (group, key) in values]
+            axis.bar(
+                [x - 0.4 + (number + 0.5) * width for x, _ in found], [100 * cell.value for _, cell in found], width,
+                yerr=_errors([cell for _, cell in found]), color=colours.get(key), label=line.label,
+                error_kw={"linewidth": 0.8},
+            )  # fmt: skip
+        axis.set_xticks(range(len(groups)), [group.replace(", ", ",\n") for group in groups], fontsize=7)
+
+
+def _errors(cells: Sequence[Cell]) -> list[float]:
+    """Half lengths of the error bars, times 100; none where there is no spread."""
+    return [100 * cell.std if np.isfinite(cell.std) else 0.0 for cell in cells]

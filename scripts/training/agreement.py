@@ -1,0 +1,170 @@
+"""How well the distilled perceptual distance agrees with its teacher: correlations of maps, handler, report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from ignite.engine import Engine, Events
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ..common.checkpoints import save_state
+from ..method.equalize import equalize_adapthist
+from ..method.filters import gaussian_filter
+from ..method.networks.perceptual import SpatialLPIPS
+from . import degrade
+from .distillation import PrincipalComponents
+
+Pairs = Mapping[str, tuple[Tensor, Tensor]]
+
+
+def pearson(a: Tensor, b: Tensor) -> Tensor:
+    """Pearson's r of each row: two (N, P) -> (N,); NaN for a constant row."""
+    a, b = a.double(), b.double()
+    a, b = a - a.mean(dim=1, keepdim=True), b - b.mean(dim=1, keepdim=True)
+    return (a * b).sum(dim=1) / (a.square().sum(dim=1) * b.square().sum(dim=1)).sqrt()
+
+
+def average_ranks(values: Tensor) -> Tensor:
+    """Ranks within each row, ties sharing their mean rank: (N, P) -> (N, P)."""
+    ordered = values.sort(dim=1).values
+    values = values.contiguous()
+    below = torch.searchsorted(ordered, values, right=False)
+    up_to = torch.searchsorted(ordered, values, right=True)
+    return (below + up_to + 1).double() / 2
+
+
+def spearman(a: Tensor, b: Tensor) -> Tensor:
+    """Spearman's r of each row: two (N, P) -> (N,)."""
+    return pearson(average_ranks(a), average_ranks(b))
+
+
+def fixed_pairs(
+    slices: Tensor, components: PrincipalComponents, reconstructor: nn.Module | None = None, seed: int = 0
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Slices and changed versions of them, the same every time, each kind as it is and equalised.
+
+    Args:
+        slices: (N, 1, H, W) held-out slices in [0, 1].
+        components: of the training slices.
+        reconstructor: an autoencoder, whose reconstructions are one more kind.
+        seed: of the painted lesions, which are drawn on the CPU.
+
+    Returns:
+        kind -> two (N, 1, H, W) in [0, 1].
+    """
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        changed = {
+            "pca32": components.reconstruct(slices, 32),
+            "pca64": components.reconstruct(slices, 64),
+            "blurred": gaussian_filter(slices, 2.0),
+            "painted": degrade.paint(slices.cpu()).to(slices.device),
+        }
+        if reconstructor is not None:
+            changed["reconstruction"] = reconstructor(slices).clamp(0, 1)
+        pairs = {kind: (slices, images) for kind, images in changed.items()}
+        equalized = equalize_adapthist(slices)
+        return pairs | {f"{kind}_eq": (equalized, equalize_adapthist(images)) for kind, images in changed.items()}
+
+
+@torch.no_grad()
+def distance_maps(model: SpatialLPIPS, pairs: Pairs, batch_size: int = 32) -> dict[str, Tensor]:
+    """kind -> distance maps, (N, H * W)."""
+    return {
+        kind: torch.cat([model(x, y).flatten(1) for x, y in zip(a.split(batch_size), b.split(batch_size), strict=True)])
+        for kind, (a, b) in pairs.items()
+    }
+
+
+def agreement(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
+    """Correlations of the maps of each kind: mean over the images, and pooled over all pixels of all images."""
+    table = {}
+    for kind, target in teacher.items():
+        maps = student[kind]
+        pooled = maps.reshape(1, -1), target.reshape(1, -1)
+        table[kind] = {
+            "pearson": float(pearson(maps, target).nanmean()),
+            "spearman": float(spearman(maps, target).nanmean()),
+            "pearson_pooled": float(pearson(*pooled)),
+            "spearman_pooled": float(spearman(*pooled)),
+        }
+    return table
+
+
+def mean_agreement(table: Mapping[str, Mapping[str, float]]) -> float:
+    """One number to choose by: both per-image coefficients, averaged over the kinds."""
+    return sum(row["pearson"] + row["spearman"] for row in table.values()) / (2 * len(table))
+
+
+class AgreementHandler:
+    """After every epoch, prints the agreement on fixed pairs and keeps the weights that agree best so far.
+
+    `engine.state.metrics` gets `agreement`, the number they are chosen by, and `pearson_<kind>`, `spearman_<kind>`. Its
+    state belongs into the checkpoint of a run that can be resumed.
+
+    Args:
+        student: evaluated.
+        teacher: its maps are computed once.
+        pairs: kind -> two batches of images.
+        path: file for the best weights, a state dict in half precision.
+    """
+
+    def __init__(self, student: SpatialLPIPS, teacher: SpatialLPIPS, pairs: Pairs, path: str) -> None:
+        self.student, self.pairs, self.path = student, pairs, Path(path)
+        self.targets = distance_maps(teacher, pairs)
+        self.best = -1.0
+
+    def state_dict(self) -> dict[str, float]:
+        """What was achieved."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Take up an interrupted run."""
+        self.best = state["best"]
+
+    def attach(self, engine: Engine) -> None:
+        """Called by MONAI's engines."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Evaluate, print, keep."""
+        table = agreement(distance_maps(self.student, self.pairs), self.targets)
+        value = mean_agreement(table)
+        engine.state.metrics["agreement"] = value
+        for kind, row in table.items():
+            engine.state.metrics |= {f"{name}_{kind}": row[name] for name in ("pearson", "spearman")}
+        rows = ", ".join(f"{kind} {row['pearson']:.4f}/{row['spearman']:.4f}" for kind, row in table.items())
+        tqdm.write(f"epoch {engine.state.epoch}: agreement {value:.4f}; Pearson/Spearman {rows}")
+        if value > self.best:
+            self.best = value
+            save_state({name: tensor.half().cpu() for name, tensor in self.student.state_dict().items()}, self.path)
+
+
+def report(
+    student: SpatialLPIPS, teacher: SpatialLPIPS, pairs: Pairs, path: str, facts: Mapping[str, str]
+) -> dict[str, dict[str, float]]:
+    """Write the agreement on some pairs as JSON, beside the facts that say how it came about, and print it.
+
+    Args:
+        student: the distilled distance.
+        teacher: the distance it reproduces.
+        pairs: kind -> two batches of images.
+        path: file to write.
+        facts: what else to write, such as command and split.
+
+    Returns:
+        kind -> coefficient -> value, see `agreement`.
+    """
+    table = agreement(distance_maps(student, pairs), distance_maps(teacher, pairs))
+    images = len(next(iter(pairs.values()))[0])
+    parameters = sum(p.numel() for p in student.parameters())
+    content = {**facts, "images": images, "parameters": parameters, "mean": mean_agreement(table), "kinds": table}
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(json.dumps(content, indent=4) + "\n")
+    for kind, row in table.items():
+        print(f"{kind:18s}", *(f"{name} {value:.4f}" for name, value in row.items()), sep="  ")
+    return table

@@ -1,0 +1,298 @@
+"""Thresholds of bias field, masks (equation 3, refined) and label (equation 4) from healthy slices; their record."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ..common.checkpoints import save_state
+from ..common.errors import PhanesInputError
+from ..common.files import sha256_of_file, write_atomically
+from ..method.filters import gaussian_filter
+from ..method.phanes import Phanes
+from ..pipeline.guard import fit_guard, slice_features
+from .skull import StripSkulld
+
+logger = logging.getLogger(__name__)
+
+
+def load_part(module: nn.Module, path: str, producer: str) -> nn.Module:
+    """Fill one part of the network from its own file.
+
+    Args:
+        module: the part.
+        path: a state dict, read with `weights_only=True`.
+        producer: the command that writes the file, for the error message.
+
+    Raises:
+        PhanesInputError: the file is missing or belongs to another architecture.
+    """
+    if not Path(path).is_file():
+        raise PhanesInputError(f"'{path}' does not exist: run {producer} first.")
+    try:
+        module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise PhanesInputError(f"'{path}' does not fit this network ({reason}): is it from another size?") from error
+    return module
+
+
+def storable(network: nn.Module) -> dict[str, Tensor]:
+    """State dict of CPU tensors, weights in half precision; small tensors and running statistics stay in single."""
+    state = {}
+    for name, value in network.state_dict().items():
+        half = value.is_floating_point() and value.ndim > 1
+        state[name] = value.detach().cpu().to(torch.float16 if half else value.dtype).clone()
+    return state
+
+
+def maps_of(network: Phanes, batches: Iterable[Any], device: torch.device, what: str) -> Tensor:
+    """Maps of every image, (N, 1, H, W) on the CPU.
+
+    `coarse`: of eq. (3); `anomaly`: the final ones of eq. (4); `first anomaly`: of one filling.
+    """
+    compute = {
+        "coarse": lambda image: network.coarse(image)[1],
+        "anomaly": lambda image: network(image)[:, :1],
+        "first anomaly": lambda image: network.analyse(image, 0)[:, :1],
+    }[what]
+    maps = []
+    network.eval()
+    with torch.inference_mode():
+        for batch in tqdm(batches, desc=f"{what} maps"):
+            maps.append(compute(torch.as_tensor(batch["image"]).to(device)).cpu())
+    return torch.cat(maps)
+
+
+def threshold_at(maps: Tensor, quantile: float, region: Tensor | None = None) -> float:
+    """Pooled quantile of healthy maps (N, 1, H, W), over all pixels or those of a (H, W) region.
+
+    Raises:
+        PhanesInputError: the maps hold NaN: a threshold that they are made with has not been calibrated.
+    """
+    values = maps[:, 0][:, region] if region is not None else maps
+    threshold = float(np.quantile(values.numpy(), quantile))
+    if math.isnan(threshold):
+        raise PhanesInputError("the healthy maps hold NaN: calibrate the thresholds they are made with first.")
+    return threshold
+
+
+def false_positive_interval(shares: np.ndarray, resamples: int, seed: int, level: float = 0.95) -> tuple[float, float]:
+    """Percentile bootstrap over subjects of the mean false-positive share; shares: (N,)."""
+    rng = np.random.default_rng(seed)
+    means = shares[rng.integers(0, len(shares), (resamples, len(shares)))].mean(axis=1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+class FalsePositives(NamedTuple):
+    """What a label threshold marks in healthy slices.
+
+    Attributes:
+        rate: share of the brain's pixels above it, averaged over subjects.
+        interval: 95 % interval of it, from a bootstrap over subjects.
+        volume: marked anywhere in a slice, on average, mm3.
+    """
+
+    rate: float
+    interval: tuple[float, float]
+    volume: float
+
+
+def false_positives(
+    maps: Tensor,
+    threshold: float,
+    brain: Tensor,
+    pixel_mm: float,
+    slice_mm: float,
+    resamples: int,
+    seed: int,
+    subjects: Sequence[str] | None = None,
+) -> FalsePositives:
+    """Apply a label threshold to the anomaly maps of healthy slices.
+
+    Args:
+        maps: (N, 1, H, W).
+        threshold: a pixel is marked when its map is above it.
+        brain: (H, W) boolean; the share is over these pixels.
+        pixel_mm: side of a pixel, mm.
+        slice_mm: thickness that a slice stands for, mm.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+        subjects: N names, slices of one subject are drawn together; None for a subject a slice.
+    """
+    above = maps[:, 0] > threshold
+    shares = above[:, brain].float().mean(dim=1).numpy()
+    if subjects is not None:
+        owners = np.unique(np.asarray(subjects), return_inverse=True)[1]
+        shares = np.bincount(owners, weights=shares) / np.bincount(owners)
+    volumes = above.sum(dim=(1, 2)).numpy() * pixel_mm**2 * slice_mm
+    interval = false_positive_interval(shares, resamples, seed)
+    return FalsePositives(float(shares.mean()), interval, float(volumes.mean()))
+
+
+def calibrate_mask(network: Phanes, batches: Iterable[Any], device: torch.device, quantile: float) -> float:
+    """Set `network.mask_threshold` to the quantile of the healthy coarse maps over all pixels (paper, section 2.2)."""
+    threshold = threshold_at(maps_of(network, batches, device, "coarse"), quantile)
+    network.mask_threshold.fill_(threshold)
+    return threshold
+
+
+def calibrate_refinement(
+    network: Phanes, batches: Iterable[Any], device: torch.device, quantile: float, brain: Tensor
+) -> float:
+    """Set `network.refinement_threshold` to the quantile of the smoothed healthy maps of one filling over the brain.
+
+    Args:
+        network: with a calibrated `mask_threshold` and, where it is used, `bias_threshold`.
+        batches: healthy validation slices, dictionaries with `image` (B, 1, H, W) in [0, 1].
+        device: where to compute.
+        quantile: in [0, 1].
+        brain: (H, W) boolean.
+    """
+    maps = maps_of(network, batches, device, "first anomaly")
+    threshold = threshold_at(gaussian_filter(maps, network.refined_mask_sigma), quantile, brain)
+    network.refinement_threshold.fill_(threshold)
+    return threshold
+
+
+def calibrate_bias(
+    network: Phanes, batches: Iterable[Any], device: torch.device, quantile: float, margin: float
+) -> float:
+    """Set `network.bias_threshold` to a multiple of the quantile of the strength of healthy slices' bias fields.
+
+    Args:
+        network: with a trained first stage.
+        batches: healthy validation slices, dictionaries with `image` (B, 1, H, W) in [0, 1].
+        device: where to compute.
+        quantile: in [0, 1].
+        margin: the multiple; above 1, because a large lesion passes for a little of a field.
+    """
+    strengths = []
+    network.eval()
+    with torch.inference_mode():
+        for batch in tqdm(batches, desc="bias fields"):
+            image = torch.as_tensor(batch["image"]).to(device)
+            strengths.append(network.log_bias_field(image, network.autoencoder(image))[1].flatten().cpu())
+    threshold = margin * float(np.quantile(torch.cat(strengths).numpy(), quantile))
+    network.bias_threshold.fill_(threshold)
+    return threshold
+
+
+def calibrate_guard(
+    network: Phanes, batches: Iterable[Any], device: torch.device, false_alarm_rate: float | None
+) -> dict[str, Any] | None:
+    """The guard's record from healthy slices, as they are and stripped with the template's brain mask.
+
+    None, with a warning, when there are too few slices for the rate; None without a rate, too.
+    """
+    if false_alarm_rate is None:
+        return None
+    strip = StripSkulld("image").strip
+    network.eval()
+    groups: dict[str, list[np.ndarray]] = {"head": [], "brain": []}
+    with torch.inference_mode():
+        for batch in tqdm(batches, desc="guard"):
+            heads = torch.as_tensor(batch["image"])
+            brains = torch.stack([torch.as_tensor(strip(head)) for head in heads])
+            for name, images in (("head", heads.to(device)), ("brain", brains.to(device))):
+                output = network(images)
+                groups[name].append(slice_features(images, output[:, 3:], output[:, 2:3]).cpu().numpy())
+    try:
+        return fit_guard({name: np.concatenate(parts) for name, parts in groups.items()}, false_alarm_rate)
+    except PhanesInputError as error:
+        logger.warning("No guard: %s", error)
+        return None
+
+
+def calibrate(
+    network: Phanes,
+    batches: Iterable[Any],
+    device: torch.device,
+    weights_file: str,
+    calibration_file: str,
+    brain: Tensor,
+    mask_quantile: float = 0.99,
+    refined_mask_quantile: float = 0.995,
+    label_quantile: float = 0.99,
+    bias_quantile: float = 0.99,
+    bias_margin: float = 1.3,
+    pixel_mm: float = 233.0 / 128.0,
+    slice_mm: float = 1.0,
+    resamples: int = 2000,
+    seed: int = 0,
+    guard_false_alarm_rate: float | None = 0.05,
+) -> dict[str, Any]:
+    """Choose all thresholds on healthy slices, then write the shipped weights and the record of their calibration.
+
+    The weights are rounded to their storage precision first, so that what is calibrated is what is shipped.
+
+    Args:
+        network: PHANES with all its weights, on `device`.
+        batches: healthy validation slices, dictionaries with `image` (B, 1, H, W) in [0, 1]; iterated once for each.
+        device: where to compute.
+        weights_file: written: one state dict of CPU tensors.
+        calibration_file: written: the record.
+        brain: (H, W) boolean; the label's false-positive share is defined over these pixels.
+        mask_quantile: of the coarse map over all pixels.
+        refined_mask_quantile: of the smoothed anomaly map of one filling over the brain's pixels.
+        label_quantile: of the anomaly map over the brain's pixels.
+        bias_quantile: of the strength of the slices' bias fields.
+        bias_margin: see `calibrate_bias`.
+        pixel_mm: side of a pixel of the network's grid, mm.
+        slice_mm: thickness that a slice stands for, mm.
+        resamples: of the bootstrap over subjects.
+        seed: of the bootstrap.
+        guard_false_alarm_rate: of the guard (`guard.fit_guard`), on slices as they are and without their skull; None
+            for no guard.
+
+    Returns:
+        The record, as written.
+    """
+    network.load_state_dict(storable(network))
+    bias_threshold = calibrate_bias(network, batches, device, bias_quantile, bias_margin)
+    mask_threshold = calibrate_mask(network, batches, device, mask_quantile)
+    refinement_threshold = calibrate_refinement(network, batches, device, refined_mask_quantile, brain)
+    maps = maps_of(network, batches, device, "anomaly")
+    label_threshold = threshold_at(maps, label_quantile, brain)
+    found = false_positives(maps, label_threshold, brain, pixel_mm, slice_mm, resamples, seed)
+    scores = maps.mean(dim=(1, 2, 3)).numpy()
+
+    guard = calibrate_guard(network, batches, device, guard_false_alarm_rate)
+
+    save_state(storable(network), weights_file)
+    record = {
+        "bias_threshold": bias_threshold,
+        "bias_percentile": 100 * bias_quantile,
+        "bias_margin": bias_margin,
+        "mask_threshold": mask_threshold,
+        "mask_percentile": 100 * mask_quantile,
+        "refinement_threshold": refinement_threshold,
+        "refinement_percentile": 100 * refined_mask_quantile,
+        "label_threshold": label_threshold,
+        "label_percentile": 100 * label_quantile,
+        "label_region": "brain of the MNI152 template",
+        "false_positive_rate": found.rate,
+        "false_positive_rate_interval_95": found.interval,
+        "expected_false_positive_volume_mm3_per_slice": found.volume,
+        "healthy_scans": len(maps),
+        "healthy_score_quantiles": {str(q): float(np.quantile(scores, q)) for q in (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)},
+        "healthy_scores": sorted(float(f"{score:.6g}") for score in scores),
+        **({} if guard is None else {"guard": guard}),
+        "method": network.choices(),
+        "weights_sha256": sha256_of_file(weights_file),
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+    }
+    text = json.dumps(record, indent=4) + "\n"
+    write_atomically(Path(calibration_file), lambda partial: partial.write_text(text, encoding="utf-8"))
+    return record

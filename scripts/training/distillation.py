@@ -1,0 +1,327 @@
+"""Distilling LPIPS' ImageNet trunk into a small network of our own: pairs of images, loss, training step, agreement.
+
+The student sees the same two images as its teacher and learns the teacher's map of their distance, the sum over the
+taps. Everything between the slices and the optimiser runs on the device, without waiting for it, so that the step can
+be captured.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import torch
+from ignite.engine import Engine, Events
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ..common.options import as_bool
+from ..method.equalize import equalize_adapthist
+from ..method.networks.perceptual import SpatialLPIPS, read_weights
+from . import degrade
+
+Lesson = tuple[Tensor, Tensor, Tensor]  # two batches of images, the teacher's distance maps
+KINDS = ("pca", "pca_moved", "blur", "blend", "paint", "patch", "fill", "noise", "contrast", "move", "strip")
+
+
+def stack_slices(dataset: Iterable[Mapping[str, Tensor]], device: torch.device | str) -> Tensor:
+    """All images of a data set as one (N, 1, H, W) tensor on the device."""
+    return torch.stack([torch.as_tensor(item["image"]) for item in dataset]).to(device, torch.float32)
+
+
+def with_stripped(slices: Tensor, brain_mask: Tensor, percentile: float = 98.0) -> Tensor:
+    """Slices, then the same without skull and divided by their percentile again: (N, 1, H, W) -> (2N, 1, H, W)."""
+    stripped = slices * brain_mask.to(slices)
+    scale = torch.quantile(stripped.flatten(1), percentile / 100, dim=1).clamp(min=1e-3).view(-1, 1, 1, 1)
+    return torch.cat([slices, (stripped / scale).clamp(0, 1)])
+
+
+@torch.no_grad()
+def initialize(student: SpatialLPIPS, teacher: SpatialLPIPS, slices: Tensor, weights: str = "") -> SpatialLPIPS:
+    """Make a student trainable: He's initialisation, each tap's mean distance that of the teacher's same tap.
+
+    Args:
+        student: of any weights.
+        teacher: on the same device, with as many taps.
+        slices: (N, 1, H, W), two or more; neighbours in the batch are the pairs.
+        weights: path of an earlier student's state dict, to go on from instead.
+    """
+    if weights:
+        student.load_state_dict(read_weights(weights))
+        return student.requires_grad_(True)
+    for module in student.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+    def tap_means(model: SpatialLPIPS) -> list[Tensor]:
+        return [tap.mean() for tap in model.tap_maps(model.features(slices[1:]), model.features(slices[:-1]))]
+
+    for head, own, target in zip(student.heads, tap_means(student), tap_means(teacher), strict=True):
+        for parameter in head.parameters():
+            parameter.mul_(target / own)
+    return student.requires_grad_(True)
+
+
+def load_reconstructor(network: nn.Module, weights: str) -> nn.Module | None:
+    """An autoencoder with its weights, frozen; None without a path."""
+    if not weights:
+        return None
+    network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+    return network.eval().requires_grad_(False)
+
+
+class SliceBatches:
+    """Batches of randomly drawn slices that already lie on the device; one epoch is `steps` batches."""
+
+    def __init__(self, slices: Tensor, batch_size: int, steps: int) -> None:
+        self.slices, self.batch_size, self.steps = slices, batch_size, steps
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        for _ in range(self.steps):
+            index = torch.randint(len(self.slices), (self.batch_size,), device=self.slices.device)
+            yield {"image": self.slices[index]}
+
+
+class PrincipalComponents:
+    """Linear reconstruction from principal components of slices, (N, 1, H, W)."""
+
+    def __init__(self, slices: Tensor, components: int = 256) -> None:
+        flat = slices.flatten(1).double()
+        self.mean = flat.mean(dim=0)
+        centred = flat - self.mean
+        # Eigenvectors of the small N x N Gram matrix give those of the large covariance.
+        values, vectors = torch.linalg.eigh(centred @ centred.T)
+        rank = min(components, len(slices) - 1)
+        values, vectors = values.flip(0)[:rank], vectors.flip(1)[:, :rank]
+        self.axes = (vectors.T @ centred / values.clamp(min=1e-12).sqrt()[:, None]).float()
+        self.mean = self.mean.float()
+
+    def __len__(self) -> int:
+        return len(self.axes)
+
+    def reconstruct(self, images: Tensor, components: Tensor | int) -> Tensor:
+        """Images from their first components, one number for all or one an image; clipped to [0, 1]."""
+        weights = (images.flatten(1) - self.mean) @ self.axes.T
+        order = torch.arange(len(self), device=images.device)
+        keep = order < (components if isinstance(components, int) else components.view(-1, 1))
+        return ((weights * keep) @ self.axes + self.mean).view_as(images).clamp(0, 1)
+
+
+class PairMaker:
+    """Training pairs: slices, augmented, and changed versions of them.
+
+    The batch is split into equal parts, one for each kind of change; a second, slight change is added to some, and both
+    images of every other pair are equalised, as in eq. (3).
+
+    Args:
+        slices: (N, 1, H, W) training slices, for blends and patches.
+        components: of the same slices.
+        brain_mask: (H, W).
+        kinds: some of `KINDS`, each as often as it is named.
+        reconstructor: an autoencoder, (B, 1, H, W) -> (B, 1, H, W), whose reconstructions make up another quarter.
+        second: probability of the second change.
+        lesioned: share of slices that carry painted lesions before they are changed, for what the method compares is a
+            lesioned slice with a reconstruction that has lost the lesion.
+
+    Raises:
+        ValueError: an unknown kind.
+    """
+
+    def __init__(
+        self,
+        slices: Tensor,
+        components: PrincipalComponents,
+        brain_mask: Tensor,
+        kinds: Sequence[str] = KINDS,
+        reconstructor: nn.Module | None = None,
+        second: float = 0.3,
+        lesioned: float = 0.0,
+    ) -> None:
+        unknown = sorted(set(kinds) - set(KINDS))
+        if unknown:
+            raise ValueError(f"No pairs of kind {', '.join(unknown)}; choose among {', '.join(KINDS)}.")
+        self.slices, self.components, self.second, self.lesioned = slices, components, second, lesioned
+        self.brain_mask = brain_mask.to(slices)
+        self.kinds, self.reconstructor = list(kinds), reconstructor
+        if reconstructor is not None:
+            self.kinds += ["reconstruction"] * max(len(self.kinds) // 3, 1)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 1, H, W) slices -> two batches of the same shape in [0, 1]."""
+        images = degrade.flip(images)
+        # Half of them stay where they were: components reconstruct registered slices best, as the autoencoder does.
+        images = torch.where(degrade.coin(images, 0.5), degrade.warp(images, 10, 0.1, 0.1), images)
+        images = torch.where(degrade.coin(images, 0.3), degrade.contrast(images), images)
+        images = torch.where(degrade.coin(images, self.lesioned), degrade.paint(images), images)
+        parts = images.tensor_split(len(self.kinds))
+        changed = torch.cat([self._change(kind, part) for kind, part in zip(self.kinds, parts, strict=True)])
+        for slight in (degrade.noise, degrade.contrast, lambda x: degrade.warp(x, 2, 0.01, 0.02, 0.003)):
+            changed = torch.where(degrade.coin(images, self.second / 3), slight(changed), changed)
+        both = torch.stack([images, changed])
+        both[:, ::2] = equalize_adapthist(both[:, ::2].flatten(0, 1)).view_as(both[:, ::2])
+        return both[0], both[1]
+
+    def _change(self, kind: str, images: Tensor) -> Tensor:
+        """One kind of change of a part of the batch."""
+        if kind == "pca":
+            return self._project(images)
+        if kind == "pca_moved":
+            return self._project(degrade.warp(images, 2, 0.01, 0.02, 0.003))
+        if kind == "blend":
+            return torch.lerp(images, self._others(images), degrade.uniform(images, 0.05, 1.0))
+        if kind == "patch":
+            return degrade.patch(images, self._others(images))
+        if kind == "fill":
+            smooth = torch.where(degrade.coin(images, 0.5), self._project(images), degrade.blur(images, 2.0, 10.0))
+            return degrade.patch(images, smooth)
+        if kind == "move":
+            return degrade.warp(images, 4, 0.03, 0.05, 0.01)
+        if kind == "strip":
+            return images * (1 - degrade.uniform(images, 0.3, 1.0) * (1 - self.brain_mask))
+        if kind == "reconstruction" and self.reconstructor is not None:
+            return self.reconstructor(images).clamp(0, 1)
+        return {"blur": degrade.blur, "paint": degrade.paint, "noise": degrade.noise, "contrast": degrade.contrast}[
+            kind
+        ](images)
+
+    def _project(self, images: Tensor) -> Tensor:
+        return self.components.reconstruct(images, degrade.log_uniform(images, 4, len(self.components)))
+
+    def _others(self, images: Tensor) -> Tensor:
+        """Other subjects' slices, augmented likewise; sometimes the images themselves, moved."""
+        index = torch.randint(len(self.slices), (len(images),), device=images.device)
+        others = degrade.flip(degrade.warp(self.slices[index], 10, 0.1, 0.1))
+        return torch.where(degrade.coin(images, 0.3), degrade.warp(images, 30, 0.2, 0.2), others)
+
+
+class DistillationLoss:
+    """Distance between the student's and the teacher's maps, alike for large and small distances.
+
+    Mean over the batch of the squared error relative to the teacher's squared map (a linear fit's 1 - r^2), and the
+    mean absolute difference of the logarithms.
+
+    Args:
+        logarithm: weight of the logarithmic term.
+        floor: distance below which differences stop to matter.
+    """
+
+    def __init__(self, logarithm: float = 0.1, floor: float = 0.002) -> None:
+        self.logarithm, self.floor = logarithm, floor
+
+    def __call__(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Two maps (B, 1, H, W) -> scalar."""
+        error = (student - teacher).square().mean(dim=(1, 2, 3))
+        relative = error / (teacher.square().mean(dim=(1, 2, 3)) + self.floor**2)
+        ratio = ((student + self.floor) / (teacher + self.floor)).log().abs()
+        return relative.mean() + self.logarithm * ratio.mean()
+
+
+class DistillationStep:
+    """One optimiser step of the student on one batch of slices.
+
+    Args:
+        student: trainable.
+        teacher: frozen.
+        pairs: slices -> two batches of images.
+        optimizer: of the student.
+        loss: between their maps.
+        amp: bfloat16 autocast of the student; it blurs small distances, so that it pays on slow machines only.
+        reuse: how often a batch of pairs serves on average. Pairs and the teacher's maps cost more than a step of
+            a small student, so on a CPU a batch in `reuse` is new and the others are drawn from the newest ones. A
+            captured step needs 1.
+        memory: number of batches kept for that.
+    """
+
+    def __init__(
+        self,
+        student: SpatialLPIPS,
+        teacher: SpatialLPIPS,
+        pairs: PairMaker,
+        optimizer: Optimizer,
+        loss: DistillationLoss,
+        amp: bool = False,
+        reuse: int = 1,
+        memory: int = 200,
+    ) -> None:
+        self.student, self.teacher, self.pairs = student, teacher, pairs
+        self.optimizer, self.loss, self.amp = optimizer, loss, as_bool("amp", amp)
+        self.reuse, self.steps = reuse, 0
+        self.memory: deque[Lesson] = deque(maxlen=memory if reuse > 1 else 1)
+
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        """images: (B, 1, H, W) in [0, 1] -> detached scalar `loss`."""
+        a, b, target = self._lesson(images)
+        with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=self.amp):
+            maps = self.student(a, b)
+        loss = self.loss(maps, target)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        return {"loss": loss.detach()}
+
+    @torch.no_grad()
+    def _lesson(self, images: Tensor) -> Lesson:
+        """A new batch of pairs with the teacher's maps, or one from the memory."""
+        self.steps += 1
+        if self.steps % self.reuse == 0 or not self.memory:
+            a, b = self.pairs(images)
+            self.memory.append((a, b, self.teacher(a, b)))
+            return self.memory[-1]
+        return self.memory[int(torch.randint(len(self.memory), ()))]
+
+
+class Annealing:
+    """Linear warm-up, then a cosine to zero at the last step, or at the end of the time where that comes first.
+
+    A run limited in time ends after the epoch that would be its last, so that its best weights are still evaluated.
+
+    Args:
+        optimizer: whose learning rate to set.
+        peak: highest learning rate.
+        warmup: steps of the warm-up.
+        max_seconds: time limit; None for none, and then the schedule depends on the steps alone.
+    """
+
+    def __init__(self, optimizer: Optimizer, peak: float, warmup: int = 200, max_seconds: float | None = None) -> None:
+        self.optimizer, self.peak, self.warmup, self.max_seconds = optimizer, peak, warmup, max_seconds
+        self.started = self.epoch_started = 0.0
+
+    def attach(self, engine: Engine) -> None:
+        """Called by MONAI's engines."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
+        engine.add_event_handler(Events.ITERATION_STARTED, self)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._stop_in_time)
+
+    def _start(self, engine: Engine) -> None:
+        self.started = time.monotonic()
+
+    def _start_epoch(self, engine: Engine) -> None:
+        self.epoch_started = time.monotonic()
+
+    def __call__(self, engine: Engine) -> None:
+        """Set the learning rate of the step to come."""
+        done = engine.state.iteration - 1
+        total = (engine.state.max_epochs or 1) * (engine.state.epoch_length or 1)
+        progress = done / total
+        if self.max_seconds:
+            progress = max(progress, (time.monotonic() - self.started) / self.max_seconds)
+        rate = self.peak * min(1.0, (done + 1) / self.warmup) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+        for group in self.optimizer.param_groups:
+            if torch.is_tensor(group["lr"]):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+    def _stop_in_time(self, engine: Engine) -> None:
+        now = time.monotonic()
+        if self.max_seconds and now - self.started + 0.5 * (now - self.epoch_started) > self.max_seconds:
+            engine.terminate()

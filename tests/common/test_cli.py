@@ -1,0 +1,42 @@
+"""A mistyped option is one sentence and exit status 1, not silence."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from scripts.common.cli import check_overrides, fail
+from scripts.common.errors import PhanesInputError
+from tests.conftest import BUNDLE
+
+CONFIG = str(BUNDLE / "configs" / "inference.json")
+TRAIN = str(BUNDLE / "configs" / "train.json")
+
+
+def test_known_options_pass() -> None:
+    check_overrides(["run", "inference", "--config_file", CONFIG, "--dataset_dir", "x", "--slab-mm=10"])
+    check_overrides(["run", "--config_file", f"['{CONFIG}','{TRAIN}']", "--max_epochs", "3", "--run_id=inference"])
+    check_overrides(["run", "--config_file", CONFIG, "--inferer#sw_batch_size", "2", "--dataloader::num_workers", "1"])
+    check_overrides([])
+
+
+def test_misspelt_options_are_refused_with_a_suggestion() -> None:
+    with pytest.raises(PhanesInputError, match=r"unknown option --dataset_dri: did you mean --dataset_dir\?"):
+        check_overrides(["run", "--config_file", CONFIG, "--dataset_dri", "x"])
+    with pytest.raises(PhanesInputError, match=r"unknown option --qqq: the options are the ids in .*inference.json"):
+        check_overrides(["run", f"--config_file={CONFIG}", "--qqq=1"])
+
+
+def test_nothing_is_checked_in_other_programs() -> None:
+    check_overrides()
+
+
+def test_monais_command_line_ends_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(PhanesInputError):
+        fail("x")
+    main = str(Path("/any/monai/bundle/__main__.py"))
+    monkeypatch.setattr(sys, "argv", [main, "run", "--config_file", CONFIG, "--outputdir", "x"])
+    with pytest.raises(SystemExit, match="Error: unknown option --outputdir"):
+        check_overrides()

@@ -1,0 +1,321 @@
+"""The main job, end to end with untrained weights: every file of the contract; bad cases spoil no good ones."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser
+from monai.inferers import SliceInferer
+from PIL import Image
+
+from scripts.common.errors import PhanesInputError
+from scripts.pipeline.inference import (
+    AutocastSliceInferer,
+    checked_cases,
+    label_threshold,
+    read_calibration,
+    sentence_of,
+)
+from scripts.pipeline.results import result_names
+from tests.conftest import BUNDLE, ras_of_slice, run_inference, save_nifti, write_calibration
+from tests.pipeline.faults import tree
+
+MNI = np.array([[1.0, 0, 0, -98], [0, 1, 0, -134], [0, 0, 1, 23], [0, 0, 0, 1]])
+
+
+def summary(folder: Path) -> dict[str, dict[str, str]]:
+    with (folder / "summary.csv").open(newline="", encoding="utf-8") as file:
+        return {row["case"]: row for row in csv.DictReader(file)}
+
+
+def result(folder: Path, case: str, name: str) -> np.ndarray:
+    return np.asarray(nib.load(folder / case / f"{case}_{name}.nii.gz").dataobj)
+
+
+@pytest.fixture(scope="module")
+def run(scratch_bundle: Path, tmp_path_factory: pytest.TempPathFactory, phantom: np.ndarray) -> tuple[Path, Path, str]:
+    """One run over good and bad cases: the input folder, the output folder, and how it ended."""
+    source, out = tmp_path_factory.mktemp("in"), tmp_path_factory.mktemp("out")
+    ras = ras_of_slice(phantom)
+    Image.fromarray(phantom).save(source / "png.png")
+    save_nifti(source / "ras.nii.gz", ras, MNI)
+    save_nifti(source / "flat.nii", ras[..., 0], MNI)
+    turned = np.array([[-1.0, 0, 0, 196], [0, -1, 0, 232], [0, 0, 1, 0], [0, 0, 0, 1]])
+    save_nifti(source / "lps.nii.gz", np.ascontiguousarray(ras[::-1, ::-1]), MNI @ turned)
+    volume = np.concatenate([np.zeros_like(ras)] * 95 + [ras] * 3 + [np.zeros_like(ras)] * 91, axis=-1)
+    save_nifti(source / "volume.nii.gz", volume, MNI - [[0] * 4, [0] * 4, [0, 0, 0, 95], [0] * 4])
+    (source / "broken.nii.gz").write_text("no image")
+    save_nifti(source / "blank.nii.gz", np.zeros_like(ras), MNI)
+    stale = out / "broken"
+    stale.mkdir()
+    (stale / "broken_label.nii.gz").write_text("from an earlier run")
+    with pytest.raises(RuntimeError) as ended:
+        run_inference(scratch_bundle, source, out, align="geometric")  # one slice in a volume: nothing to register
+    return source, out, sentence_of(ended.value)
+
+
+GOOD = ("png", "ras", "flat", "lps", "volume")
+
+
+def test_every_good_case_has_every_file_and_nothing_else(run: tuple[Path, Path, str]) -> None:
+    _, out, _ = run
+    assert {path.name for path in out.iterdir()} == {*GOOD, "summary.csv", "report.html", ".phanes"}
+    for case in GOOD:
+        assert {path.name for path in (out / case).iterdir()} == set(result_names(case)) - {"dicom"}
+
+
+def test_bad_cases_have_a_row_and_the_run_ends_with_an_error(run: tuple[Path, Path, str]) -> None:
+    _, out, ended = run
+    rows = summary(out)
+    assert set(rows) == {*GOOD, "broken", "blank"}
+    assert rows["broken"]["status"] == rows["blank"]["status"] == "failed"
+    assert "cannot be read" in rows["broken"]["error"]
+    assert "is blank" in rows["blank"]["error"]
+    assert all(rows[case]["status"] == "ok" and not rows[case]["error"] for case in GOOD)
+    assert ended.startswith("2 of 7 cases failed")
+
+
+def test_results_lie_on_the_inputs_grid(run: tuple[Path, Path, str]) -> None:
+    source, out, _ = run
+    for case, file in (("ras", "ras.nii.gz"), ("flat", "flat.nii"), ("lps", "lps.nii.gz"), ("volume", "volume.nii.gz")):
+        original = nib.load(source / file)
+        for path in (out / case).glob("*.nii.gz"):
+            image = nib.load(path)
+            assert image.shape == original.shape
+            np.testing.assert_array_equal(image.affine, original.affine)
+
+
+def test_types_and_ranges(run: tuple[Path, Path, str]) -> None:
+    _, out, _ = run
+    for case in GOOD:
+        anomaly, label, mask = (result(out, case, name) for name in ("anomaly", "label", "mask"))
+        assert anomaly.dtype == np.float32
+        assert anomaly.min() >= 0
+        for binary in (label, mask):
+            assert binary.dtype == np.uint8
+            assert set(np.unique(binary)) <= {0, 1}
+        assert mask.any()
+        np.testing.assert_array_equal(label == 1, anomaly > 0.02)
+
+
+def test_pseudo_healthy_is_the_input_outside_the_mask(run: tuple[Path, Path, str]) -> None:
+    source, out, _ = run
+    original = np.asarray(nib.load(source / "volume.nii.gz").dataobj).astype(np.float32)
+    healthy, coarse, mask = (result(out, "volume", name) for name in ("pseudo_healthy", "coarse", "mask"))
+    np.testing.assert_array_equal(healthy[mask == 0], original[mask == 0])
+    np.testing.assert_array_equal(np.delete(coarse, 95, axis=2), np.delete(original, 95, axis=2))
+    assert not result(out, "volume", "anomaly")[..., :95].any()
+    assert not result(out, "volume", "anomaly")[..., 96:].any()
+    assert healthy.max() > 50  # in the input's own units, not in [0, 1]
+
+
+def test_one_slice_gives_one_result_however_it_is_stored(run: tuple[Path, Path, str]) -> None:
+    _, out, _ = run
+    reference = result(out, "ras", "anomaly")[..., 0]
+    assert reference.max() > 0
+    others = {
+        "png": result(out, "png", "anomaly")[..., 0][:, ::-1],  # rows of a PNG run to posterior
+        "flat": result(out, "flat", "anomaly"),
+        "lps": result(out, "lps", "anomaly")[::-1, ::-1, 0],
+        "volume": result(out, "volume", "anomaly")[..., 95],
+    }
+    for name, other in others.items():
+        assert np.abs(other - reference).max() < 1e-5, name
+    scores = {row["anomaly_score"] for case, row in summary(out).items() if case in GOOD}
+    assert len({f"{float(score):.4g}" for score in scores}) == 1
+
+
+def test_summary_counts_slices_and_volume(run: tuple[Path, Path, str]) -> None:
+    _, out, _ = run
+    rows = summary(out)
+    assert rows["volume"]["slices"] == "95"
+    for case in ("ras", "volume"):
+        assert float(rows[case]["volume_mm3"]) == result(out, case, "label").sum()
+
+
+def test_report_holds_pictures_and_errors(run: tuple[Path, Path, str]) -> None:
+    html = (run[1] / "report.html").read_text(encoding="utf-8")
+    assert html.count('<img src="data:image/jpeg;base64,') == len(GOOD)
+    assert html.count('"sagittal": {"heights"') == 1  # one of the good cases is a volume
+    assert "cannot be read" in html
+    assert "weights_sha256" in html
+
+
+def test_slab_threshold_and_switches(run: tuple[Path, Path, str], scratch_bundle: Path, tmp_path: Path) -> None:
+    """A slab batched through the network equals its slices one by one; a threshold of one's own; fewer files."""
+    out, source = tmp_path / "out", run[0] / "volume.nii.gz"
+    options = {
+        "align": "geometric",
+        "save_picture": False,
+        "save_coarse": False,
+        "report": False,
+        "label_threshold": 0.0,
+    }
+    run_inference(scratch_bundle, source, out, slices=[95, 96, 97], batch_size=2, **options)
+    names = {path.name for path in (out / "volume").iterdir()}
+    missing = {"volume_coarse.nii.gz", "volume.png", "volume_view.json", "dicom"}
+    assert names == set(result_names("volume")) - missing
+    assert not (out / "report.html").exists()
+    anomaly = result(out, "volume", "anomaly")
+    single = result(run[1], "volume", "anomaly")[..., 95]
+    for index in (95, 96, 97):
+        # Relative to the map: untrained weights make it an order larger than trained ones.
+        assert np.abs(anomaly[..., index] - single).max() < 1e-4 * single.max()
+    np.testing.assert_array_equal(result(out, "volume", "label") == 1, anomaly > 0)
+
+
+def test_a_second_run_gives_the_same_bytes(run: tuple[Path, Path, str], scratch_bundle: Path, tmp_path: Path) -> None:
+    run_inference(scratch_bundle, run[0] / "ras.nii.gz", tmp_path / "out")
+    assert tree(tmp_path / "out" / "ras") == tree(run[1] / "ras")
+
+
+def test_results_inside_the_input_folder_are_no_cases(tmp_path: Path, png: Path) -> None:
+    out = tmp_path / "results"
+    save_nifti(out / "head" / "head_label.nii.gz", np.zeros((20, 20, 2), np.uint8), np.eye(4))
+    assert [case["case"] for case in checked_cases(str(tmp_path), str(out))] == ["head"]
+    with pytest.raises(PhanesInputError, match="nothing but earlier results"):
+        checked_cases(str(out / "head"), str(out))
+
+
+def test_setup_mistakes_are_one_sentence(tmp_path: Path, png: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for kwargs, reason in (
+        ({"dataset_dir": str(tmp_path / "no"), "output_dir": str(tmp_path / "o")}, "does not exist"),
+        ({"dataset_dir": str(tmp_path), "output_dir": str(tmp_path)}, "is also the dataset_dir"),
+        ({"dataset_dir": str(png), "output_dir": str(tmp_path / "file" / "o")}, "cannot be created"),
+        ({"dataset_dir": str(png), "output_dir": str(tmp_path / "o"), "device": "cuda:99"}, "device 'cuda:99'"),
+        ({"dataset_dir": str(png), "output_dir": str(tmp_path / "o"), "device": "gpu"}, "device 'gpu'"),
+    ):
+        with pytest.raises(PhanesInputError, match=reason):
+            checked_cases(**kwargs)
+
+
+def test_weights_and_calibration_must_be_there_and_belong_together(scratch_bundle: Path, tmp_path: Path) -> None:
+    root = tmp_path / "bundle"
+    shutil.copytree(scratch_bundle / "models", root / "models")
+    model, record = root / "models" / "model.pt", root / "models" / "calibration.json"
+    assert read_calibration(record, model)["label_threshold"] == 0.02
+    with pytest.raises(PhanesInputError, match=r"weights '.*no.pt' not found"):
+        read_calibration(record, root / "no.pt")
+    with pytest.raises(PhanesInputError, match=r"calibration '.*no.json' not found"):
+        read_calibration(root / "no.json", model)
+    write_calibration(root, weights_sha256="0" * 64)
+    with pytest.raises(PhanesInputError, match="was made for other weights"):
+        read_calibration(record, model)
+    for text in ("", "[]", "{}", '{"label_threshold": "x", "weights_sha256": ""}'):
+        record.write_text(text)
+        with pytest.raises(PhanesInputError, match="is not a calibration record"):
+            read_calibration(record, model)
+    assert label_threshold(None, {"label_threshold": 0.5}) == 0.5
+    assert label_threshold("calibrated", {"label_threshold": 0.5}) == 0.5
+    assert label_threshold(0.0, {"label_threshold": 0.5}) == 0.0
+    assert label_threshold("0.25", {"label_threshold": 0.5}) == 0.25
+    for wrong in ("high", "", -0.1, "nan", float("inf"), True):
+        with pytest.raises(PhanesInputError, match=r"label_threshold is .*: give a number"):
+            label_threshold(wrong, {"label_threshold": 0.5})
+
+
+def test_weights_without_a_mask_threshold_do_not_pass_for_a_healthy_finding(
+    scratch_bundle: Path, tmp_path: Path, png: Path
+) -> None:
+    root = tmp_path / "bundle"
+    shutil.copytree(scratch_bundle, root, symlinks=True)
+    state = torch.load(root / "models" / "model.pt", weights_only=True)
+    state["mask_threshold"].fill_(float("nan"))
+    torch.save(state, root / "models" / "model.pt")
+    write_calibration(root)
+    with pytest.raises(RuntimeError) as caught:
+        run_inference(root, png, tmp_path / "out")
+    assert "1 of 1 cases failed" in sentence_of(caught.value)
+    assert "not finite" in summary(tmp_path / "out")["head"]["error"]
+
+
+def test_training_and_inference_prepare_images_alike(png: Path) -> None:
+    """The deterministic part of train.json's list is inference.json's, step by step; there nothing needs aligning."""
+    lists = []
+    for name in ("inference.json", "train.json"):
+        parser = ConfigParser()
+        parser.read_config(BUNDLE / "configs" / name)
+        steps = parser["preprocessing"]
+        steps = steps["transforms"] if isinstance(steps, dict) else steps
+        parser["bundle_root"] = str(BUNDLE)
+        values = {"@image_size": 128, "@slices": "mid", "@slab_mm": 0}
+        defaults = {"slices": "mid", "slab_mm": 0, "size_mm": 233, "percentile": 98, "align_corners": False,
+                    "anti_aliasing": False, "labels": None}  # fmt: skip
+        plain = []
+        for step in steps:
+            arguments = {k: v for k, v in step.items() if not k.startswith("_") and k != "brain_range"}
+            text = json.dumps(arguments)
+            for reference, value in values.items():
+                text = text.replace(f'"{reference}"', json.dumps(value))
+            arguments = json.loads(text)
+            arguments = {k: v for k, v in arguments.items() if k not in defaults or defaults[k] != v}
+            plain.append((step["_target_"], arguments))
+        lists.append([step for step in plain if step[0] not in ("CopyItemsd", "scripts.space.alignment.AlignHeadd")])
+    assert lists[0] == lists[1]
+
+
+@pytest.mark.real_data
+def test_real_volumes_give_results_on_their_own_grid(data_root: Path, scratch_bundle: Path, tmp_path: Path) -> None:
+    source = data_root / "lesions" / "ms_patient20_study2_t1w_head.nii.gz"
+    run_inference(scratch_bundle, source, tmp_path / "out", save_picture=False, align="geometric")
+    original = nib.load(source)
+    for path in (tmp_path / "out" / "ms_patient20_study2_t1w_head").glob("*.nii.gz"):
+        image = nib.load(path)
+        assert image.shape == original.shape
+        np.testing.assert_array_equal(image.affine, original.affine)
+    assert "level estimated" in summary(tmp_path / "out")["ms_patient20_study2_t1w_head"]["warnings"]
+
+
+class Convolved(torch.nn.Module):
+    """A network that tells in which precision its convolution ran."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Conv2d(1, 1, 3, padding=1)
+        self.seen = []
+
+    def forward(self, image):
+        result = self.layer(image)
+        self.seen.append(result.dtype)
+        return result.float()
+
+
+@pytest.mark.parametrize(
+    ("amp", "precision"), [("true", torch.bfloat16), (True, torch.bfloat16), ("false", torch.float32)]
+)
+def test_the_network_runs_in_the_precision_that_was_asked_for(amp, precision):
+    torch.manual_seed(0)
+    network, volume = Convolved(), torch.rand(1, 1, 16, 16, 3)
+    options = {"roi_size": (16, 16), "spatial_dim": 2, "sw_batch_size": 2}
+    with torch.inference_mode():
+        found = AutocastSliceInferer(**options, amp=amp)(volume, network)
+        assert set(network.seen) == {precision}
+        torch.testing.assert_close(found, SliceInferer(**options)(volume, network), atol=0.02, rtol=0)
+
+
+def test_a_precision_that_is_neither_is_refused():
+    with pytest.raises(PhanesInputError, match="amp is 'half': give true or false"):
+        AutocastSliceInferer(roi_size=(16, 16), spatial_dim=2, amp="half")
+
+
+def test_a_calibration_made_with_other_choices_is_said(tmp_path, caplog):
+    """The shipped record, and the network that inference.json builds."""
+    parser = ConfigParser()
+    parser.read_config(BUNDLE / "configs" / "inference.json")
+    parser.update({"bundle_root": str(BUNDLE), "refinements": 1, "relative_map": "false", "device": "cpu"})
+    network = parser.get_parsed_content("network_def")
+    files = BUNDLE / "models" / "calibration.json", BUNDLE / "models" / "model.pt"
+    read_calibration(*files, network)
+    assert "was made with refinements 3, relative_map True" in caplog.text
+    caplog.clear()
+    network.refinements, network.relative_map = 3, True
+    read_calibration(*files, network)
+    assert not caplog.text

@@ -1,0 +1,136 @@
+"""Thresholds against numpy, and the promises of the shipped files."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from scripts.common.errors import PhanesInputError
+from scripts.common.files import sha256_of_file
+from scripts.method.networks.aot_gan import AOTGenerator
+from scripts.method.networks.perceptual import SpatialLPIPS
+from scripts.method.networks.soft_intro_vae import SoftIntroVAE
+from scripts.method.phanes import Phanes
+from scripts.training.calibration import (
+    calibrate,
+    calibrate_refinement,
+    false_positive_interval,
+    load_part,
+    storable,
+    threshold_at,
+)
+
+
+def small() -> Phanes:
+    torch.manual_seed(0)
+    return Phanes(
+        SoftIntroVAE(channels=(4, 8), latent_dim=4), AOTGenerator((4, 8, 8), blocks=1), SpatialLPIPS("distilled")
+    ).eval()
+
+
+@pytest.fixture
+def batches() -> list[dict[str, torch.Tensor]]:
+    coarse = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    images = torch.nn.functional.interpolate(coarse, size=(128, 128), mode="bilinear")
+    return [{"image": images[:4]}, {"image": images[4:]}]
+
+
+@pytest.fixture
+def brain() -> torch.Tensor:
+    region = torch.zeros(128, 128, dtype=torch.bool)
+    region[30:90, 40:100] = True
+    return region
+
+
+def test_thresholds_are_numpys_quantiles_over_all_pixels_or_a_region(brain):
+    maps = torch.rand(5, 1, 128, 128)
+    assert threshold_at(maps, 0.99) == pytest.approx(np.quantile(maps.numpy(), 0.99))
+    inside = maps.numpy()[:, 0][:, brain.numpy()]
+    assert threshold_at(maps, 0.9, brain) == pytest.approx(np.quantile(inside, 0.9))
+
+
+def test_a_threshold_of_maps_without_their_own_thresholds_is_refused(batches, brain):
+    network = small()
+    network.mask_threshold.fill_(0.01)
+    network.bias_passes = 1  # its threshold is NaN
+    with pytest.raises(PhanesInputError, match="the healthy maps hold NaN: calibrate the thresholds"):
+        calibrate_refinement(network, batches, torch.device("cpu"), 0.9, brain)
+
+
+def test_the_interval_is_that_of_the_mean():
+    shares = np.random.default_rng(0).normal(0.01, 0.002, 400)
+    low, high = false_positive_interval(shares, 4000, seed=1)
+    half_width = 1.96 * shares.std() / np.sqrt(400)  # normal approximation, good for 400 subjects
+    assert (low, high) == pytest.approx((shares.mean() - half_width, shares.mean() + half_width), abs=4e-5)
+
+
+def test_calibration_keeps_its_promises_on_the_healthy_slices(tmp_path, batches, brain):
+    weights, record_file = tmp_path / "models/model.pt", tmp_path / "models/calibration.json"
+    record = calibrate(small(), batches, torch.device("cpu"), str(weights), str(record_file), brain, 0.97, 0.96, 0.97)
+    assert json.loads(record_file.read_text()) == json.loads(json.dumps(record))
+    assert record["weights_sha256"] == sha256_of_file(weights)
+    assert record["healthy_scans"] == 6
+
+    shipped = small()
+    with torch.no_grad():
+        for parameter in shipped.parameters():
+            parameter.zero_()
+    shipped.load_state_dict(torch.load(weights, weights_only=True))
+    images = torch.cat([b["image"] for b in batches])
+    with torch.no_grad():
+        coarse_map, anomaly = shipped.coarse(images)[1], shipped(images)[:, 0]
+    assert (coarse_map > record["mask_threshold"]).float().mean() == pytest.approx(0.03, abs=1e-4)
+    with torch.no_grad():
+        first = shipped.analyse(images, 0)[:, 0].numpy()
+    with torch.no_grad():
+        strengths = shipped.log_bias_field(images, shipped.autoencoder(images))[1].numpy()
+    assert record["bias_threshold"] == pytest.approx(1.3 * np.quantile(strengths, 0.99), rel=1e-5)
+    assert float(shipped.bias_threshold) == pytest.approx(record["bias_threshold"])
+    smoothed = np.stack([ndimage.gaussian_filter(a, shipped.refined_mask_sigma) for a in first])
+    assert record["refinement_threshold"] == pytest.approx(np.quantile(smoothed[:, brain.numpy()], 0.96), rel=1e-4)
+    assert float(shipped.refinement_threshold) == pytest.approx(record["refinement_threshold"])
+    above = (anomaly > record["label_threshold"]).float()
+    assert above[:, brain].mean().item() == pytest.approx(record["false_positive_rate"], abs=1e-6)
+    assert above[:, brain].mean() <= 0.03 + 1e-4
+    pixel = 233 / 128
+    expected = above.sum(dim=(1, 2)).mean().item() * pixel * pixel
+    assert record["expected_false_positive_volume_mm3_per_slice"] == pytest.approx(expected, rel=1e-5)
+    assert record["healthy_scores"] == pytest.approx(sorted(anomaly.mean(dim=(1, 2)).tolist()), rel=1e-4)
+    low, high = record["false_positive_rate_interval_95"]
+    assert low <= record["false_positive_rate"] <= high
+
+
+def test_stored_weights_are_cpu_tensors_in_half_precision():
+    state = storable(small())
+    assert all(not v.is_cuda for v in state.values())
+    assert state["inpainter.output.weight"].dtype == torch.float16
+    assert state["autoencoder.encoder.stem_norm.running_var"].dtype == torch.float32
+    assert state["mask_threshold"].dtype == torch.float32
+
+
+def test_a_missing_part_says_which_command_makes_it(tmp_path):
+    with pytest.raises(PhanesInputError, match=r"autoencoder\.pt' does not exist: run train\.json first"):
+        load_part(small().autoencoder, str(tmp_path / "autoencoder.pt"), "train.json")
+
+
+def test_a_part_of_another_size_is_refused_by_name(tmp_path):
+    path = tmp_path / "autoencoder.pt"
+    torch.save(SoftIntroVAE(channels=(8, 8)).state_dict(), path)
+    with pytest.raises(PhanesInputError, match=r"autoencoder\.pt' does not fit this network"):
+        load_part(small().autoencoder, str(path), "train.json")
+
+
+def test_a_checkpoint_that_would_execute_code_is_refused(tmp_path):
+    canary = tmp_path / "canary"
+
+    class Malicious:
+        def __reduce__(self):
+            return (open, (str(canary), "w"))
+
+    path = tmp_path / "autoencoder.pt"
+    torch.save({"network": Malicious()}, path)
+    with pytest.raises(Exception, match=r"(?i)weights.only"):
+        load_part(small().autoencoder, str(path), "train.json")
+    assert not canary.exists()

@@ -1,0 +1,179 @@
+"""Training through MONAI's engine: resuming repeats the undisturbed curve; the best state is exported."""
+
+import copy
+
+import pytest
+import torch
+from ignite.engine import Engine, Events, State
+from monai.data import CacheDataset, DataLoader
+from monai.transforms import Compose, RandFlipd, RandGaussianNoised
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from scripts.common.checkpoints import latest_checkpoint
+from scripts.method.networks.aot_gan import AOTGenerator
+from scripts.method.networks.perceptual import SpatialLPIPS
+from scripts.method.networks.soft_intro_vae import SoftIntroVAE
+from scripts.method.phanes import Phanes
+from scripts.training.cuda_graph import GraphedStep
+from scripts.training.engines import (
+    BestKeeper,
+    EpochSeed,
+    InpaintingReconstruction,
+    StateExporter,
+    StepTrainer,
+    WeightAverager,
+    prepare_image_as_target,
+    scalars,
+)
+from scripts.training.holes import HoleMaker
+from scripts.training.losses import SoftIntroLoss
+from scripts.training.steps import AutoencoderStep
+
+
+def train(folder, epochs: int, max_seconds=None, stop_after: int | None = None) -> list[float]:
+    """Train a tiny autoencoder with random augmentation; the losses of all steps that ran."""
+    torch.manual_seed(0)
+    network = SoftIntroVAE(image_size=16, channels=(4, 8), latent_dim=4)
+    optimizers = [torch.optim.Adam(part.parameters(), 1e-3) for part in (network.encoder, network.decoder)]
+    items = [{"image": torch.rand(1, 16, 16, generator=torch.Generator().manual_seed(i))} for i in range(6)]
+    augmentation = Compose([RandFlipd("image", 0.5), RandGaussianNoised("image", 1.0, std=0.05)])
+    dataset = CacheDataset(items, augmentation, progress=False)
+    losses: list[float] = []
+    trainer = StepTrainer(
+        "cpu",
+        epochs,
+        DataLoader(dataset, batch_size=2, shuffle=True),
+        GraphedStep(AutoencoderStep(network, *optimizers, SoftIntroLoss())),
+        [network],
+        checkpoint={"network": network, "encoder_optimizer": optimizers[0], "decoder_optimizer": optimizers[1]},
+        checkpoint_dir=str(folder),
+        max_seconds=max_seconds,
+        train_handlers=[EpochSeed(7, dataset)],
+    )
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda e: losses.append(float(e.state.output["loss"])))
+    if stop_after is not None:
+        trainer.add_event_handler(Events.EPOCH_COMPLETED(once=stop_after), lambda e: e.terminate())
+    trainer.run()
+    return losses
+
+
+def test_a_resumed_run_repeats_the_undisturbed_curve(tmp_path):
+    undisturbed = train(tmp_path / "a", 4)
+    first = train(tmp_path / "b", 4, stop_after=2)
+    second = train(tmp_path / "b", 4)
+    assert len(first) == len(second) == 6
+    assert first + second == pytest.approx(undisturbed, rel=1e-6)
+
+
+def test_only_the_newest_checkpoint_is_kept_and_found(tmp_path):
+    assert latest_checkpoint(str(tmp_path)) == ""
+    train(tmp_path, 3)
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint_epoch=3.pt"]
+    assert latest_checkpoint(str(tmp_path)).endswith("checkpoint_epoch=3.pt")
+
+
+def test_checkpoints_load_without_executing_anything(tmp_path):
+    train(tmp_path, 1)
+    state = torch.load(latest_checkpoint(str(tmp_path)), weights_only=True)
+    assert {"network", "encoder_optimizer", "decoder_optimizer", "trainer"} <= set(state)
+
+
+def test_the_exporter_writes_the_best_state_when_there_is_one(tmp_path):
+    network = SoftIntroVAE(image_size=16, channels=(4, 8), latent_dim=4)
+    best = copy.deepcopy(network)
+    torch.nn.init.constant_(best.decoder.output.bias, 3.0)
+    exporter = StateExporter(str(tmp_path / "best.pt"), network, str(tmp_path / "out" / "network.pt"))
+    exporter(None)
+    assert torch.load(tmp_path / "out" / "network.pt", weights_only=True)["decoder.output.bias"] != 3.0
+    torch.save({"network": best.state_dict()}, tmp_path / "best.pt")
+    exporter(None)
+    assert torch.load(tmp_path / "out" / "network.pt", weights_only=True)["decoder.output.bias"] == 3.0
+
+
+def test_the_average_follows_the_trained_weights_after_every_step():
+    trained = torch.nn.Linear(1, 1, bias=False)
+    averaged = AveragedModel(trained, multi_avg_fn=get_ema_multi_avg_fn(0.5))
+
+    def step(engine, batch):
+        torch.nn.init.constant_(trained.weight, batch)
+
+    engine = Engine(step)
+    WeightAverager(averaged, trained).attach(engine)
+    engine.run([8.0, 4.0, 1.0])
+    assert averaged.module.weight.item() == 0.5 * (0.5 * (8.0 + 4.0) + 1.0)
+    assert trained.weight.item() == 1.0
+
+
+def test_validation_of_the_inpainter_uses_the_same_holes_every_time_and_fills_only_them():
+    torch.manual_seed(0)
+    network = Phanes(SoftIntroVAE(channels=(4, 8), latent_dim=4), AOTGenerator((4, 8, 8), 1), SpatialLPIPS("distilled"))
+    network.mask_threshold.fill_(1e6)
+    holes = HoleMaker(network)
+    validated = InpaintingReconstruction(network, network.inpainter, holes, seed=1).eval()
+    images = torch.rand(5, 1, 128, 128)
+    first, second = validated(images), validated(images)
+    assert torch.equal(first, second)
+    torch.manual_seed(1)
+    outside = holes(images)[:, 2:] == 0
+    assert torch.equal(first[outside], images[outside])
+    assert not torch.equal(first, images)
+
+
+def test_an_image_is_its_own_validation_target():
+    batch = {"image": torch.rand(2, 1, 4, 4, dtype=torch.float64)}
+    image, target = prepare_image_as_target(batch, "cpu")
+    assert image.dtype == torch.float32
+    assert torch.equal(image, target)
+
+
+def test_scalars_are_plain_numbers():
+    assert scalars({"loss": torch.tensor(2.0)}) == {"loss": 2.0}
+
+
+class Validated:
+    """A validator that has just run in every epoch, with the given errors."""
+
+    def __init__(self, errors):
+        self.errors = errors
+        self.state = State()
+
+    def at(self, epoch):
+        self.state.epoch, self.state.metrics = epoch, {"val_mse": self.errors[epoch - 1]}
+
+
+def keep_best(tmp_path, errors, stop_after=None, keeper=None, **options):
+    network = torch.nn.Linear(1, 1)
+    validator = Validated(errors)
+    fresh = BestKeeper(validator, "val_mse", network, str(tmp_path / "best.pt"), **options)
+    if keeper is not None:
+        fresh.load_state_dict(keeper.state_dict())
+    trainer = Engine(lambda engine, batch: None)
+    start = 0 if keeper is None else len(errors) // 2
+
+    @trainer.on(Events.EPOCH_COMPLETED)
+    def validate(engine):
+        engine.state.epoch += start
+        torch.nn.init.constant_(network.bias, float(engine.state.epoch))
+        validator.at(engine.state.epoch)
+        fresh(engine)
+        engine.state.epoch -= start
+
+    trainer.run([0], max_epochs=(stop_after or len(errors)) - start)
+    return fresh, torch.load(tmp_path / "best.pt", weights_only=True)["network"]["bias"].item()
+
+
+def test_the_lowest_error_is_kept_and_the_warm_up_does_not_compete(tmp_path):
+    assert keep_best(tmp_path, [0.3, 0.1, 0.2, 0.25])[1] == 2.0
+    assert keep_best(tmp_path, [0.3, 0.1, 0.2, 0.25], first_epoch=3)[1] == 3.0
+
+
+def test_a_resumed_run_does_not_overwrite_a_better_state(tmp_path):
+    errors = [0.3, 0.1, 0.2, 0.25]
+    keeper, _ = keep_best(tmp_path, errors, stop_after=2)
+    assert keep_best(tmp_path, errors, keeper=keeper)[1] == 2.0
+
+
+def test_training_stops_when_the_error_no_longer_falls(tmp_path):
+    keeper, best = keep_best(tmp_path, [0.3, 0.1, 0.2, 0.25, 0.01], patience=2)
+    assert best == 2.0
+    assert keeper.waited == 2

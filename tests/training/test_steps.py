@@ -1,0 +1,322 @@
+"""What one optimisation step moves, checked against gradients taken the long way and against eq. (2)'s intent."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from torch import nn
+from torch.optim import SGD
+
+from scripts.method.anomaly import compose_pseudo_healthy
+from scripts.method.networks.aot_gan import AOTGenerator, PatchDiscriminator
+from scripts.method.networks.perceptual import SpatialLPIPS
+from scripts.method.networks.soft_intro_vae import SoftIntroVAE, sample_posterior
+from scripts.method.phanes import Phanes
+from scripts.training.holes import HoleMaker
+from scripts.training.losses import (
+    SoftIntroLoss,
+    SoftMaskAdversarialLoss,
+    kl_divergence,
+    perceptual_loss,
+    reconstruction_error,
+    reversed_embedding_similarity,
+    style_loss,
+)
+from scripts.training.steps import AutoencoderStep, InpainterStep, VAEWarmupStep
+
+PIXELS = 32 * 32
+
+
+def small_autoencoder() -> SoftIntroVAE:
+    torch.manual_seed(0)
+    # Frozen normalisation makes passes independent of one another, so that they can be repeated in the test.
+    return SoftIntroVAE(image_size=32, channels=(4, 8), latent_dim=6, frozen_norm=True).train()
+
+
+def moved(before: nn.Module, after: nn.Module) -> float:
+    pairs = zip(before.parameters(), after.parameters(), strict=True)
+    return sum(float((a - b).detach().abs().sum()) for a, b in pairs)
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    # Smooth blobs: something a network can learn within a test.
+    coarse = torch.rand(4, 1, 4, 4, generator=torch.Generator().manual_seed(5))
+    return nn.functional.interpolate(coarse, size=(32, 32), mode="bilinear")
+
+
+def test_the_step_is_the_two_updates_of_eq_2_taken_one_after_the_other(images):
+    network, loss, images = small_autoencoder().double(), SoftIntroLoss(), images.double()
+    reference = copy.deepcopy(network)
+    step = AutoencoderStep(
+        network, SGD(network.encoder.parameters(), 1.0), SGD(network.decoder.parameters(), 1.0), loss
+    )
+    torch.manual_seed(1)
+    step(images)
+
+    # The long way: two plain backward passes, the same noise drawn in the same order.
+    torch.manual_seed(1)
+    mu, log_var, embeddings = reference.encode(images)
+    z = sample_posterior(mu, log_var)
+    reconstruction, noise = reference.decode(z), torch.randn_like(mu)
+    sample = reference.decode(noise)
+    generated, similarity = [], None
+    for fake in (reconstruction.detach(), sample.detach()):
+        fake_mu, fake_log_var, fake_embeddings = reference.encode(fake)
+        again = reference.decode(sample_posterior(fake_mu, fake_log_var))
+        generated.append((reconstruction_error(fake, again), kl_divergence(fake_mu, fake_log_var)))
+        if similarity is None:
+            similarity = reversed_embedding_similarity(embeddings, fake_embeddings)
+    rec, kl = reconstruction_error(images, reconstruction), kl_divergence(mu, log_var)
+    loss.encoder(rec, kl, generated, similarity, PIXELS).backward()
+    with torch.no_grad():
+        for p in reference.encoder.parameters():
+            p -= p.grad
+    reference.zero_grad()
+    reconstruction, sample = reference.decode(z.detach()), reference.decode(noise)
+    generated = []
+    for fake in (reconstruction, sample):
+        fake_mu, fake_log_var, _ = reference.encode(fake)
+        again = reference.decode(sample_posterior(fake_mu, fake_log_var).detach())
+        generated.append((reconstruction_error(fake.detach(), again), kl_divergence(fake_mu, fake_log_var)))
+    loss.decoder(reconstruction_error(images, reconstruction), generated, PIXELS).backward()
+    with torch.no_grad():
+        for p in reference.decoder.parameters():
+            p -= p.grad
+    for (name, a), b in zip(network.named_parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-10, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def generated_kl(network: SoftIntroVAE) -> float:
+    with torch.no_grad():
+        fake = network.decode(torch.randn(64, 6, generator=torch.Generator().manual_seed(9)))
+        mu, log_var, _ = network.encode(fake)
+        return kl_divergence(mu, log_var).mean().item()
+
+
+def test_the_encoder_raises_the_kl_of_generated_images_and_the_decoder_lowers_it(images):
+    # Real images and reconstructions weigh nothing here, so that only the game between the two networks is left.
+    loss = SoftIntroLoss(beta_rec=0.0, lambda_reversed=0.0)
+    network = small_autoencoder()
+    start = generated_kl(network)
+    encoder_only = AutoencoderStep(
+        network, SGD(network.encoder.parameters(), 0.05), SGD(network.decoder.parameters(), 0.0), loss
+    )
+    for _ in range(10):
+        encoder_only(images)
+    assert generated_kl(network) > start
+
+    network = small_autoencoder()
+    decoder_only = AutoencoderStep(
+        network, SGD(network.encoder.parameters(), 0.0), SGD(network.decoder.parameters(), 5.0), loss
+    )
+    for _ in range(10):
+        decoder_only(images)
+    assert generated_kl(network) < start
+
+
+def test_the_reversed_similarity_shrinks_when_it_is_weighted(images):
+    def similarity_after(weight: float) -> float:
+        network = small_autoencoder()
+        loss = SoftIntroLoss(lambda_reversed=weight)
+        step = AutoencoderStep(
+            network, SGD(network.encoder.parameters(), 0.05), SGD(network.decoder.parameters(), 0.0), loss
+        )
+        torch.manual_seed(3)
+        for _ in range(15):
+            result = step(images)
+        return result["reversed"].item()
+
+    assert similarity_after(1.0) < similarity_after(0.0)
+
+
+def test_detaching_the_rereconstruction_changes_the_encoders_step_only_when_asked(images):
+    results = []
+    for detach in (False, True):
+        network = small_autoencoder()
+        # A strong weight lets the exponential term's reconstruction gradient show.
+        loss = SoftIntroLoss(beta_neg=0.0, beta_rec=1.0)
+        step = AutoencoderStep(
+            network, SGD(network.encoder.parameters(), 1.0), SGD(network.decoder.parameters(), 0.0), loss, detach
+        )
+        torch.manual_seed(1)
+        step(images)
+        results.append(network)
+    assert moved(*results) > 1e-6
+
+
+def test_the_warm_up_learns_to_reconstruct(images):
+    network = small_autoencoder()
+    optimizers = [torch.optim.Adam(part.parameters(), 1e-2) for part in (network.encoder, network.decoder)]
+    step = VAEWarmupStep(network, *optimizers, SoftIntroLoss())
+    torch.manual_seed(0)
+    losses = [step(images)["loss"].item() for _ in range(40)]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+@pytest.fixture
+def inpainting() -> InpainterStep:
+    torch.manual_seed(0)
+    network = Phanes(
+        SoftIntroVAE(image_size=32, channels=(4, 8), latent_dim=6),
+        AOTGenerator(channels=(4, 8, 8), blocks=1, dilations=(1, 2)),
+        SpatialLPIPS("distilled"),
+    ).eval()
+    network.mask_threshold.fill_(10.0)
+    torch.nn.init.constant_(network.inpainter.output.bias, 0.5)  # clear of the clamp to [0, 1]
+    discriminator = PatchDiscriminator(channels=(4, 8))
+    return InpainterStep(
+        network,
+        discriminator,
+        torch.optim.Adam(network.inpainter.parameters(), 1e-2),
+        torch.optim.Adam(discriminator.parameters(), 1e-2),
+        SpatialLPIPS("distilled"),
+        SoftMaskAdversarialLoss(),
+        holes=HoleMaker(network),
+    )
+
+
+def test_the_adversarial_term_really_reaches_the_generator(inpainting, images):
+    def generator_after(weight: float) -> nn.Module:
+        step = copy.deepcopy(inpainting)
+        step.generator_optimizer = SGD(step.network.inpainter.parameters(), 1.0)
+        step.weights = {**dict.fromkeys(step.weights, 0.0), "adversarial": weight}
+        torch.manual_seed(2)
+        step(images)
+        return step.network.inpainter
+
+    assert moved(generator_after(1.0), inpainting.network.inpainter) > 0
+    assert moved(generator_after(0.0), inpainting.network.inpainter) == 0
+
+
+def test_without_its_term_the_discriminator_is_left_out(inpainting, images):
+    step = copy.deepcopy(inpainting)
+    step.weights["adversarial"] = 0.0
+    terms = step(images)
+    assert terms["adversarial"] == terms["discriminator"] == 0
+    assert moved(step.discriminator, inpainting.discriminator) == 0
+    assert moved(step.network.inpainter, inpainting.network.inpainter) > 0
+
+
+def test_the_smooth_term_is_the_smoothed_error_within_the_hole(inpainting, images):
+    torch.manual_seed(3)
+    lessons = torch.cat([images, images, (torch.rand_like(images) > 0.7).float()], dim=1)
+    with torch.no_grad():
+        raw = inpainting.network.inpainter(lessons[:, 1:2], lessons[:, 2:]).double().numpy()
+    error = (raw - images.double().numpy()) * lessons[:, 2:].numpy()
+    smoothed = np.stack([ndimage.gaussian_filter(e, (0, 1.5, 1.5)) for e in error])
+    expected = np.abs(smoothed)[lessons[:, 2:].numpy() > 0].mean()
+    assert inpainting(lessons)["smooth"].item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_teachers_term_is_the_error_against_its_mean_over_both_mirror_images(inpainting, images):
+    teacher = copy.deepcopy(inpainting.network.inpainter)
+    torch.nn.init.constant_(teacher.output.bias, 0.8)
+    step = copy.deepcopy(inpainting)
+    step.teacher, step.weights = teacher, {**step.weights, "hole": 0.5, "smooth": 0.25, "teacher": 2.0}
+    torch.manual_seed(3)
+    masks = (torch.rand_like(images) > 0.7).float()
+    with torch.no_grad():
+        mean = 0.5 * (teacher(images, masks) + teacher(images.flip(3), masks.flip(3)).flip(3))
+        raw = step.network.inpainter(images, masks)
+    error = ((raw - mean.clamp(0, 1)) * masks).double().numpy()
+    smoothed = ndimage.gaussian_filter(error, (0, 0, 1.5, 1.5))
+    inside = masks.numpy() > 0
+    expected = 0.5 * np.abs(error)[inside].mean() + 0.25 * np.abs(smoothed)[inside].mean()
+    terms = step(torch.cat([images, images, masks], dim=1))
+    assert terms["teacher"].item() == pytest.approx(expected, rel=1e-4)
+    total = sum(weight * terms[name].item() for name, weight in step.weights.items())
+    assert terms["loss"].item() == pytest.approx(total, rel=1e-5)
+    assert moved(teacher, inpainting.network.inpainter) > 0
+    assert moved(step.teacher, teacher) == 0
+
+
+def test_the_generators_gradients_are_cut_to_the_norm(inpainting, images):
+    def difference(norm: float) -> float:
+        step = copy.deepcopy(inpainting)
+        step.generator_optimizer = SGD(step.network.inpainter.parameters(), 1.0)
+        step.gradient_norm = norm
+        torch.manual_seed(4)
+        step(images)
+        pairs = zip(step.network.inpainter.parameters(), inpainting.network.inpainter.parameters(), strict=True)
+        return sum((a - b).double().square().sum().item() for a, b in pairs) ** 0.5
+
+    whole = difference(0.0)
+    assert difference(0.5 * whole) == pytest.approx(0.5 * whole, rel=1e-3)
+    assert difference(2.0 * whole) == pytest.approx(whole, rel=1e-6)
+
+
+def test_a_teachers_weight_without_a_teacher_is_refused(inpainting):
+    with pytest.raises(ValueError, match="there is no teacher; name one by teacher_file"):
+        InpainterStep(
+            inpainting.network,
+            inpainting.discriminator,
+            inpainting.generator_optimizer,
+            inpainting.discriminator_optimizer,
+            SpatialLPIPS("distilled"),
+            SoftMaskAdversarialLoss(),
+            teacher_weight=1.0,
+        )
+
+
+def test_the_inpainter_learns_to_fill_holes_and_leaves_the_first_stage_alone(inpainting, images):
+    autoencoder = copy.deepcopy(inpainting.network.autoencoder)
+    constant = torch.full_like(images, 0.6)
+    torch.manual_seed(0)
+    losses = [inpainting(constant)["l1"].item() for _ in range(60)]
+    assert losses[-1] < 0.5 * losses[0]
+    assert moved(autoencoder, inpainting.network.autoencoder) == 0
+
+
+def test_a_step_on_lessons_made_before_is_the_step_on_the_slices(inpainting, images):
+    torch.manual_seed(4)
+    lessons = inpainting.holes(images)
+    stored, fresh = copy.deepcopy(inpainting), copy.deepcopy(inpainting)
+    stored.holes = None
+    torch.manual_seed(4)
+    losses = [fresh(images), stored(lessons)]
+    assert losses[0] == losses[1]
+    assert moved(fresh.network.inpainter, stored.network.inpainter) == 0
+
+
+def test_the_inpainters_step_with_shared_features_is_the_two_updates_that_compute_everything_anew(inpainting, images):
+    """Trunk and discriminator once for all their losses; here once for each, in float64, with plain backward passes."""
+    step = copy.deepcopy(inpainting)
+    for part in (step.network, step.discriminator.eval()):  # evaluated: each training pass estimates the norms anew
+        part.double()
+    step.features = SpatialLPIPS("distilled").double().requires_grad_(False).eval().features
+    network, discriminator = copy.deepcopy(step.network), copy.deepcopy(step.discriminator)
+    step.generator_optimizer = SGD(step.network.inpainter.parameters(), 1.0)
+    step.discriminator_optimizer = SGD(step.discriminator.parameters(), 1.0)
+    x = images.double()
+    torch.manual_seed(4)
+    _, filled, masks = step.holes(x).split(1, dim=1)
+    torch.manual_seed(4)
+    step(x)
+
+    raw = network.inpainter(filled, masks)
+    composed = compose_pseudo_healthy(x, raw, masks)
+    terms = {
+        "l1": (raw - x).abs().mean(),
+        "hole": ((raw - x).abs() * masks).sum() / masks.sum(),
+        "style": style_loss(step.features(raw.clamp(0, 1)), step.features(x)),
+        "perceptual": perceptual_loss(step.features(raw.clamp(0, 1)), step.features(x)),
+        "adversarial": step.adversarial.generator(discriminator(composed), masks),
+    }
+    sum(step.weights[name] * value for name, value in terms.items()).backward()
+    with torch.no_grad():
+        for p in network.inpainter.parameters():
+            p -= p.grad
+    discriminator.zero_grad()
+    scores = discriminator(x), discriminator(composed.detach())
+    step.adversarial.discriminator(*scores, masks).backward()
+    with torch.no_grad():
+        for p in discriminator.parameters():
+            p -= p.grad
+    assert moved(step.network.inpainter, inpainting.network.inpainter.double()) > 1e-3
+    assert moved(step.discriminator, inpainting.discriminator.double()) > 1e-3
+    for plain, shared in ((network.inpainter, step.network.inpainter), (discriminator, step.discriminator)):
+        for a, b in zip(shared.parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)

@@ -1,0 +1,329 @@
+"""The training configs: preprocessing and network as in inference; all stages run, resume and end in a bundle."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow
+from PIL import Image
+
+from scripts.common.errors import PhanesInputError
+from tests.conftest import BUNDLE, head_slice, run_inference
+
+CONFIGS = BUNDLE / "configs"
+TINY = {
+    "channels": [4, 4, 8, 8, 8],
+    "stem_stride": 2,
+    "linear_path": True,
+    "inpainter_channels": [4, 4, 8],
+    "inpainter_blocks": 1,
+    "inpainter_init": "kaiming",
+    "inpainter_skips": True,
+}
+RECIPE = {
+    "max_epochs": 2,
+    "warmup_epochs": 1,
+    "learning_rate": 1e-3,
+    "lr_schedule": "cosine",
+    "early_stopping_patience": 5,
+    "rotate_degrees": 2.0,
+    "translate": 0.01,
+    "scale": 0.01,
+    "frozen_norm": True,
+    "beta_rec": 1.0,
+    "beta_neg": 0.5,
+    "detach_rereconstruction": True,
+}
+
+
+def parser_of(*names: str, **overrides) -> ConfigParser:
+    parser = ConfigParser()
+    parser.read_config([str(CONFIGS / name) for name in names])
+    parser.update({"bundle_root": str(BUNDLE), "device": torch.device("cpu"), **overrides})
+    return parser
+
+
+def steps(parser: ConfigParser, transforms: list[dict]) -> list[dict]:
+    """Transforms with their references resolved, without what inference alone needs: copies, the path of the code."""
+
+    def value(content):
+        if isinstance(content, str) and content.startswith("@"):
+            return parser.get_parsed_content(content[1:])
+        return [value(item) for item in content] if isinstance(content, list) else content
+
+    return [
+        {name: value(content) for name, content in transform.items() if name not in ("_requires_", "_desc_")}
+        for transform in transforms
+        if transform["_target_"] != "CopyItemsd"
+    ]
+
+
+def test_training_and_inference_preprocess_alike():
+    train, infer = parser_of("train.json"), parser_of("inference.json")
+    expected = steps(infer, infer.get("preprocessing")["transforms"])
+    assert len(expected) >= 8
+    assert steps(train, train.get("preprocessing")) == expected
+
+
+def test_training_and_inference_build_the_same_network():
+    train, infer = parser_of("train.json"), parser_of("inference.json")
+    a, b = train.get_parsed_content("network_def"), infer.get_parsed_content("network_def")
+    assert str(a) == str(b)
+    assert {k: v.shape for k, v in a.state_dict().items()} == {k: v.shape for k, v in b.state_dict().items()}
+    settings = [{k: v for k, v in vars(n).items() if isinstance(v, int | float | str)} for n in (a, b)]
+    assert settings[0] == settings[1]
+
+
+@pytest.mark.parametrize(("size", "autoencoder", "inpainter"), [("paper", 29_430_785, 15_193_409)])
+def test_the_paper_size_is_one_option_away(size, autoencoder, inpainter):
+    parser = parser_of("train.json", size=size)
+    counts = [
+        sum(p.numel() for p in parser.get_parsed_content(name).parameters())
+        for name in ("autoencoder_def", "inpainter_def")
+    ]
+    assert counts == [autoencoder, inpainter]
+
+
+def test_the_paper_recipe_is_the_papers():
+    parser = parser_of("train.json", size="paper")
+    recipe = parser.get_parsed_content("recipe")
+    expected = {
+        "max_epochs": 1500,
+        "batch_size": 8,
+        "learning_rate": 5e-5,
+        "rotate_degrees": 10.0,
+        "translate": 0.1,
+        "scale": 0.1,
+    }
+    assert {k: recipe[k] for k in expected} == expected
+    assert parser.get_parsed_content("flip_prob") == 0.5
+
+
+def test_compact_is_an_eighth_of_the_multiply_adds_or_less():
+    from torch.utils.flop_counter import FlopCounterMode
+
+    def flops(size: str) -> int:
+        parser = parser_of("train.json", size=size)
+        image = torch.rand(1, 1, 128, 128)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            parser.get_parsed_content("autoencoder_def").eval()(image)
+            parser.get_parsed_content("inpainter_def").eval()(image, image)
+        return counter.get_total_flops()
+
+    assert flops("compact") <= flops("paper") / 8
+
+
+@pytest.fixture(scope="module")
+def slices(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("slices")
+    for split, count in (("train", 6), ("val", 3)):
+        (root / split).mkdir()
+        for n in range(count):
+            Image.fromarray(head_slice(seed=n + 10 * count)).save(root / split / f"S{n:03d}.png")
+    return root
+
+
+def run(names: list[str], slices: Path, folder: Path, **overrides) -> None:
+    workflow = ConfigWorkflow(
+        config_file=[str(CONFIGS / name) for name in names],
+        meta_file=str(CONFIGS / "metadata.json"),
+        logging_file=False,
+        workflow_type="train",
+        bundle_root=str(BUNDLE),
+        dataset_dir=str(slices),
+        device="cpu",
+        size="tiny",
+        sizes={"tiny": TINY},
+        recipes={"tiny": RECIPE},
+        latent_dim=4,
+        batch_size=3,
+        **overrides,
+    )
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
+
+
+def test_all_stages_run_resume_and_end_in_a_bundle_that_infers(slices, tmp_path):
+    stage1 = {"output_dir": str(tmp_path / "autoencoder"), "start_draws": 2}
+    run(["train.json"], slices, tmp_path, **stage1)
+    first = torch.load(tmp_path / "autoencoder" / "autoencoder.pt", weights_only=True)
+    run(["train.json"], slices, tmp_path, **stage1)  # already complete: a resumed run changes nothing
+    again = torch.load(tmp_path / "autoencoder" / "autoencoder.pt", weights_only=True)
+    assert all(torch.equal(first[k], again[k]) for k in first)
+    assert list((tmp_path / "autoencoder").glob("events.out.tfevents.*"))
+
+    perceptual = tmp_path / "perceptual.pt"
+    torch.save(parser_of("train.json").get_parsed_content("perceptual_def").state_dict(), perceptual)
+    files = {
+        "autoencoder_file": str(tmp_path / "autoencoder" / "autoencoder.pt"),
+        "perceptual_file": str(perceptual),
+    }
+    recipe = {
+        "max_epochs": 1,
+        "batch_size": 4,
+        "learning_rate": 1e-3,
+        "lr_schedule": "cosine",
+        "stored_holes": 8,
+    }
+    stage2 = {"feature_trunk": "distilled", "feature_weights": str(perceptual), "inpainter_recipes": {"tiny": recipe}}
+    run(
+        ["train.json", "train_inpainter.json"],
+        slices,
+        tmp_path,
+        output_dir=str(tmp_path / "inpainter"),
+        **stage2,
+        **files,
+    )
+    trained = torch.load(tmp_path / "inpainter" / "inpainter.pt", weights_only=True)
+    run(
+        ["train.json", "train_inpainter.json", "train_inpainter_further.json"],
+        slices,
+        tmp_path,
+        output_dir=str(tmp_path / "standstill"),
+        start_from=str(tmp_path / "inpainter" / "inpainter.pt"),
+        learning_rate=0.0,
+        max_epochs=1,
+        stored_holes=8,
+        lesson_prob=1.0,
+        **stage2,
+        **files,
+    )
+    started = torch.load(tmp_path / "standstill" / "inpainter.pt", weights_only=True)
+    assert all(torch.equal(started[name], trained[name]) for name in trained)
+    root = tmp_path / "bundle"
+    (root / "models").mkdir(parents=True)
+    for name in ("configs", "scripts"):
+        (root / name).symlink_to(BUNDLE / name)
+    run(
+        ["train.json", "calibrate.json"],
+        slices,
+        tmp_path,
+        inpainter_file=str(tmp_path / "inpainter" / "inpainter.pt"),
+        weights_file=str(root / "models" / "model.pt"),
+        calibration_file=str(root / "models" / "calibration.json"),
+        **files,
+    )
+    record = json.loads((root / "models" / "calibration.json").read_text())
+    assert record["healthy_scans"] == 3
+    assert np.isfinite(record["label_threshold"])
+    network = {
+        "network_def::autoencoder::channels": TINY["channels"],
+        "network_def::autoencoder::latent_dim": 4,
+        "network_def::inpainter::channels": TINY["inpainter_channels"],
+        "network_def::inpainter::blocks": 1,
+    }
+    run_inference(root, slices / "val", tmp_path / "results", **network)
+    assert len(list((tmp_path / "results").glob("*/*_anomaly.nii.gz"))) == 3
+
+
+def test_training_goes_on_from_given_weights_and_ends_calibrated(slices, tmp_path):
+    """As MONAI Label asks for it: its items, its epochs, the weights by a loader put before the handlers."""
+    parser = parser_of("train.json", size="tiny", sizes={"tiny": TINY}, recipes={"tiny": RECIPE}, latent_dim=4)
+    network = parser.get_parsed_content("network_def")
+    network.mask_threshold.fill_(0.05)
+    network.refinement_threshold.fill_(0.01)
+    network.bias_threshold.fill_(0.1)
+    weights = tmp_path / "bundle_model.pt"
+    torch.save(network.state_dict(), weights)
+    loader = {
+        "_target_": "CheckpointLoader",
+        "load_path": str(weights),
+        "load_dict": {"model": "$@network"},
+        "strict": False,
+    }
+    scans = [{"image": str(path), "label": "label.nii.gz"} for path in sorted((slices / "train").glob("*.png"))]
+    out = tmp_path / "run"
+    for _ in range(2):  # the second request is not taken for a resumed first
+        run(
+            ["train.json"],
+            tmp_path / "nowhere",
+            tmp_path,
+            output_dir=str(out),
+            **{
+                "train::trainer::max_epochs": 1,
+                "train::dataset::data": scans[:4],
+                "validate::dataset::data": scans[4:],
+                "train::handlers": [loader, *parser["train::handlers"]],
+            },
+        )
+    state = torch.load(out / "models" / "model.pt", weights_only=True)
+    assert {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in network.state_dict().items()}
+    moved = {
+        k for k, v in network.state_dict().items() if not torch.equal(state[k].float(), v.to(state[k].dtype).float())
+    }
+    assert "autoencoder.decoder.output.weight" in moved
+    assert not any("linear" in name or name.startswith(("inpainter", "perceptual")) for name in moved)
+    record = json.loads((out / "models" / "calibration.json").read_text())
+    assert record["healthy_scans"] == 2
+    assert float(state["mask_threshold"]) == pytest.approx(record["mask_threshold"])
+    assert float(state["refinement_threshold"]) == pytest.approx(record["refinement_threshold"])
+    assert torch.equal(torch.load(weights, weights_only=True)["mask_threshold"], torch.tensor(0.05))
+
+
+def test_stage_2_without_stage_1_says_what_to_run_first(slices, tmp_path):
+    with pytest.raises(RuntimeError) as raised:
+        run(["train.json", "train_inpainter.json"], slices, tmp_path, output_dir=str(tmp_path / "x"))
+    assert isinstance(raised.value.__cause__, PhanesInputError)
+    assert "autoencoder.pt' does not exist: run train.json first" in str(raised.value.__cause__)
+
+
+def test_on_the_command_line_a_mistake_is_one_sentence(tmp_path):
+    command = [sys.executable, "-m", "monai.bundle", "run", "train", "--bundle_root", str(BUNDLE)]
+    config = ["--config_file", str(CONFIGS / "train.json"), "--dataset_dir", str(tmp_path / "nothing")]
+    result = subprocess.run([*command, *config], capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert "nothing" in result.stderr.splitlines()[-1]
+    assert result.stderr.splitlines()[-1].startswith("Error: ")
+
+
+def test_two_processes_train_together_and_write_once(slices, tmp_path):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    configs = f"['{CONFIGS / 'train.json'}','{CONFIGS / 'multi_gpu_train.json'}']"
+    options = {
+        "bundle_root": str(BUNDLE),
+        "config_file": configs,
+        "dataset_dir": str(slices),
+        "output_dir": str(tmp_path / "run"),
+        "max_epochs": "1",
+        "warmup_epochs": "0",
+        "batch_size": "4",
+        "start_draws": "2",
+        "latent_dim": "4",
+    }
+    flags = [word for name, value in options.items() for word in (f"--{name}", value)]
+    result = subprocess.run(
+        [*torchrun, "-m", "monai.bundle", "run", "train", *flags],
+        capture_output=True,
+        text=True,
+        cwd=BUNDLE.parent,
+        timeout=240,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert [p.name for p in (tmp_path / "run" / "checkpoints").glob("checkpoint_*")] == ["checkpoint_epoch=1.pt"]
+    state = torch.load(tmp_path / "run" / "autoencoder.pt", weights_only=True)
+    assert not any(name.startswith("module.") for name in state)
+
+
+def test_a_deformation_of_no_pixels_leaves_slices_and_lessons_where_they_were():
+    """Whatever moves every deformed slice out of the template's frame teaches anatomy a pixel beside its place."""
+    still = {"lesson_degrees": 0.0, "lesson_shift": 0.0, "lesson_pixels": 1e-6}
+    parser = parser_of("train.json", "train_inpainter.json", lesson_prob=1.0, flip_prob=0.0, **still)
+    ramp = torch.linspace(0, 1, 128).expand(2, 128, 128).clone()
+    ramp[1] = ramp[1].T.clone()
+    hole = torch.zeros(1, 128, 128)
+    hole[:, 40:60, 70:90] = 1.0
+    transform = parser.get_parsed_content("lesson_transform")
+    inside = (slice(None), slice(1, -1), slice(1, -1))
+    pixel = 1 / 127
+    for _ in range(8):  # either kind of change
+        changed = transform({"slice": ramp, "hole": hole})
+        assert float((changed["slice"] - ramp)[inside].abs().max()) < 0.02 * pixel
+        assert torch.equal(changed["hole"] > 0.5, hole > 0.5)
