@@ -1,0 +1,49 @@
+"""The grid the networks see: axial levels of the head in MNI space, 2 mm apart, 128 x 128 pixels each.
+
+A registered head on this grid is (H, W, D): rows run anterior -> posterior, columns patient left -> right, levels
+upwards. In the plane it covers the field of view of the mid-axial slices, a square of 233 mm.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .geometry import TEMPLATE_CENTRE_XY
+from .template import brain_on_grid
+
+FIELD_MM = 233.0  # side of the square; the longer side of the mid-axial slices
+SIZE = 128  # pixels a side
+PIXEL_MM = FIELD_MM / SIZE
+STEP_MM = 2.0  # between levels
+# MNI z of every level, mm: all that hold at least 1 cm2 of the template's brain (a test counts). +23 is the paper's.
+LEVELS_MM = tuple(float(z) for z in range(-71, 82, 2))
+GRID = (SIZE, SIZE, len(LEVELS_MM))  # (H, W, D)
+
+
+def level_affine(first_mm: float = LEVELS_MM[0]) -> NDArray[np.float64]:
+    """(4, 4): (row, column, level) of the grid -> MNI world, mm, of a stack whose lowest level lies at `first_mm`."""
+    half = (FIELD_MM - PIXEL_MM) / 2  # from the centre of the field to the centre of its outermost pixels
+    return np.array(
+        [
+            [0.0, PIXEL_MM, 0.0, TEMPLATE_CENTRE_XY[0] - half],
+            [-PIXEL_MM, 0.0, 0.0, TEMPLATE_CENTRE_XY[1] + half],
+            [0.0, 0.0, STEP_MM, first_mm],
+            [0.0, 0.0, 0.0, 1.0],
+        ]
+    )
+
+
+@lru_cache(maxsize=1)
+def brain_of_levels() -> NDArray[np.bool_]:
+    """The template's brain on the grid of all levels, (H, W, D)."""
+    brain = brain_on_grid(level_affine(), GRID)
+    brain.setflags(write=False)  # it is shared
+    return brain
+
+
+def nearest_level(z_mm: float) -> int:
+    """Index of the level nearest to a height; the lowest or highest one beyond the ends."""
+    return int(np.abs(np.asarray(LEVELS_MM) - z_mm).argmin())
