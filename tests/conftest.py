@@ -88,14 +88,14 @@ def scratch_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "configs").symlink_to(BUNDLE / "configs")
     (root / "scripts").symlink_to(REPOSITORY / "scripts")
     (root / "models").mkdir()
+    from tests.method.composed import fill_thresholds
+
     parser = ConfigParser()
     parser.read_config(BUNDLE / "configs" / "inference.json")
     parser["bundle_root"] = str(root)
     torch.manual_seed(0)
     network = parser.get_parsed_content("network_def")
-    network.mask_threshold.fill_(0.05)
-    network.refinement_threshold.fill_(0.01)
-    network.bias_threshold.fill_(0.1)
+    fill_thresholds(network)
     torch.save(network.state_dict(), root / "models" / "model.pt")
     write_calibration(root)
     return root

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,25 @@ def fingerprint(*values: Any) -> str:
     return digest.hexdigest()
 
 
-def module_settings(module: nn.Module) -> Iterator[list]:
-    """Name, class and plain settings of every part of a network, without its weights."""
+def module_settings(module: nn.Module) -> dict[str, dict[str, Any]]:
+    """Class and plain settings of every part of a network, by its name, without the weights."""
+    found = {}
     for name, part in module.named_modules():
         settings = {k: v for k, v in vars(part).items() if isinstance(v, (*PLAIN, tuple, list)) and k[0] != "_"}
         settings.pop("training", None)
-        yield [name, type(part).__qualname__, settings]
+        found[name] = {"class": type(part).__qualname__, **settings}
+    return found
+
+
+def choices(module: nn.Module) -> dict[str, Any]:
+    """What a network is composed of, as JSON gives it back: the class of each component, `component.setting`: value."""
+    found: dict[str, Any] = {}
+    for name, settings in module_settings(module).items():
+        if "." not in name:
+            kind = settings.pop("class")
+            found |= {f"{name}.{key}".lstrip("."): value for key, value in settings.items()}
+            found |= {name: kind} if name else {}
+    return dict(json.loads(json.dumps(found)))
 
 
 def _update(digest: Any, value: Any, parents: tuple[int, ...]) -> None:
@@ -54,8 +68,7 @@ def _update(digest: Any, value: Any, parents: tuple[int, ...]) -> None:
             _update(digest, item, (*parents, id(value)))
     elif isinstance(value, nn.Module):
         _update(digest, value.state_dict(), parents)
-        for part in module_settings(value):
-            _update(digest, part, (*parents, id(value)))
+        _update(digest, module_settings(value), (*parents, id(value)))
     elif isinstance(value, Path):
         digest.update(str(value).encode())
     elif callable(value) and hasattr(value, "__qualname__"):

@@ -1,14 +1,22 @@
-"""The bias field of a slice: the smooth part of its log ratio to a reconstruction that has none.
+"""The bias field of a slice: the smooth part of its log ratio to a reconstruction that has none. Not in the paper.
 
 Another coil or an uncorrected scan makes one side of a head brighter than the other. A generative model of healthy
 slices has not learnt such fields and does not draw them, so that they show in the ratio of slice and reconstruction.
 """
 
-from __future__ import annotations
-
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+
+from .slices import fold, unfold
+
+DEGREE = 2  # of the polynomial
+TISSUE = 0.3  # pixels count where image and reference are brighter
+TOLERANCE = 0.05  # residual, in units of the logarithm, from which on a pixel counts less than half
+POOLING = 4  # side of the squares of pixels that are averaged first: what is misplaced by a pixel then matters less
+ITERATIONS = 6  # of the reweighting
+RIDGE = 1e-3  # weight of small coefficients beside that of a pixel; keeps the equations solvable without tissue
+MARGIN = 1.3  # what is strong, in units of the healthy percentile: a large lesion passes for a little of a field
 
 
 def legendre_basis(height: int, width: int, degree: int, device: torch.device) -> Tensor:
@@ -52,31 +60,25 @@ def solve_positive_definite(matrices: Tensor, right: Tensor) -> Tensor:
 def fit_log_bias_field(
     image: Tensor,
     reference: Tensor,
-    degree: int = 2,
-    tissue: float = 0.3,
-    tolerance: float = 0.05,
-    pooling: int = 4,
-    iterations: int = 6,
-    ridge: float = 1e-3,
+    degree: int = DEGREE,
+    tissue: float = TISSUE,
+    tolerance: float = TOLERANCE,
+    pooling: int = POOLING,
+    iterations: int = ITERATIONS,
+    ridge: float = RIDGE,
 ) -> tuple[Tensor, Tensor]:
     """Robust polynomial fit of log(image / reference) within the tissue: iteratively reweighted least squares.
 
     Weights are 1 / (1 + (r / tolerance)^2) of the residual r (Cauchy's), so that a lesion, which is not smooth, pulls
-    little. Everything is summed in double precision.
+    little. Everything is summed in double precision. The constants are explained at the head of this file.
 
     Args:
-        image: (B, 1, H, W) in [0, 1].
-        reference: (B, 1, H, W) in [0, 1], the same without a bias field, such as the coarse reconstruction.
-        degree: of the polynomial, 1 or more.
-        tissue: pixels count where image and reference are brighter.
-        tolerance: residual, in units of the logarithm, from which on a pixel counts less than half.
-        pooling: side of the squares of pixels that are averaged first: what is misplaced by a pixel then matters less.
-        iterations: of the reweighting.
-        ridge: weight of small coefficients beside that of a pixel; keeps the equations solvable without tissue.
+        image: (N, 1, H, W) in [0, 1].
+        reference: (N, 1, H, W) in [0, 1], the same without a bias field, such as the coarse reconstruction.
 
     Returns:
-        logarithm of the field, (B, 1, H, W) float32, to be subtracted from the image's; its standard deviation over the
-        pixels that count, (B, 1, 1, 1).
+        logarithm of the field, (N, 1, H, W) float32, to be subtracted from the image's; its standard deviation over the
+        pixels that count, (N, 1, 1, 1).
     """
     height, width = image.shape[2], image.shape[3]
     x = F.avg_pool2d(image.float(), pooling)
@@ -100,3 +102,42 @@ def fit_log_bias_field(
     spread = ((counts * (field - mean).square()).sum(dim=1, keepdim=True) / total).sqrt()
     fine = coefficients @ legendre_basis(height, width, degree, image.device).T
     return fine.reshape(-1, 1, height, width).float(), spread.reshape(-1, 1, 1, 1).float()
+
+
+class BiasField(nn.Module):
+    """log b = polynomial fit of log(x / x_c) (`fit_log_bias_field`), and whether b is strong.
+
+    `Phanes` divides a slice with a strong field by b and draws x_c anew, which follows the field less, so that a second
+    fit finds more of it. A slice without a strong field is left as it is. Strong is a field whose standard deviation
+    exceeds the buffer `threshold`, NaN until `calibrate` fills it with `MARGIN` times healthy slices' percentile.
+
+    Args:
+        passes: how often a strong field is fitted, 1 or more.
+        percentile: of the healthy slices' standard deviations; what `calibrate` makes the threshold of.
+
+    Raises:
+        ValueError: for a number below 1.
+    """
+
+    threshold: Tensor
+
+    def __init__(self, passes: int = 2, percentile: float = 99.0) -> None:
+        super().__init__()
+        if passes < 1:
+            raise ValueError(f"passes must be 1 or more, not {passes}; leave the bias field out (null) for none")
+        self.passes = passes
+        self.percentile = float(percentile)
+        self.register_buffer("threshold", torch.tensor(float("nan")))
+
+    def forward(self, image: Tensor, coarse: Tensor) -> tuple[Tensor, Tensor]:
+        """The fit.
+
+        Args:
+            image: x, (B, 1, H, W, D) in [0, 1].
+            coarse: x_c, same shape, in [0, 1].
+
+        Returns:
+            log b, same shape; its standard deviation in the tissue, a number a slice, (B D, 1, 1, 1).
+        """
+        field, strength = fit_log_bias_field(fold(image), fold(coarse))
+        return unfold(field, image), strength

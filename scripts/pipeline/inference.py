@@ -23,6 +23,7 @@ from ..common.checksums import verify_checksums
 from ..common.cli import fail
 from ..common.errors import PhanesInputError, PhanesOutputError
 from ..common.files import sha256_of_file
+from ..common.fingerprint import choices
 from ..common.options import as_bool
 from ..common.processes import process_rank, share
 from ..common.sources import changed_while_read, signature
@@ -215,7 +216,7 @@ def read_calibration(path: str | Path, weights: str | Path, network: Phanes | No
     Args:
         path: the record that the calibrate workflow wrote; keys `label_threshold` (>= 0) and `weights_sha256` at least.
         weights: the state dict it was made for.
-        network: whose choices (`--refinements`, ...) are compared with the record's `method`, where it has one.
+        network: whose components are compared with the record's `method`, where it has one.
 
     Raises:
         SystemExit: one sentence on the command line (`PhanesInputError` elsewhere) when a file is missing, unreadable
@@ -232,8 +233,9 @@ def read_calibration(path: str | Path, weights: str | Path, network: Phanes | No
         fail(f"calibration '{path}' is not a calibration record: run the calibrate workflow again.")
     if sha256_of_file(weights) != expected:
         fail(f"calibration '{path}' was made for other weights than '{weights}': run the calibrate workflow for them.")
-    made_with, chosen = record.get("method", {}), {} if network is None else network.choices()
-    if others := [f"{name} {made_with[name]}" for name in chosen if made_with.get(name, chosen[name]) != chosen[name]]:
+    made_with = record.get("method", {})
+    chosen = made_with if network is None else choices(network)
+    if others := [f"{name} {value}" for name, value in made_with.items() if chosen.get(name) != value]:
         logger.warning(
             "calibration '%s' was made with %s: with other choices the label does not keep its promise; "
             "run the calibrate workflow with the same options, or give --label_threshold.",

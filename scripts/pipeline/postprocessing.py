@@ -11,9 +11,9 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd, MapTransform, Transform
 
 from ..common.errors import PhanesInputError
+from ..method.phanes import CHANNELS
 from .transforms import brain_of
 
-CHANNELS = ("anomaly", "pseudo_healthy", "mask", "coarse")  # the order of Phanes.forward
 CONFINED = ("anomaly", "mask")  # to what was analysed
 
 

@@ -52,7 +52,7 @@ class CaseRecords:
         self.output_dir = Path(output_dir)
         self.folder = self.output_dir / RECORDS
         self.partial = self.folder / "partial"
-        plain = {k: list(module_settings(v)) if isinstance(v, nn.Module) else v for k, v in settings.items()}
+        plain = {k: module_settings(v) if isinstance(v, nn.Module) else v for k, v in settings.items()}
         self.settings = fingerprint(plain, versions(), code_checksum())
         self.lock = FileLock(self.folder / "lock")
 

@@ -1,7 +1,7 @@
 """The whole method as one file that runs without this package: TorchScript, a `torch.export` program, or ONNX.
 
 From (B, 1, H, W) slices in [0, 1], B free, to the four channels of `Phanes.forward`; equalisation, perceptual distance
-and both thresholds' inputs are inside. `python -m scripts export` is the command line.
+and all thresholds are inside. `python -m scripts export` is the command line.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from torch import nn
 from ..common.checkpoints import load_network
 from ..common.errors import PhanesInputError
 from ..common.files import write_atomically
+from ..method.phanes import CHANNELS
 
 INPUT, OUTPUT = "image", "pred"  # the names that the bundle's metadata uses
-CHANNELS = ("anomaly", "pseudo_healthy", "mask", "coarse")
 Program = Callable[[], torch.export.ExportedProgram]  # traced once, and only if a format needs it
 
 
@@ -50,7 +50,7 @@ def bundle_network(bundle_root: str | Path = "bundle", weights_file: str | Path 
 def about(network: nn.Module, bundle_root: str | Path) -> dict[str, str]:
     """What travels inside an exported file as text: the bundle's version, its calibration, names of the channels."""
     root = Path(bundle_root)
-    texts = {"channels": json.dumps(CHANNELS), "mask_threshold": repr(float(network.mask_threshold))}  # type: ignore
+    texts = {"channels": json.dumps(CHANNELS)}
     for name, path in (("metadata", root / "configs/metadata.json"), ("calibration", root / "models/calibration.json")):
         if path.is_file():
             texts[f"{name}.json"] = path.read_text(encoding="utf-8")

@@ -18,8 +18,11 @@ from tqdm import tqdm
 from ..common.checkpoints import save_state
 from ..common.errors import PhanesInputError
 from ..common.files import sha256_of_file, write_atomically
-from ..method.filters import gaussian_filter
-from ..method.phanes import Phanes
+from ..common.fingerprint import choices
+from ..method.bias_field import MARGIN
+from ..method.mask_rule import CalibratedMask
+from ..method.phanes import CHANNELS, Phanes
+from ..method.refinement import smooth
 from ..pipeline.guard import fit_guard, slice_features
 from .skull import StripSkulld
 
@@ -64,7 +67,7 @@ def maps_of(network: Phanes, batches: Iterable[Any], device: torch.device, what:
     compute = {
         "coarse": lambda image: network.coarse(image)[1],
         "anomaly": lambda image: network(image)[:, :1],
-        "first anomaly": lambda image: network.analyse(image, 0)[:, :1],
+        "first anomaly": lambda image: network.analyse(image, False, False)[:, :1],
     }[what]
     maps = []
     network.eval()
@@ -141,51 +144,60 @@ def false_positives(
     return FalsePositives(float(shares.mean()), interval, float(volumes.mean()))
 
 
-def calibrate_mask(network: Phanes, batches: Iterable[Any], device: torch.device, quantile: float) -> float:
-    """Set `network.mask_threshold` to the quantile of the healthy coarse maps over all pixels (paper, section 2.2)."""
-    threshold = threshold_at(maps_of(network, batches, device, "coarse"), quantile)
-    network.mask_threshold.fill_(threshold)
+def calibrate_mask(network: Phanes, batches: Iterable[Any], device: torch.device) -> float | None:
+    """Set the mask's threshold to its percentile of the healthy coarse maps over all pixels (paper, section 2.2).
+
+    Returns:
+        The threshold; None where the mask's rule has none.
+    """
+    if not isinstance(network.mask, CalibratedMask):
+        return None
+    threshold = threshold_at(maps_of(network, batches, device, "coarse"), network.mask.percentile / 100)
+    network.mask.threshold.fill_(threshold)
     return threshold
 
 
-def calibrate_refinement(
-    network: Phanes, batches: Iterable[Any], device: torch.device, quantile: float, brain: Tensor
-) -> float:
-    """Set `network.refinement_threshold` to the quantile of the smoothed healthy maps of one filling over the brain.
+def calibrate_refinement(network: Phanes, batches: Iterable[Any], device: torch.device, brain: Tensor) -> float | None:
+    """Set the refinement's threshold to its percentile of the smoothed healthy maps of one filling over the brain.
 
     Args:
-        network: with a calibrated `mask_threshold` and, where it is used, `bias_threshold`.
+        network: with a calibrated mask and, where it has one, bias field.
         batches: healthy validation slices, dictionaries with `image` (B, 1, H, W) in [0, 1].
         device: where to compute.
-        quantile: in [0, 1].
         brain: (H, W) boolean.
+
+    Returns:
+        The threshold; None without a refinement.
     """
+    if network.refinement is None:
+        return None
     maps = maps_of(network, batches, device, "first anomaly")
-    threshold = threshold_at(gaussian_filter(maps, network.refined_mask_sigma), quantile, brain)
-    network.refinement_threshold.fill_(threshold)
+    threshold = threshold_at(smooth(maps), network.refinement.percentile / 100, brain)
+    network.refinement.threshold.fill_(threshold)
     return threshold
 
 
-def calibrate_bias(
-    network: Phanes, batches: Iterable[Any], device: torch.device, quantile: float, margin: float
-) -> float:
-    """Set `network.bias_threshold` to a multiple of the quantile of the strength of healthy slices' bias fields.
+def calibrate_bias(network: Phanes, batches: Iterable[Any], device: torch.device) -> float | None:
+    """Set the bias field's threshold to `MARGIN` times its percentile of the strength of healthy slices' fields.
 
     Args:
         network: with a trained first stage.
         batches: healthy validation slices, dictionaries with `image` (B, 1, H, W) in [0, 1].
         device: where to compute.
-        quantile: in [0, 1].
-        margin: the multiple; above 1, because a large lesion passes for a little of a field.
+
+    Returns:
+        The threshold; None without a bias field.
     """
+    if network.bias_field is None:
+        return None
     strengths = []
     network.eval()
     with torch.inference_mode():
         for batch in tqdm(batches, desc="bias fields"):
             image = torch.as_tensor(batch["image"]).to(device)
-            strengths.append(network.log_bias_field(image, network.autoencoder(image))[1].flatten().cpu())
-    threshold = margin * float(np.quantile(torch.cat(strengths).numpy(), quantile))
-    network.bias_threshold.fill_(threshold)
+            strengths.append(network.bias_field(image, network.autoencoder(image))[1].flatten().cpu())
+    threshold = MARGIN * float(np.quantile(torch.cat(strengths).numpy(), network.bias_field.percentile / 100))
+    network.bias_field.threshold.fill_(threshold)
     return threshold
 
 
@@ -207,7 +219,8 @@ def calibrate_guard(
             brains = torch.stack([torch.as_tensor(strip(head)) for head in heads])
             for name, images in (("head", heads.to(device)), ("brain", brains.to(device))):
                 output = network(images)
-                groups[name].append(slice_features(images, output[:, 3:], output[:, 2:3]).cpu().numpy())
+                maps = dict(zip(CHANNELS, output.split(1, dim=1), strict=True))
+                groups[name].append(slice_features(images, maps["coarse"], maps["mask"]).cpu().numpy())
     try:
         return fit_guard({name: np.concatenate(parts) for name, parts in groups.items()}, false_alarm_rate)
     except PhanesInputError as error:
@@ -222,11 +235,7 @@ def calibrate(
     weights_file: str,
     calibration_file: str,
     brain: Tensor,
-    mask_quantile: float = 0.99,
-    refined_mask_quantile: float = 0.995,
     label_quantile: float = 0.99,
-    bias_quantile: float = 0.99,
-    bias_margin: float = 1.3,
     pixel_mm: float = 233.0 / 128.0,
     slice_mm: float = 1.0,
     resamples: int = 2000,
@@ -244,11 +253,7 @@ def calibrate(
         weights_file: written: one state dict of CPU tensors.
         calibration_file: written: the record.
         brain: (H, W) boolean; the label's false-positive share is defined over these pixels.
-        mask_quantile: of the coarse map over all pixels.
-        refined_mask_quantile: of the smoothed anomaly map of one filling over the brain's pixels.
         label_quantile: of the anomaly map over the brain's pixels.
-        bias_quantile: of the strength of the slices' bias fields.
-        bias_margin: see `calibrate_bias`.
         pixel_mm: side of a pixel of the network's grid, mm.
         slice_mm: thickness that a slice stands for, mm.
         resamples: of the bootstrap over subjects.
@@ -260,9 +265,11 @@ def calibrate(
         The record, as written.
     """
     network.load_state_dict(storable(network))
-    bias_threshold = calibrate_bias(network, batches, device, bias_quantile, bias_margin)
-    mask_threshold = calibrate_mask(network, batches, device, mask_quantile)
-    refinement_threshold = calibrate_refinement(network, batches, device, refined_mask_quantile, brain)
+    thresholds = {
+        "bias_threshold": calibrate_bias(network, batches, device),
+        "mask_threshold": calibrate_mask(network, batches, device),
+        "refinement_threshold": calibrate_refinement(network, batches, device, brain),
+    }
     maps = maps_of(network, batches, device, "anomaly")
     label_threshold = threshold_at(maps, label_quantile, brain)
     found = false_positives(maps, label_threshold, brain, pixel_mm, slice_mm, resamples, seed)
@@ -272,13 +279,7 @@ def calibrate(
 
     save_state(storable(network), weights_file)
     record = {
-        "bias_threshold": bias_threshold,
-        "bias_percentile": 100 * bias_quantile,
-        "bias_margin": bias_margin,
-        "mask_threshold": mask_threshold,
-        "mask_percentile": 100 * mask_quantile,
-        "refinement_threshold": refinement_threshold,
-        "refinement_percentile": 100 * refined_mask_quantile,
+        **{name: value for name, value in thresholds.items() if value is not None},
         "label_threshold": label_threshold,
         "label_percentile": 100 * label_quantile,
         "label_region": "brain of the MNI152 template",
@@ -289,7 +290,7 @@ def calibrate(
         "healthy_score_quantiles": {str(q): float(np.quantile(scores, q)) for q in (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)},
         "healthy_scores": sorted(float(f"{score:.6g}") for score in scores),
         **({} if guard is None else {"guard": guard}),
-        "method": network.choices(),
+        "method": choices(network),
         "weights_sha256": sha256_of_file(weights_file),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
     }

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from ..common.checkpoints import NewestCheckpoint, latest_checkpoint, save_state
 from ..common.processes import process_rank
-from ..method.anomaly import compose_pseudo_healthy
+from ..method.filling import compose_pseudo_healthy
 from ..method.phanes import Phanes
 from .holes import HoleMaker
 

@@ -23,7 +23,7 @@ class HoleMaker:
     """Makes lessons of healthy slices: the slice, its filled hole, the hole.
 
     Args:
-        network: PHANES with a trained first stage and a calibrated `mask_threshold`.
+        network: PHANES with a trained first stage and a calibrated mask.
         ellipses: arguments of `random_ellipse_masks`: the holes of the paper, and the ellipses that are painted.
         painted: shares of the slices whose first stage sees painted lesions, by kind: `ellipses` of one grey each,
             `blobs` with texture (`degrade.paint`), `tissue` that is darker than it was. Their masks and their coarse
@@ -33,12 +33,12 @@ class HoleMaker:
             others' holes are what the model's own mask found; around them the generator sees what it missed, as in use.
         threshold_jitter: the mask threshold is multiplied by a random number from this range, one a slice.
         refined_share: share of slices whose holes are what the mask becomes when it is refined by the anomaly map
-            (`Phanes.refined_mask`), as most holes are in use; the same share of these is refined again. Needs a
-            calibrated `refinement_threshold`.
+            (`Refinement`), as most holes are in use; the same share of these is refined again. Needs a network with a
+            calibrated refinement.
         refined_times: how often at most.
 
     Raises:
-        ValueError: an unknown kind of lesion.
+        ValueError: an unknown kind of lesion; refined holes without a refinement.
     """
 
     def __init__(
@@ -54,6 +54,8 @@ class HoleMaker:
         self.painted = dict(painted or {})
         if unknown := sorted(set(self.painted) - set(LESIONS)):
             raise ValueError(f"No lesions of kind {', '.join(unknown)}; choose among {', '.join(LESIONS)}.")
+        if refined_share > 0 and network.refinement is None:
+            raise ValueError("refined_share needs a network with a refinement")
         self.network = network
         self.ellipses = dict(ellipses or {})
         self.union_probability = union_probability
@@ -72,7 +74,9 @@ class HoleMaker:
         if self.refined_share > 0:
             chosen = degrade.coin(images, self.refined_share)
             for _ in range(self.refined_times):
-                refined = network.refined_mask(network.inpaint_and_compare(seen, mask, coarse, None)[0])
+                refined = network.refinement(  # type: ignore[misc]
+                    network.anomaly_map(seen, *network.inpaint(seen, mask, coarse, None))
+                )
                 mask = torch.where(chosen > 0, refined, mask)
                 chosen = chosen * degrade.coin(images, self.refined_share)
         return torch.cat([images, network.masked_input(seen, mask, coarse), mask], dim=1)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from ..common.options import as_bool
-from ..method.anomaly import compose_pseudo_healthy
+from ..method.filling import compose_pseudo_healthy
 from ..method.filters import gaussian_filter
 from ..method.networks.soft_intro_vae import SoftIntroVAE, sample_posterior
 from ..method.phanes import Phanes
@@ -175,7 +175,7 @@ class InpainterStep:
     """The generator's and the discriminator's update of stage 2 on one batch of healthy slices.
 
     Args:
-        network: PHANES with a trained first stage and a calibrated `mask_threshold`; its inpainter is trained.
+        network: PHANES with a trained first stage and a calibrated mask; its inpainter is trained.
         discriminator: patch discriminator.
         generator_optimizer: optimiser of `network.inpainter`.
         discriminator_optimizer: optimiser of `discriminator`.

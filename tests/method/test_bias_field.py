@@ -6,7 +6,7 @@ import torch
 from numpy.polynomial import legendre
 from torch import Tensor
 
-from scripts.method.bias_field import fit_log_bias_field, legendre_basis, solve_positive_definite
+from scripts.method.bias_field import BiasField, fit_log_bias_field, legendre_basis, solve_positive_definite
 
 
 def axis(length: int) -> np.ndarray:
@@ -91,3 +91,14 @@ def test_a_batch_is_its_slices_one_by_one(reference, coefficients):
         alone = fit_log_bias_field(image[i : i + 1], reference[i : i + 1])
         for one, all_of_them in zip(alone, together, strict=True):
             assert torch.equal(one[0], all_of_them[i])
+
+
+def test_the_component_fits_volumes_and_refuses_no_pass(reference, coefficients):
+    image = reference * fields(coefficients).exp()
+    expected, strength = fit_log_bias_field(image, reference)
+    found, found_strength = BiasField()(*(tensor.permute(1, 2, 3, 0)[None] for tensor in (image, reference)))
+    assert torch.equal(found[0].permute(3, 0, 1, 2), expected)
+    assert torch.equal(found_strength, strength)
+    assert BiasField().threshold.isnan()
+    with pytest.raises(ValueError, match="passes must be 1 or more, not 0"):
+        BiasField(passes=0)

@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from scripts.method.filling import CoarseFilling
 from scripts.method.networks.aot_gan import AOTBlock, AOTGenerator
-from scripts.method.networks.perceptual import SpatialLPIPS
 from scripts.method.networks.soft_intro_vae import SoftIntroVAE
 from scripts.method.phanes import Phanes
+from scripts.method.refinement import Refinement
+from tests.method.composed import composed, fill_thresholds
 
 
 class Spy(nn.Module):
@@ -29,10 +31,8 @@ class Spy(nn.Module):
 def network() -> Phanes:
     torch.manual_seed(0)
     inpainter = AOTGenerator(channels=(4, 8, 8), blocks=2, dilations=(1, 2), init="kaiming")
-    network = Phanes(SoftIntroVAE(channels=(4, 8)), Spy(inpainter), SpatialLPIPS("distilled"), hole_fill="coarse")
-    network.mask_threshold.fill_(0.05)
-    network.refinement_threshold.fill_(0.01)
-    network.bias_threshold.fill_(0.1)
+    network = composed(SoftIntroVAE(channels=(4, 8)), Spy(inpainter), filling=CoarseFilling(0))
+    fill_thresholds(network)
     return network.eval()
 
 
@@ -70,43 +70,25 @@ def test_without_any_mask_the_inpainter_is_not_asked_and_the_slices_come_back_bi
 
 
 def test_an_uncalibrated_network_stays_without_result_in_inference(network, images):
-    network.mask_threshold.fill_(float("nan"))
+    network.mask.threshold.fill_(float("nan"))
     with torch.no_grad():
         output = network(images)
     assert output[:, 0].isnan().all()
     assert output[:, 2].isnan().all()
 
 
-@pytest.mark.parametrize("saliency", ["raw", "product"])
-def test_the_inputs_perceptual_features_are_computed_once_and_serve_both_distances(network, images, saliency):
-    network.raw_saliency, network.equalized_saliency = True, saliency == "product"
-    seen: list[Tensor] = []
-    hook = network.perceptual.trunk.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
-    with torch.no_grad():
-        output = network(images)
-        hook.remove()
-        coarse_map = network.coarse(images)[1]  # by itself: nothing to share
-        mask = network.mask(coarse_map)
-        pseudo_healthy = output[:, 1:2]
-        anomaly = (pseudo_healthy - images).abs() * network.saliency(pseudo_healthy, images)
-    batches_with_the_input = [x for x in seen if any(torch.equal(image, images[0]) for image in x)]
-    assert len(batches_with_the_input) == 1
-    assert torch.equal(output[:, 2:3], mask)
-    torch.testing.assert_close(output[:, 0:1], anomaly, rtol=0, atol=1e-6)
-
-
 def test_the_inputs_perceptual_features_serve_every_filling(network, images):
-    network.refinements = 2
-    network.refinement_threshold.fill_(0.0)
+    network.refinement = Refinement(2)
+    network.refinement.threshold.fill_(0.0)
     seen: list[Tensor] = []
     hook = network.perceptual.trunk.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
     with torch.no_grad():
         output = network(images)
         hook.remove()
-        anomaly, _, _, coarse = network.analyse(images, 0).split(1, dim=1)  # by itself: nothing to share
+        anomaly, _, _, coarse = network.analyse(images, False, False).split(1, dim=1)  # by itself: nothing to share
         total = anomaly
         for _ in range(2):
-            anomaly, pseudo_healthy = network.forward_with_mask(images, network.refined_mask(anomaly), coarse)
+            anomaly, pseudo_healthy = network.forward_with_mask(images, network.refinement(anomaly), coarse)
             total = total + anomaly
     assert sum(any(torch.equal(image, images[0]) for image in x) for x in seen) == 1
     torch.testing.assert_close(output[:, 0:1], total / 3, rtol=0, atol=1e-6)

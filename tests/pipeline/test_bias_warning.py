@@ -10,6 +10,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
+from scripts.method.bias_field import BiasField
 from scripts.pipeline.bias_warning import WarnOfBiasField
 
 
@@ -22,8 +23,8 @@ def case() -> dict[str, Any]:
     return {"image": MetaTensor(image, meta={"level_slice": 1}), "coarse": coarse}
 
 
-def warnings_of(data: dict[str, Any], calibration: dict[str, Any], passes: int = 2) -> str:
-    found = WarnOfBiasField(calibration, passes, degree=2, tissue=0.3, tolerance=0.05)(data)
+def warnings_of(data: dict[str, Any], calibration: dict[str, Any], corrected: bool = True) -> str:
+    found = WarnOfBiasField(calibration, BiasField() if corrected else None)(data)
     return str(found["image"].meta.get("warnings", ""))
 
 
@@ -40,8 +41,8 @@ def test_a_strong_field_at_the_trained_level_is_named(case):
 
 
 @pytest.mark.parametrize(
-    ("calibration", "passes"), [({"bias_threshold": 0.5}, 2), ({}, 2), ({"bias_threshold": 0.05}, 0)]
+    ("calibration", "corrected"), [({"bias_threshold": 0.5}, True), ({}, True), ({"bias_threshold": 0.05}, False)]
 )
-def test_nothing_is_said_of_weak_fields_without_a_threshold_and_without_a_correction(case, calibration, passes):
+def test_nothing_is_said_of_weak_fields_without_a_threshold_and_without_a_correction(case, calibration, corrected):
     case["image"].meta["level_slice"] = 0
-    assert warnings_of(case, calibration, passes) == ""
+    assert warnings_of(case, calibration, corrected) == ""

@@ -13,12 +13,17 @@ import torch
 from skimage.transform import resize
 
 from scripts.common.errors import PhanesInputError
+from scripts.method.anomaly_map import OpenedAnomalyMap
+from scripts.method.bias_field import BiasField
+from scripts.method.coarse_map import CoarseMap
+from scripts.method.filling import CoarseFilling
 from scripts.method.networks.aot_gan import AOTGenerator
-from scripts.method.networks.perceptual import SpatialLPIPS
 from scripts.method.networks.soft_intro_vae import SoftIntroVAE
-from scripts.method.phanes import Phanes
+from scripts.method.refinement import Refinement
+from scripts.method.relative_map import RelativeMap
 from scripts.release.export import FORMATS, about, bundle_network, export_network
 from tests.conftest import head_slice
+from tests.method.composed import composed
 
 # Whole programs of other processes: nothing here is imported from the project.
 RUNNERS = {
@@ -88,12 +93,21 @@ def network(slices: np.ndarray) -> torch.nn.Module:
     torch.manual_seed(0)
     inpainter = AOTGenerator(channels=(4, 8, 8), blocks=1, dilations=(1, 2), init="kaiming", residual=True)
     autoencoder = SoftIntroVAE(channels=(4, 8, 8), latent_dim=16, stem_stride=2, linear_path=True)
-    network = Phanes(autoencoder, inpainter, SpatialLPIPS("distilled"), hole_fill="coarse", fill_passes=1)
-    network.refinements, network.bias_passes, network.relative_map = 1, 2, True
+    network = composed(
+        autoencoder,
+        inpainter,
+        coarse_map=CoarseMap(residual="mean"),
+        filling=CoarseFilling(1),
+        anomaly_map=OpenedAnomalyMap(),
+        refinement=Refinement(1),
+        bias_field=BiasField(2),
+        relative_map=RelativeMap(),
+    ).eval()
+    images = torch.from_numpy(slices)
     with torch.no_grad():
-        network.bias_threshold.fill_(0.05)
-        network.mask_threshold.copy_(network.eval().coarse(torch.from_numpy(slices))[1].quantile(0.97))
-        network.refinement_threshold.copy_(network.analyse(torch.from_numpy(slices), 0)[:, 0].quantile(0.97))
+        network.bias_field.threshold.fill_(0.05)
+        network.mask.threshold.copy_(network.coarse(images)[1].quantile(0.97))
+        network.refinement.threshold.copy_(network.analyse(images, False, False)[:, 0].quantile(0.97))
     return network.requires_grad_(False)
 
 
@@ -142,5 +156,5 @@ def test_the_bundles_network_comes_with_its_weights_and_texts(scratch_bundle: Pa
     assert not network.training
     texts = about(network, scratch_bundle)
     assert json.loads(texts["channels"]) == ["anomaly", "pseudo_healthy", "mask", "coarse"]
-    assert float(texts["mask_threshold"]) == pytest.approx(json.loads(texts["calibration.json"])["mask_threshold"])
+    assert json.loads(texts["calibration.json"])["mask_threshold"] == 0.05
     assert json.loads(texts["metadata.json"])["version"]

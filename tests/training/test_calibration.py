@@ -9,10 +9,12 @@ from scipy import ndimage
 
 from scripts.common.errors import PhanesInputError
 from scripts.common.files import sha256_of_file
+from scripts.method.bias_field import BiasField
+from scripts.method.mask_rule import CalibratedMask
 from scripts.method.networks.aot_gan import AOTGenerator
-from scripts.method.networks.perceptual import SpatialLPIPS
 from scripts.method.networks.soft_intro_vae import SoftIntroVAE
 from scripts.method.phanes import Phanes
+from scripts.method.refinement import Refinement
 from scripts.training.calibration import (
     calibrate,
     calibrate_refinement,
@@ -21,12 +23,17 @@ from scripts.training.calibration import (
     storable,
     threshold_at,
 )
+from tests.method.composed import composed
 
 
 def small() -> Phanes:
     torch.manual_seed(0)
-    return Phanes(
-        SoftIntroVAE(channels=(4, 8), latent_dim=4), AOTGenerator((4, 8, 8), blocks=1), SpatialLPIPS("distilled")
+    return composed(
+        SoftIntroVAE(channels=(4, 8), latent_dim=4),
+        AOTGenerator((4, 8, 8), blocks=1),
+        mask=CalibratedMask(percentile=97, sigma=1.2),
+        refinement=Refinement(1, percentile=96),
+        bias_field=BiasField(1, percentile=98),
     ).eval()
 
 
@@ -53,10 +60,9 @@ def test_thresholds_are_numpys_quantiles_over_all_pixels_or_a_region(brain):
 
 def test_a_threshold_of_maps_without_their_own_thresholds_is_refused(batches, brain):
     network = small()
-    network.mask_threshold.fill_(0.01)
-    network.bias_passes = 1  # its threshold is NaN
+    network.mask.threshold.fill_(0.01)  # the bias field's is NaN
     with pytest.raises(PhanesInputError, match="the healthy maps hold NaN: calibrate the thresholds"):
-        calibrate_refinement(network, batches, torch.device("cpu"), 0.9, brain)
+        calibrate_refinement(network, batches, torch.device("cpu"), brain)
 
 
 def test_the_interval_is_that_of_the_mean():
@@ -68,7 +74,7 @@ def test_the_interval_is_that_of_the_mean():
 
 def test_calibration_keeps_its_promises_on_the_healthy_slices(tmp_path, batches, brain):
     weights, record_file = tmp_path / "models/model.pt", tmp_path / "models/calibration.json"
-    record = calibrate(small(), batches, torch.device("cpu"), str(weights), str(record_file), brain, 0.97, 0.96, 0.97)
+    record = calibrate(small(), batches, torch.device("cpu"), str(weights), str(record_file), brain, 0.97)
     assert json.loads(record_file.read_text()) == json.loads(json.dumps(record))
     assert record["weights_sha256"] == sha256_of_file(weights)
     assert record["healthy_scans"] == 6
@@ -83,14 +89,14 @@ def test_calibration_keeps_its_promises_on_the_healthy_slices(tmp_path, batches,
         coarse_map, anomaly = shipped.coarse(images)[1], shipped(images)[:, 0]
     assert (coarse_map > record["mask_threshold"]).float().mean() == pytest.approx(0.03, abs=1e-4)
     with torch.no_grad():
-        first = shipped.analyse(images, 0)[:, 0].numpy()
+        first = shipped.analyse(images, False, False)[:, 0].numpy()
     with torch.no_grad():
-        strengths = shipped.log_bias_field(images, shipped.autoencoder(images))[1].numpy()
-    assert record["bias_threshold"] == pytest.approx(1.3 * np.quantile(strengths, 0.99), rel=1e-5)
-    assert float(shipped.bias_threshold) == pytest.approx(record["bias_threshold"])
-    smoothed = np.stack([ndimage.gaussian_filter(a, shipped.refined_mask_sigma) for a in first])
+        strengths = shipped.bias_field(images, shipped.autoencoder(images))[1].numpy()
+    assert record["bias_threshold"] == pytest.approx(1.3 * np.quantile(strengths, 0.98), rel=1e-5)
+    assert float(shipped.bias_field.threshold) == pytest.approx(record["bias_threshold"])
+    smoothed = np.stack([ndimage.gaussian_filter(a, 1.0) for a in first])
     assert record["refinement_threshold"] == pytest.approx(np.quantile(smoothed[:, brain.numpy()], 0.96), rel=1e-4)
-    assert float(shipped.refinement_threshold) == pytest.approx(record["refinement_threshold"])
+    assert float(shipped.refinement.threshold) == pytest.approx(record["refinement_threshold"])
     above = (anomaly > record["label_threshold"]).float()
     assert above[:, brain].mean().item() == pytest.approx(record["false_positive_rate"], abs=1e-6)
     assert above[:, brain].mean() <= 0.03 + 1e-4
@@ -107,7 +113,7 @@ def test_stored_weights_are_cpu_tensors_in_half_precision():
     assert all(not v.is_cuda for v in state.values())
     assert state["inpainter.output.weight"].dtype == torch.float16
     assert state["autoencoder.encoder.stem_norm.running_var"].dtype == torch.float32
-    assert state["mask_threshold"].dtype == torch.float32
+    assert state["mask.threshold"].dtype == torch.float32
 
 
 def test_a_missing_part_says_which_command_makes_it(tmp_path):

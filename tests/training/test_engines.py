@@ -11,9 +11,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from scripts.common.checkpoints import latest_checkpoint
 from scripts.method.networks.aot_gan import AOTGenerator
-from scripts.method.networks.perceptual import SpatialLPIPS
 from scripts.method.networks.soft_intro_vae import SoftIntroVAE
-from scripts.method.phanes import Phanes
 from scripts.training.cuda_graph import GraphedStep
 from scripts.training.engines import (
     BestKeeper,
@@ -28,6 +26,7 @@ from scripts.training.engines import (
 from scripts.training.holes import HoleMaker
 from scripts.training.losses import SoftIntroLoss
 from scripts.training.steps import AutoencoderStep
+from tests.method.composed import composed
 
 
 def train(folder, epochs: int, max_seconds=None, stop_after: int | None = None) -> list[float]:
@@ -106,8 +105,8 @@ def test_the_average_follows_the_trained_weights_after_every_step():
 
 def test_validation_of_the_inpainter_uses_the_same_holes_every_time_and_fills_only_them():
     torch.manual_seed(0)
-    network = Phanes(SoftIntroVAE(channels=(4, 8), latent_dim=4), AOTGenerator((4, 8, 8), 1), SpatialLPIPS("distilled"))
-    network.mask_threshold.fill_(1e6)
+    network = composed(SoftIntroVAE(channels=(4, 8), latent_dim=4), AOTGenerator((4, 8, 8), 1))
+    network.mask.threshold.fill_(1e6)
     holes = HoleMaker(network)
     validated = InpaintingReconstruction(network, network.inpainter, holes, seed=1).eval()
     images = torch.rand(5, 1, 128, 128)

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from tests.conftest import BUNDLE, head_slice
+from tests.method.composed import fill_thresholds
 from tests.training.test_train_configs import RECIPE, TINY, parser_of
 
 FILES = ["configs/train.json", "configs/federated_train.json"]
@@ -23,11 +24,9 @@ FILES = ["configs/train.json", "configs/federated_train.json"]
 def weights() -> dict[str, Tensor]:
     """What the server starts with: a whole network."""
     torch.manual_seed(0)
-    parser = parser_of("train.json", size="tiny", sizes={"tiny": TINY}, recipes={"tiny": RECIPE}, latent_dim=4)
+    parser = parser_of("train.json", recipes={"compact": RECIPE}, **TINY)
     network = parser.get_parsed_content("network_def")
-    network.mask_threshold.fill_(0.05)
-    network.refinement_threshold.fill_(0.01)
-    network.bias_threshold.fill_(0.1)
+    fill_thresholds(network)
     return dict(network.state_dict())
 
 
@@ -42,10 +41,8 @@ def site(name: str, seed: int, folder: Path) -> MonaiAlgo:
         "dataset_dir": str(folder / name),
         "output_dir": str(folder / name / "run"),
         "device": "cpu",
-        "size": "tiny",
-        "sizes": {"tiny": TINY},
-        "recipes": {"tiny": RECIPE},
-        "latent_dim": 4,
+        "recipes": {"compact": RECIPE},
+        **TINY,
         "batch_size": 2,
     }
     client = MonaiAlgo(

@@ -6,12 +6,14 @@ from monai.data import Dataset
 from monai.transforms import RandFlipd
 from torch import nn
 
-from scripts.method.filters import gaussian_filter
+from scripts.method.filling import CoarseFilling
+from scripts.method.mask_rule import CalibratedMask
 from scripts.method.networks.aot_gan import AOTGenerator
-from scripts.method.networks.perceptual import SpatialLPIPS
 from scripts.method.networks.soft_intro_vae import SoftIntroVAE
 from scripts.method.phanes import Phanes
+from scripts.method.refinement import Refinement, smooth
 from scripts.training.holes import HoleMaker, StoredHoles
+from tests.method.composed import composed
 
 SIZE = 64
 
@@ -27,10 +29,14 @@ class Grey(nn.Module):
 def network() -> Phanes:
     torch.manual_seed(0)
     autoencoder = SoftIntroVAE(image_size=SIZE, channels=(4, 8), latent_dim=6)
-    made = Phanes(
-        autoencoder, AOTGenerator((4, 8, 8), 1, (1, 2)), SpatialLPIPS("distilled"), hole_fill="coarse", mask_sigma=0.0
+    made = composed(
+        autoencoder,
+        AOTGenerator((4, 8, 8), 1, (1, 2)),
+        mask=CalibratedMask(),
+        filling=CoarseFilling(0),
+        refinement=Refinement(1),
     )
-    made.mask_threshold.fill_(1e6)  # nothing is above it
+    made.mask.threshold.fill_(1e6)  # nothing is above it
     return made.eval()
 
 
@@ -43,7 +49,7 @@ def test_as_published_the_holes_are_ellipses_and_the_models_own_mask(network, im
     image, _, mask = HoleMaker(network)(images).split(1, dim=1)
     assert torch.equal(image, images)
     assert 0 < mask.mean() < 0.5
-    network.mask_threshold.fill_(-1.0)  # everything is above it
+    network.mask.threshold.fill_(-1.0)  # everything is above it
     assert HoleMaker(network)(images)[:, 2].min() == 1
 
 
@@ -63,13 +69,13 @@ def test_united_holes_take_in_all_that_was_painted(network, images):
 
 
 def test_a_share_of_the_holes_is_what_the_refined_mask_finds(network, images):
-    network.mask_threshold.fill_(-1.0)  # everything is above it: the first hole is the whole slice
+    network.mask.threshold.fill_(-1.0)  # everything is above it: the first hole is the whole slice
     images = images.repeat(20, 1, 1, 1)
     with torch.no_grad():
         anomaly, _ = network.forward_with_mask(images, torch.ones_like(images))
-        network.refinement_threshold.copy_(gaussian_filter(anomaly, network.refined_mask_sigma).quantile(0.999))
-        refined = network.refined_mask(anomaly)
-        again = network.refined_mask(network.forward_with_mask(images, refined)[0])
+        network.refinement.threshold.copy_(smooth(anomaly).quantile(0.999))
+        refined = network.refinement(anomaly)
+        again = network.refinement(network.forward_with_mask(images, refined)[0])
     assert 0 < refined.mean() < 1
     assert not torch.equal(again, refined)
     torch.manual_seed(1)
@@ -88,7 +94,7 @@ def test_the_jitter_multiplies_the_threshold(network, images, jitter, share):
     network.autoencoder = Grey()
     flat = torch.cat([torch.zeros(2, 1, SIZE, SIZE // 2), torch.ones(2, 1, SIZE, SIZE // 2)], dim=3)
     _, coarse_map = network.coarse(flat)
-    network.mask_threshold.copy_(coarse_map.max())
+    network.mask.threshold.copy_(coarse_map.max())
     mask = HoleMaker(network, {"count": 0}, threshold_jitter=jitter)(flat)[:, 2:]
     above = coarse_map > jitter[0] * coarse_map.max()
     assert torch.equal(mask > 0, above)

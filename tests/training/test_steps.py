@@ -9,11 +9,10 @@ from scipy import ndimage
 from torch import nn
 from torch.optim import SGD
 
-from scripts.method.anomaly import compose_pseudo_healthy
+from scripts.method.filling import compose_pseudo_healthy
 from scripts.method.networks.aot_gan import AOTGenerator, PatchDiscriminator
 from scripts.method.networks.perceptual import SpatialLPIPS
 from scripts.method.networks.soft_intro_vae import SoftIntroVAE, sample_posterior
-from scripts.method.phanes import Phanes
 from scripts.training.holes import HoleMaker
 from scripts.training.losses import (
     SoftIntroLoss,
@@ -25,6 +24,7 @@ from scripts.training.losses import (
     style_loss,
 )
 from scripts.training.steps import AutoencoderStep, InpainterStep, VAEWarmupStep
+from tests.method.composed import composed
 
 PIXELS = 32 * 32
 
@@ -159,12 +159,11 @@ def test_the_warm_up_learns_to_reconstruct(images):
 @pytest.fixture
 def inpainting() -> InpainterStep:
     torch.manual_seed(0)
-    network = Phanes(
+    network = composed(
         SoftIntroVAE(image_size=32, channels=(4, 8), latent_dim=6),
         AOTGenerator(channels=(4, 8, 8), blocks=1, dilations=(1, 2)),
-        SpatialLPIPS("distilled"),
     ).eval()
-    network.mask_threshold.fill_(10.0)
+    network.mask.threshold.fill_(10.0)
     torch.nn.init.constant_(network.inpainter.output.bias, 0.5)  # clear of the clamp to [0, 1]
     discriminator = PatchDiscriminator(channels=(4, 8))
     return InpainterStep(

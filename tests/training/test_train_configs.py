@@ -13,17 +13,15 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from PIL import Image
 
 from scripts.common.errors import PhanesInputError
+from scripts.common.fingerprint import choices, fingerprint
 from tests.conftest import BUNDLE, head_slice, run_inference
+from tests.method.composed import fill_thresholds
 
 CONFIGS = BUNDLE / "configs"
+# Networks of a few channels, as changes of network_def.
 TINY = {
-    "channels": [4, 4, 8, 8, 8],
-    "stem_stride": 2,
-    "linear_path": True,
-    "inpainter_channels": [4, 4, 8],
-    "inpainter_blocks": 1,
-    "inpainter_init": "kaiming",
-    "inpainter_skips": True,
+    "network_def::autoencoder": {"channels": [4, 4, 8, 8, 8], "latent_dim": 4, "frozen_norm": True},
+    "network_def::inpainter": {"channels": [4, 4, 8], "blocks": 1},
 }
 RECIPE = {
     "max_epochs": 2,
@@ -34,7 +32,6 @@ RECIPE = {
     "rotate_degrees": 2.0,
     "translate": 0.01,
     "scale": 0.01,
-    "frozen_norm": True,
     "beta_rec": 1.0,
     "beta_neg": 0.5,
     "detach_rereconstruction": True,
@@ -48,43 +45,30 @@ def parser_of(*names: str, **overrides) -> ConfigParser:
     return parser
 
 
-def steps(parser: ConfigParser, transforms: list[dict]) -> list[dict]:
-    """Transforms with their references resolved, without what inference alone needs: copies, the path of the code."""
-
-    def value(content):
-        if isinstance(content, str) and content.startswith("@"):
-            return parser.get_parsed_content(content[1:])
-        return [value(item) for item in content] if isinstance(content, list) else content
-
-    return [
-        {name: value(content) for name, content in transform.items() if name not in ("_requires_", "_desc_")}
-        for transform in transforms
-        if transform["_target_"] != "CopyItemsd"
-    ]
+def test_training_takes_network_and_preprocessing_from_inference_with_the_changes_of_an_overlay():
+    for overlays in ([], ["paper.json"], ["released_code.json"]):
+        train, infer = parser_of("train.json", *overlays), parser_of("inference.json", *overlays)
+        networks = [parser.get_parsed_content("network_def") for parser in (train, infer)]
+        assert choices(networks[0]) == choices(networks[1])
+        shapes = [{name: value.shape for name, value in network.state_dict().items()} for network in networks]
+        assert shapes[0] == shapes[1]
+        steps = [parser.get_parsed_content("preprocessing").transforms for parser in (train, infer)]
+        assert len(steps[0]) >= 8
+        assert fingerprint(steps[0]) == fingerprint(steps[1])
 
 
-def test_training_and_inference_preprocess_alike():
-    train, infer = parser_of("train.json"), parser_of("inference.json")
-    expected = steps(infer, infer.get("preprocessing")["transforms"])
-    assert len(expected) >= 8
-    assert steps(train, train.get("preprocessing")) == expected
-
-
-def test_training_and_inference_build_the_same_network():
-    train, infer = parser_of("train.json"), parser_of("inference.json")
-    a, b = train.get_parsed_content("network_def"), infer.get_parsed_content("network_def")
-    assert str(a) == str(b)
-    assert {k: v.shape for k, v in a.state_dict().items()} == {k: v.shape for k, v in b.state_dict().items()}
-    settings = [{k: v for k, v in vars(n).items() if isinstance(v, int | float | str)} for n in (a, b)]
-    assert settings[0] == settings[1]
+def test_a_change_on_the_command_line_reaches_the_network_of_training():
+    parser = parser_of("train.json", **{"network_def::mask::percentile": 98, "network_def::refinement": None})
+    network = parser.get_parsed_content("network_def")
+    assert (network.mask.percentile, network.mask.cut, network.refinement) == (98.0, 0.15, None)
 
 
 @pytest.mark.parametrize(("size", "autoencoder", "inpainter"), [("paper", 29_430_785, 15_193_409)])
 def test_the_paper_size_is_one_option_away(size, autoencoder, inpainter):
     parser = parser_of("train.json", size=size)
     counts = [
-        sum(p.numel() for p in parser.get_parsed_content(name).parameters())
-        for name in ("autoencoder_def", "inpainter_def")
+        sum(p.numel() for p in getattr(parser.get_parsed_content("network_def"), name).parameters())
+        for name in ("autoencoder", "inpainter")
     ]
     assert counts == [autoencoder, inpainter]
 
@@ -111,8 +95,8 @@ def test_compact_is_an_eighth_of_the_multiply_adds_or_less():
         parser = parser_of("train.json", size=size)
         image = torch.rand(1, 1, 128, 128)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            parser.get_parsed_content("autoencoder_def").eval()(image)
-            parser.get_parsed_content("inpainter_def").eval()(image, image)
+            network = parser.get_parsed_content("network_def").eval()
+            network.inpainter(network.autoencoder(image), image)
         return counter.get_total_flops()
 
     assert flops("compact") <= flops("paper") / 8
@@ -137,12 +121,9 @@ def run(names: list[str], slices: Path, folder: Path, **overrides) -> None:
         bundle_root=str(BUNDLE),
         dataset_dir=str(slices),
         device="cpu",
-        size="tiny",
-        sizes={"tiny": TINY},
-        recipes={"tiny": RECIPE},
-        latent_dim=4,
+        recipes={"compact": RECIPE},
         batch_size=3,
-        **overrides,
+        **{**TINY, **overrides},
     )
     workflow.initialize()
     workflow.run()
@@ -159,7 +140,7 @@ def test_all_stages_run_resume_and_end_in_a_bundle_that_infers(slices, tmp_path)
     assert list((tmp_path / "autoencoder").glob("events.out.tfevents.*"))
 
     perceptual = tmp_path / "perceptual.pt"
-    torch.save(parser_of("train.json").get_parsed_content("perceptual_def").state_dict(), perceptual)
+    torch.save(parser_of("train.json").get_parsed_content("network_def").perceptual.state_dict(), perceptual)
     files = {
         "autoencoder_file": str(tmp_path / "autoencoder" / "autoencoder.pt"),
         "perceptual_file": str(perceptual),
@@ -171,7 +152,11 @@ def test_all_stages_run_resume_and_end_in_a_bundle_that_infers(slices, tmp_path)
         "lr_schedule": "cosine",
         "stored_holes": 8,
     }
-    stage2 = {"feature_trunk": "distilled", "feature_weights": str(perceptual), "inpainter_recipes": {"tiny": recipe}}
+    stage2 = {
+        "feature_trunk": "distilled",
+        "feature_weights": str(perceptual),
+        "inpainter_recipes": {"compact": recipe},
+    }
     run(
         ["train.json", "train_inpainter.json"],
         slices,
@@ -212,23 +197,16 @@ def test_all_stages_run_resume_and_end_in_a_bundle_that_infers(slices, tmp_path)
     record = json.loads((root / "models" / "calibration.json").read_text())
     assert record["healthy_scans"] == 3
     assert np.isfinite(record["label_threshold"])
-    network = {
-        "network_def::autoencoder::channels": TINY["channels"],
-        "network_def::autoencoder::latent_dim": 4,
-        "network_def::inpainter::channels": TINY["inpainter_channels"],
-        "network_def::inpainter::blocks": 1,
-    }
+    network = {f"{part}::{name}": value for part, changes in TINY.items() for name, value in changes.items()}
     run_inference(root, slices / "val", tmp_path / "results", **network)
     assert len(list((tmp_path / "results").glob("*/*_anomaly.nii.gz"))) == 3
 
 
 def test_training_goes_on_from_given_weights_and_ends_calibrated(slices, tmp_path):
     """As MONAI Label asks for it: its items, its epochs, the weights by a loader put before the handlers."""
-    parser = parser_of("train.json", size="tiny", sizes={"tiny": TINY}, recipes={"tiny": RECIPE}, latent_dim=4)
+    parser = parser_of("train.json", recipes={"compact": RECIPE}, **TINY)
     network = parser.get_parsed_content("network_def")
-    network.mask_threshold.fill_(0.05)
-    network.refinement_threshold.fill_(0.01)
-    network.bias_threshold.fill_(0.1)
+    fill_thresholds(network)
     weights = tmp_path / "bundle_model.pt"
     torch.save(network.state_dict(), weights)
     loader = {
@@ -261,9 +239,9 @@ def test_training_goes_on_from_given_weights_and_ends_calibrated(slices, tmp_pat
     assert not any("linear" in name or name.startswith(("inpainter", "perceptual")) for name in moved)
     record = json.loads((out / "models" / "calibration.json").read_text())
     assert record["healthy_scans"] == 2
-    assert float(state["mask_threshold"]) == pytest.approx(record["mask_threshold"])
-    assert float(state["refinement_threshold"]) == pytest.approx(record["refinement_threshold"])
-    assert torch.equal(torch.load(weights, weights_only=True)["mask_threshold"], torch.tensor(0.05))
+    assert float(state["mask.threshold"]) == pytest.approx(record["mask_threshold"])
+    assert float(state["refinement.threshold"]) == pytest.approx(record["refinement_threshold"])
+    assert torch.equal(torch.load(weights, weights_only=True)["mask.threshold"], torch.tensor(0.05))
 
 
 def test_stage_2_without_stage_1_says_what_to_run_first(slices, tmp_path):
@@ -295,7 +273,7 @@ def test_two_processes_train_together_and_write_once(slices, tmp_path):
         "warmup_epochs": "0",
         "batch_size": "4",
         "start_draws": "2",
-        "latent_dim": "4",
+        "network_def::autoencoder::latent_dim": "4",
     }
     flags = [word for name, value in options.items() for word in (f"--{name}", value)]
     result = subprocess.run(

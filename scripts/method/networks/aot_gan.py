@@ -97,6 +97,7 @@ class AOTGenerator(nn.Module):
         super().__init__()
         if init not in ("normal", "kaiming"):
             raise ValueError(f"init must be 'normal' or 'kaiming', not {init!r}")
+        self.channels = list(channels)
         self.residual = residual
         self.skips = skips
         full, half, quarter = channels

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ...common.safe_loading import tensors_only
 from ...common.torchvision_shim import make_torchvision_importable
+from ..filters import gaussian_filter
 from .trunks import IMAGENET_MEAN, IMAGENET_STD, alexnet, squeezenet, vgg19
 
 # LPIPS scales images in [-1, 1] by these; for images in [0, 1] that is a mean of (shift + 1) / 2 and a std of half.
@@ -69,6 +70,8 @@ class SpatialLPIPS(nn.Module):
         net: "squeeze" or "alex", for "imagenet" and "file".
         stem: for "distilled", channels of the first convolution.
         fires: for "distilled", (squeeze, expand) channels of the eight fire blocks.
+        smoothing: sigma of a Gaussian over the map, pixels; 0 (LPIPS, and the paper's text) for none, 2 in the
+            published code.
 
     Raises:
         ValueError: an unknown trunk or net, or `weights` missing or not fitting.
@@ -82,6 +85,7 @@ class SpatialLPIPS(nn.Module):
         net: str = "squeeze",
         stem: int = DISTILLED_STEM,
         fires: Sequence[Sequence[int]] = DISTILLED_FIRES,
+        smoothing: float = 0.0,
     ) -> None:
         super().__init__()
         if trunk not in ("imagenet", "file", "distilled"):
@@ -93,6 +97,7 @@ class SpatialLPIPS(nn.Module):
         else:
             self.trunk = squeezenet(LPIPS_MEAN, LPIPS_STD) if net == "squeeze" else alexnet(LPIPS_MEAN, LPIPS_STD)
         self.heads = nn.ModuleList(Head(channels) for channels in self.trunk.channels)
+        self.smoothing = float(smoothing)
         if trunk == "imagenet":
             _load_published(self, net)
         elif trunk == "file":
@@ -113,7 +118,8 @@ class SpatialLPIPS(nn.Module):
         for tap in self.features(torch.cat([a, b])):  # one pass: half the launches
             features_a.append(tap[: a.shape[0]])
             features_b.append(tap[a.shape[0] :])
-        return self.sum_maps(self.tap_maps(features_a, features_b), a.shape[2], a.shape[3])
+        distance = self.sum_maps(self.tap_maps(features_a, features_b), a.shape[2], a.shape[3])
+        return gaussian_filter(distance, self.smoothing) if self.smoothing > 0 else distance
 
     @torch.jit.export
     def features(self, images: Tensor) -> list[Tensor]:
@@ -123,7 +129,8 @@ class SpatialLPIPS(nn.Module):
     @torch.jit.export
     def distance(self, features_a: list[Tensor], features_b: list[Tensor], size: int) -> Tensor:
         """Distance map of (B, 1, size, size) from what `features` returned for two batches of square images."""
-        return self.sum_maps(self.tap_maps(features_a, features_b), size, size)
+        distance = self.sum_maps(self.tap_maps(features_a, features_b), size, size)
+        return gaussian_filter(distance, self.smoothing) if self.smoothing > 0 else distance
 
     @torch.jit.export
     def tap_maps(self, features_a: list[Tensor], features_b: list[Tensor]) -> list[Tensor]:

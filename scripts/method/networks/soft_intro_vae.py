@@ -258,8 +258,11 @@ class SoftIntroVAE(nn.Module):
         return self.decoder(z)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The coarse pseudo-healthy reconstruction, from the posterior's mean: (B, 1, H, W) -> same, in [0, 1]."""
-        mu, log_var, _ = self.encoder(x)
+        """The coarse pseudo-healthy reconstruction, from the posterior's mean: (B, 1, H, W) in [0, 1].
+
+        Of x, (B, C, H, W), channel 0 is seen: this network knows one level, and needs no height.
+        """
+        mu, log_var, _ = self.encoder(x[:, :1])
         return self.decoder(sample_posterior(mu, log_var) if self.sample_latent else mu)
 
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from ...method.anomaly import per_image_quantile
 from ...method.filters import gaussian_filter
+from ...method.slices import slice_quantile
 from .backbones import Backbone
 from .protocol import AnomalySystem, Trainable
 
@@ -183,6 +183,6 @@ class MKD(Trainable, AnomalySystem):
         change = self.gradient(images)
         if self.normalize_map:
             low = change.amin(dim=(1, 2, 3), keepdim=True)
-            high = per_image_quantile(change, 0.99)
+            high = slice_quantile(change, 0.99)
             change = ((change - low) / (high - low).clamp(min=1e-12)).clamp(max=1.0)
         return gaussian_filter(change, self.sigma)

@@ -17,8 +17,8 @@ class PhanesSystem(AnomalySystem):
     Args:
         network: PHANES with its weights, the thresholds of its masks among them.
         name: as the table prints it.
-        refinements: see `Phanes`; None for the network's own.
-        relative_map: see `Phanes`; None for the network's own.
+        refine: use the network's refinement, where it has one.
+        relative: use its relative map, where it has one.
     """
 
     reconstructs: ClassVar[bool] = True
@@ -27,18 +27,18 @@ class PhanesSystem(AnomalySystem):
         self,
         network: Phanes,
         name: str = "PHANES",
-        refinements: int | None = None,
-        relative_map: bool | None = None,
+        refine: bool = True,
+        relative: bool = True,
     ) -> None:
         super().__init__()
         self.network = network
         self.name = name
-        self.refinements = network.refinements if refinements is None else refinements
-        self.relative_map = network.relative_map if relative_map is None else relative_map
+        self.refine = refine
+        self.relative = relative
 
     def _run(self, images: Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor]:
         """Map of eq. (4) and pseudo-healthy image."""
-        outputs = self.network.analyse(images, self.refinements, self.relative_map)
+        outputs = self.network.analyse(images, self.refine, self.relative)
         return outputs[:, 0:1], outputs[:, 1:2]
 
     @torch.no_grad()
@@ -48,7 +48,7 @@ class PhanesSystem(AnomalySystem):
         Raises:
             RuntimeError: when no mask threshold was calibrated.
         """
-        if torch.isnan(self.network.mask_threshold):
+        if torch.isnan(getattr(self.network.mask, "threshold", torch.zeros(()))):
             raise RuntimeError(f"{self.name} has no mask threshold: load a model.pt that `calibrate` has completed")
         return Analysis(*self._run(images, masks))
 

@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 
 from ...common.safe_loading import tensors_only
 from ...common.torchvision_shim import make_torchvision_importable
+from ...method.coarse_map import QUANTILE
 from ...method.networks.soft_intro_vae import SoftIntroVAE, sample_posterior
 from ...method.phanes import Phanes
 from ...training.ellipses import random_ellipse_masks
@@ -54,31 +55,31 @@ def contiguous(module: nn.Module) -> nn.Module:
 class AsPublished:
     """The whole method, (B, 1, H, W) in [0, 1] -> (B, 4, H, W), as `Phanes.forward`.
 
-    Equals `Phanes` with `coarse_saliency="raw"`, `hole_fill=1.0`, one mask threshold, and the same distance.
+    Equals `Phanes` with S of the raw images, a hole of ones, one mask threshold, and the same distance.
 
     Args:
-        network: its networks are copied, its threshold, quantile and filter widths taken.
+        network: its networks are copied, its threshold and filter widths taken.
         distance: of two (1, 3, H, W) in [-1, 1], a map (1, 1, H, W).
     """
 
     def __init__(self, network: Phanes, distance: Distance) -> None:
         self.autoencoder, self.inpainter = contiguous(network.autoencoder), contiguous(network.inpainter)
         self.settings = network
-        self.threshold = float(network.mask_threshold)
+        self.threshold = float(network.mask.threshold)  # type: ignore[arg-type]
         self.distance = distance
 
     def saliency(self, a: Tensor, b: Tensor) -> NDArray:
         """S of two (1, 1, H, W): a map (H, W)."""
         three = (t.expand(-1, 3, -1, -1) * 2.0 - 1.0 for t in (a, b))
-        return gaussian_filter(self.distance(*three)[0, 0].cpu().numpy(), self.settings.saliency_sigma)
+        return gaussian_filter(self.distance(*three)[0, 0].cpu().numpy(), self.settings.perceptual.smoothing)
 
     def mask(self, image: Tensor, coarse: Tensor) -> NDArray:
         """Mask of one slice, (H, W) of 0 and 1."""
         x, r = image[0, 0].cpu().numpy(), coarse[0, 0].cpu().numpy()
         residual = np.abs(equalize_adapthist(r) - equalize_adapthist(x))
-        residual = np.minimum(residual / (np.quantile(residual, self.settings.residual_quantile) + 1e-8), 1.0)
+        residual = np.minimum(residual / (np.quantile(residual, QUANTILE) + 1e-8), 1.0)
         above = residual * self.saliency(coarse, image) > self.threshold
-        return (gaussian_filter(above.astype(np.float32), self.settings.mask_sigma) > self.settings.mask_cut).astype(
+        return (gaussian_filter(above.astype(np.float32), self.settings.mask.sigma) > self.settings.mask.cut).astype(
             np.float32
         )
 

@@ -14,8 +14,9 @@ from monai.bundle import ConfigParser
 from monai.inferers import SliceInferer
 from torch import Tensor, nn
 
-from ...method.anomaly import anomaly_map, coarse_anomaly_map, compose_pseudo_healthy, fill_hole, relative_anomaly_map
+from ...method.coarse_map import normalize_by_quantile
 from ...method.equalize import equalize_adapthist
+from ...method.filling import compose_pseudo_healthy, fill_hole
 from ...method.filters import gaussian_filter
 from ...method.phanes import Phanes
 from ...release.demo import write_demo_input
@@ -29,7 +30,12 @@ from .published import AsPublished, contiguous, lpips_package
 CONFIGS = Path("bundle/configs")
 LEVELS = range(65, 125)  # axial slices of the MNI152 template at 1 mm: 30 mm on either side of the trained level
 # What the published code does, without the randomness; both compositions can then be compared number by number.
-AS_PUBLISHED = {"size": "paper", "mask_threshold_rule": "calibrated", "sample_latent": False, "device": "cpu"}
+AS_PUBLISHED = {
+    "size": "paper",
+    "network_def::mask": {"_target_": "scripts.method.mask_rule.CalibratedMask", "sigma": 1.2},
+    "network_def::autoencoder::sample_latent": False,
+    "device": "cpu",
+}
 MASKED_SHARE = 0.03  # of the pixels, for networks that were never trained: about what training and lesions give
 ANODDPM_STEPS = 200
 
@@ -48,7 +54,7 @@ def template_slices(levels: range = LEVELS) -> Tensor:
 def give_masks(network: Phanes, images: Tensor) -> Phanes:
     """Set an untrained network's threshold so that its masks cover about `MASKED_SHARE` of these images."""
     with torch.no_grad():
-        network.mask_threshold.copy_(network.coarse(images)[1].flatten().quantile(1.0 - MASKED_SHARE))
+        network.mask.threshold.copy_(network.coarse(images)[1].flatten().quantile(1.0 - MASKED_SHARE))  # type: ignore[operator]
     return network
 
 
@@ -57,13 +63,13 @@ def networks(images: Tensor, device: torch.device) -> dict[str, Phanes]:
     shipped, _ = bundle_network("bundle")
     torch.manual_seed(0)
     parser = ConfigParser()
-    parser.read_config([CONFIGS / "train.json", CONFIGS / "released_code.json"])
+    parser.read_config([CONFIGS / "inference.json", CONFIGS / "released_code.json"])
     parser.update({**AS_PUBLISHED, "bundle_root": "bundle"})
     paper = parser.get_parsed_content("network_def").eval().requires_grad_(False)
     give_masks(paper, images[:4])
     shipped = shipped.to(device)
     one_filling = cast(Phanes, copy.copy(shipped))
-    one_filling.refinements = 0
+    one_filling.refinement = None
     return {"shipped": shipped, "one filling": one_filling, "paper": paper.to(device)}
 
 
@@ -107,63 +113,43 @@ def stages(network: Phanes, images: Tensor) -> dict[str, tuple[str, Work]]:
     filled = network.masked_input(images, mask, coarse)
     generated = network.inpainter(filled, mask)
     healthy = compose_pseudo_healthy(images, generated, mask)
-    uses_equalized = network.equalized_residual or network.equalized_saliency
-    eq, eq_coarse = (equalize_adapthist(i) if uses_equalized else i for i in (images, coarse))
-    residual = (eq_coarse - eq).abs()
-    distances = int(network.equalized_saliency) + int(network.raw_saliency)
-    fillings = 1 + network.refinements
-    refills = network.fill_passes if network.fills_with_coarse else 0
-    saliency = network.perceptual(eq_coarse, eq)
-    sigma = network.saliency_sigma
-
-    def coarse_distances() -> None:
-        for _ in range(distances):
-            network.perceptual(eq_coarse, eq)
-
-    def smoothing() -> None:
-        for _ in range(distances + fillings):
-            gaussian_filter(saliency, sigma)
-
-    def coarse_maps() -> None:
-        for _ in range(int(network.equalized_residual) + int(network.raw_residual)):
-            coarse_anomaly_map((eq_coarse - eq).abs(), saliency, network.residual_quantile)
-
-    def composed() -> Tensor:
-        healthy = compose_pseudo_healthy(images, generated, mask)
-        return anomaly_map(
-            images,
-            healthy,
-            residual,
-            network.opening_sizes,
-            network.opening_floor,
-            network.opening_growth,
-            network.saliency_power,
-        )
+    _, a, b = network.coarse_map.compare(images, coarse)
+    refills, refinements = network.filling.passes, 0 if network.refinement is None else network.refinement.times
+    fillings = 1 + refinements
+    lpips = copy.copy(network.perceptual)
+    lpips.smoothing = 0.0
+    saliency, sigma = lpips(a, b), network.perceptual.smoothing
 
     def repeated(work: Callable[[], object], times: int = fillings) -> Callable[[], object]:
         return lambda: [work() for _ in range(times)]
 
+    def composed() -> Tensor:
+        return network.anomaly_map(images, compose_pseudo_healthy(images, generated, mask), saliency)
+
     def masks() -> None:
         network.mask(coarse_map)
-        for _ in range(network.refinements):
-            network.refined_mask(residual)
+        for _ in range(refinements):
+            network.refinement(saliency)  # type: ignore[misc]
 
     works: dict[str, tuple[str, Callable[[], object]]] = {
         "coarse reconstruction": ("network", lambda: network.autoencoder(images)),
-        "perceptual distance, eq. (3)": ("network", coarse_distances),
+        "perceptual distance, eq. (3)": ("network", lambda: lpips(a, b)),
         "filling drawn again": ("network", repeated(lambda: network.autoencoder(filled), fillings * refills)),
         "inpainter": ("network", repeated(lambda: network.inpainter(filled, mask))),
-        "perceptual distance, eq. (4)": ("network", repeated(lambda: network.perceptual(healthy, images))),
-        "equalisation": ("other", lambda: equalize_adapthist(torch.cat([images, coarse])) if uses_equalized else None),
-        "smoothing of both distances": ("other", smoothing),
-        "norm95 and product": ("other", coarse_maps),
+        "perceptual distance, eq. (4)": ("network", repeated(lambda: lpips(healthy, images))),
+        "equalisation": ("other", lambda: equalize_adapthist(torch.cat([images, coarse]))),
+        "smoothing of both distances": ("other", repeated(lambda: gaussian_filter(saliency, sigma), 1 + fillings)),
+        "norm95 and product": (
+            "other",
+            lambda: network.coarse_map(normalize_by_quantile((coarse - images).abs()), saliency),
+        ),
         "masks": ("other", masks),
         "hole filled": ("other", repeated(lambda: fill_hole(images, mask, coarse), fillings * (1 + refills))),
         "composition and map": ("other", repeated(composed)),
-        "bias field's fit": ("other", lambda: network.log_bias_field(images, coarse) if network.bias_passes else None),
+        "bias field's fit": ("other", lambda: network.bias_field(images, coarse) if network.bias_field else None),
         "relative map": (
             "other",
-            lambda: relative_anomaly_map(residual, images, coarse) if network.relative_map else None,
+            lambda: network.relative_map(saliency, images, coarse) if network.relative_map else None,
         ),
     }
     return {name: (kind, no_grad(work)) for name, (kind, work) in works.items()}

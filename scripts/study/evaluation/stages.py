@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
-from ...method.anomaly import anomaly_map
+from ...method.anomaly_map import AnomalyMap
 from ...method.phanes import Phanes
 from ...reporting.pictures import save_figure
 from .benchmarks import LesionSet, SyntheticBenchmark, chosen_sets
@@ -142,7 +142,7 @@ def run_stages(network: Phanes, lesions: LesionSet, grow: int, device: torch.dev
 def _perfect(network: Phanes, image: Tensor, clean: Tensor, mask: Tensor) -> Tensor:
     """Equation (4) when the hole holds the clean slice."""
     pseudo_healthy = torch.where(mask > 0, clean, image)
-    return anomaly_map(image, pseudo_healthy, network.saliency(pseudo_healthy, image))
+    return AnomalyMap()(image, pseudo_healthy, network.saliency(pseudo_healthy, image))
 
 
 def measured(sets: Sequence[LesionSet], found: Sequence[Stages]) -> dict[str, float]:

@@ -27,6 +27,7 @@ from scripts.study.baselines.residual_autoencoder import ResidualAutoencoder
 from scripts.study.baselines.simplex import SimplexNoise
 from scripts.study.baselines.vae import VAE
 from scripts.study.baselines.zscore import ZScore
+from tests.method.composed import composed, fill_thresholds
 
 SIZE = 64
 
@@ -89,10 +90,8 @@ def _ra() -> AnomalySystem:
 
 
 def _phanes() -> Phanes:
-    network = Phanes(_autoencoder(), AOTGenerator((4, 8, 8), blocks=1), SpatialLPIPS("distilled"))
-    network.mask_threshold.fill_(0.05)
-    network.refinement_threshold.fill_(0.01)
-    network.bias_threshold.fill_(0.1)
+    network = composed(_autoencoder(), AOTGenerator((4, 8, 8), blocks=1))
+    fill_thresholds(network)
     return network
 
 

@@ -12,10 +12,10 @@ import torch
 from torch.optim import SGD
 
 from scripts.common.errors import PhanesInputError
+from scripts.method.coarse_map import CoarseMap
 from scripts.method.networks.aot_gan import AOTGenerator
 from scripts.method.networks.perceptual import SpatialLPIPS
 from scripts.method.networks.soft_intro_vae import SoftIntroVAE
-from scripts.method.phanes import Phanes
 from scripts.study.benchmark.command import run, write_cases
 from scripts.study.benchmark.measure import alternate, flops, has_bfloat16, peak_memory
 from scripts.study.benchmark.page import render
@@ -25,6 +25,7 @@ from scripts.study.benchmark.targets import against_targets
 from scripts.training.losses import SoftIntroLoss
 from scripts.training.steps import AutoencoderStep
 from tests.conftest import REPOSITORY
+from tests.method.composed import composed
 
 CPU = torch.device("cpu")
 
@@ -37,17 +38,17 @@ def images() -> torch.Tensor:
 
 def test_the_published_composition_and_ours_give_the_same_result_by_the_published_choices(images):
     torch.manual_seed(0)
-    network = Phanes(
+    network = composed(
         SoftIntroVAE(channels=(4, 8)),
         AOTGenerator(channels=(4, 8, 8), blocks=1, dilations=(1, 2), init="kaiming"),
-        SpatialLPIPS("distilled"),
-        coarse_saliency="raw",
-        hole_fill=1.0,
+        coarse_map=CoarseMap(saliency="raw"),
     ).eval()
     with torch.no_grad():
-        network.mask_threshold.copy_(network.coarse(images)[1].quantile(0.97))
+        network.mask.threshold.copy_(network.coarse(images)[1].quantile(0.97))
     # The distance is ours, in the form that the package has; everything around it is not.
-    published = AsPublished(network, lambda a, b: network.perceptual((a[:, :1] + 1) / 2, (b[:, :1] + 1) / 2))
+    lpips = SpatialLPIPS("distilled")
+    lpips.load_state_dict(network.perceptual.state_dict())
+    published = AsPublished(network, lambda a, b: lpips((a[:, :1] + 1) / 2, (b[:, :1] + 1) / 2))
     with torch.no_grad():
         ours = network(images)
     theirs = published(images)
