@@ -17,9 +17,6 @@ from .study.baselines.train_all import train_baselines
 from .study.benchmark.run import benchmark
 from .study.docs_numbers import docs_numbers
 from .study.evaluation.gallery import draw_figures
-from .study.evaluation.guard_table import guard_table
-from .study.evaluation.one_case import case_seconds
-from .study.evaluation.orientations import orientations
 from .study.evaluation.stages import stages
 from .study.registration_trials import registration_trials
 
@@ -29,12 +26,9 @@ class Commands:
 
     # A function that already reads well in `--help` is a verb as it is.
     benchmark = staticmethod(benchmark)
-    case_seconds = staticmethod(case_seconds)
     configuration = staticmethod(write_configuration)
     docs_numbers = staticmethod(docs_numbers)
     figures = staticmethod(draw_figures)
-    guard_table = staticmethod(guard_table)
-    orientations = staticmethod(orientations)
     package = staticmethod(package)
     registration_trials = staticmethod(registration_trials)
     stages = staticmethod(stages)

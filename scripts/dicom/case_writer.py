@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from monai.data import MetaTensor
 
 from ..common.errors import PhanesInputError
 from ..common.options import as_bool
-from ..space.alignment import analysed_thickness
-from .concepts import Findings, Software
+from .concepts import MAX_NUMBERS, Findings, Region, Software
 from .output import write_dicom_results
 
 ARRAYS = {"pred": "label", "anomaly": "anomaly", "pseudo_healthy": "pseudo_healthy", "analysed": "analysed"}
@@ -23,9 +21,7 @@ class DicomCaseWriter:
 
     Args:
         cases: items of `data.find_cases`, which name each case's files.
-        threshold: label threshold.
-        calibration: the record of the calibration; its expected false-positive volume is reported when its own label
-            threshold is used.
+        calibration: the record of the calibration, which names the weights.
         parameters: settings to keep in the objects, name to value.
         enabled: False writes nothing.
     """
@@ -33,15 +29,12 @@ class DicomCaseWriter:
     def __init__(
         self,
         cases: Sequence[Mapping[str, Any]],
-        threshold: float,
         calibration: Mapping[str, Any],
         parameters: Mapping[str, Any] | None = None,
         enabled: bool = True,
     ) -> None:
         self.enabled = as_bool("dicom_output", enabled)
         self.cases = {case["case"]: case for case in cases}
-        self.threshold = threshold
-        self.calibration = calibration
         self.software = Software(
             weights=str(calibration.get("weights_sha256", "")),
             parameters={name: str(value) for name, value in (parameters or {}).items()},
@@ -66,23 +59,11 @@ class DicomCaseWriter:
             return
         item = self.cases[case]
         picture = folder / f"{case}.png"
-        image: MetaTensor = output["image"]
-        slices = len(image.meta["slice_indices"])
-        thickness = analysed_thickness(image)
-        expected = self.calibration.get("expected_false_positive_volume_mm3_per_slice")
-        calibrated = self.threshold == self.calibration.get("label_threshold")
         try:
             write_dicom_results(
                 item.get("files") or item["image"],
                 {name: np.asarray(output[key][0]) for key, name in ARRAYS.items()},
-                Findings(
-                    anomaly_score=float(output["anomaly_score"]),
-                    threshold=self.threshold,
-                    slices=slices,
-                    thickness_mm=thickness,
-                    # The record's volume is that of slices 1 mm thick.
-                    expected_mm3=float(expected) * thickness if expected is not None and calibrated else None,
-                ),
+                Findings(float(output["anomaly_score"]), float(output["threshold"]), regions(output["findings"])),
                 folder / "dicom",
                 pictures=[picture] if picture.is_file() else [],
                 software=self.software,
@@ -90,6 +71,18 @@ class DicomCaseWriter:
             )
         except PhanesInputError as error:
             raise PhanesInputError(f"'{item['image']}' {error}; leave --dicom_output out.") from error
+
+
+def regions(found: Sequence[Any]) -> list[Region]:
+    """The label's numbers from a case's findings (`pipeline.findings.Finding`), the strongest first."""
+    own, shared = (found, []) if len(found) <= MAX_NUMBERS else (found[: MAX_NUMBERS - 1], found[MAX_NUMBERS - 1 :])
+    named = [(f"Finding {one.number}", [one]) for one in own]
+    if shared:
+        named.append((f"Findings {shared[0].number} to {shared[-1].number}", list(shared)))
+    return [
+        Region(name, sum(one.volume_mm3 for one in part), part[0].mean, part[0].peak, part[0].healthy_as_strong)
+        for name, part in named
+    ]
 
 
 def is_dicom(output: Mapping[str, Any]) -> bool:

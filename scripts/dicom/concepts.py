@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -22,14 +22,16 @@ SHORT_NOTICE = "Research use only; not a medical device"
 NOTICE = f"{SHORT_NOTICE}. A low score does not exclude disease; a marked region need not be a lesion."
 RESEARCH = "research use only"
 NAME = "PHANES"
+MAX_NUMBERS = 20  # of the label; weaker findings share the last one
 SCHEME = "99PHANES"  # private coding scheme for what no public one has a code for
 
 REGION = Code("region", SCHEME, "Region above anomaly threshold")
 ANOMALY = Code("anomaly-map", SCHEME, "Anomaly map of PHANES, equation 4")
-SCORE = Code("score", SCHEME, "Anomaly score: mean of the anomaly map over the analysed slices")
-EXPECTED = Code("expected-fp", SCHEME, "Expected false-positive volume of a healthy scan")
+SCORE = Code("score", SCHEME, "Anomaly score: mean of the anomaly map over the analysed brain")
+MEAN = Code("mean", SCHEME, "Mean of the anomaly map over the finding")
+PEAK = Code("peak", SCHEME, "Highest value of the anomaly map in the finding")
+HEALTHY = Code("healthy", SCHEME, "Share of healthy heads with a finding as strong")
 THRESHOLD = Code("threshold", SCHEME, "Threshold of the anomaly map")
-THICKNESS = Code("thickness", SCHEME, "Thickness of the analysed slab")
 SYNTHESIS = Code("synthesis", SCHEME, "Pseudo-healthy synthesis")
 
 # Type 2 attributes that highdicom takes from the source without asking whether they are there.
@@ -40,22 +42,37 @@ PATIENT_AND_STUDY = (
 
 
 @dataclass(frozen=True)
+class Region:
+    """One number of the label: a finding, or the weaker ones that share the last number.
+
+    Attributes:
+        name: "Finding 1", "Findings 20 to 23".
+        volume_mm3: of all voxels with the number.
+        mean: of the anomaly map, of the strongest finding with this number.
+        peak: likewise.
+        healthy: share of healthy heads with a finding as strong; None where the calibration does not know it.
+    """
+
+    name: str
+    volume_mm3: float
+    mean: float
+    peak: float
+    healthy: float | None = None
+
+
+@dataclass(frozen=True)
 class Findings:
     """The numbers of one case.
 
     Attributes:
-        anomaly_score: mean of the anomaly map over the analysed slices, on the network's grid.
+        anomaly_score: mean of the anomaly map over the analysed brain, on the network's grid.
         threshold: of the label.
-        slices: number of analysed slices.
-        thickness_mm: that they stand for together.
-        expected_mm3: expected false-positive volume of a healthy scan over that thickness; None when not calibrated.
+        regions: by their number in the label, 1 is the first.
     """
 
     anomaly_score: float
     threshold: float
-    slices: int = 1
-    thickness_mm: float = 1.0
-    expected_mm3: float | None = None
+    regions: Sequence[Region] = ()
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,8 @@ def write_dicom_results(
 
     Args:
         source: the series that was analysed, or its folder or files.
-        arrays: `label` (0/1), `anomaly` (>= 0), `pseudo_healthy` (the source's real units) and, where known, `analysed`
-            (0/1); each (X, Y, Z).
+        arrays: `label` (the findings' numbers), `anomaly` (>= 0), `pseudo_healthy` (the source's real units) and, where
+            known, `analysed` (0/1); each (X, Y, Z).
         findings: the case's numbers.
         out_dir: folder for the objects; what it held before is replaced once all are written.
         pictures: RGB arrays (rows, columns, 3) or image files.
@@ -67,25 +67,23 @@ def write_dicom_results(
     part = {name: volume[first:end] for name, volume in volumes.items()}
 
     target = Target(source, software or Software())
-    volume_mm3 = float((volumes["label"].array > 0).sum()) * volumes["label"].voxel_volume
     images = [p if isinstance(p, np.ndarray) else np.asarray(Image.open(p).convert("RGB")) for p in pictures]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # highdicom and pydicom on the source's own header
-        return _save(_objects(part, images, first, volume_mm3, findings, target), Path(out_dir))
+        return _save(_objects(part, images, first, findings, target), Path(out_dir))
 
 
 def _objects(
     part: Mapping[str, Any],
     pictures: Sequence[NDArray],
     first: int,
-    volume_mm3: float,
     findings: Findings,
     target: Target,
 ) -> dict[str, Any]:
     """All objects of a case, by their file's name."""
-    label = part["label"].with_array((part["label"].array > 0).astype(np.uint8))
+    label = part["label"].with_array(part["label"].array.astype(np.uint8))
     anomaly = part["anomaly"].with_array(part["anomaly"].array.astype(np.float32))
-    seg = segmentation(label, target)
+    seg = segmentation(label, findings, target)
     pm = parametric_map(anomaly, findings.threshold, target)
     derived = derived_mr_series(part["pseudo_healthy"], first, target)
     series = target.series(4, "picture")
@@ -94,7 +92,7 @@ def _objects(
         "anomaly_map.dcm": pm,
         **{f"pseudo_healthy/{i:04d}.dcm": image for i, image in enumerate(derived, start=1)},
         **{f"picture_{i}.dcm": secondary_capture(p, target, series, i) for i, p in enumerate(pictures, start=1)},
-        "report.dcm": structured_report(seg, pm, volume_mm3, findings, target),
+        "report.dcm": structured_report(seg, pm, findings, target),
     }
 
 

@@ -9,13 +9,14 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from .concepts import (
-    EXPECTED,
+    HEALTHY,
+    MEAN,
     NAME,
     NOTICE,
+    PEAK,
     REGION,
     RESEARCH,
     SCORE,
-    THICKNESS,
     THRESHOLD,
     Findings,
     Target,
@@ -26,15 +27,12 @@ highdicom, _ = optional_import("highdicom")
 MR_BRAIN = Code("24590-2", "LN", "MR Brain")
 
 
-def structured_report(
-    segmentation: Any, anomaly_map: Any, volume_mm3: float, findings: Findings, target: Target
-) -> Any:
-    """Two groups of measurements: the marked region (TID 1411) and the analysed slices as a whole (TID 1501).
+def structured_report(segmentation: Any, anomaly_map: Any, findings: Findings, target: Target) -> Any:
+    """A group of measurements a finding (TID 1411), and one for the analysed brain as a whole (TID 1501).
 
     Args:
-        segmentation: the label's object, to which the first group refers.
-        anomaly_map: the map's object, to which the second group refers.
-        volume_mm3: of the label.
+        segmentation: the label's object, to whose segments the findings' groups refer.
+        anomaly_map: the map's object, to which the last group refers.
         findings: the case's numbers.
         target: where the report belongs.
 
@@ -47,30 +45,36 @@ def structured_report(
     def measured(name: Code, value: float, unit: Code) -> Any:
         return sr.Measurement(name=name, value=float(f"{value:.6g}"), unit=unit, algorithm_id=algorithm)
 
-    region = sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
-        tracking_identifier=sr.TrackingIdentifier(
-            uid=segmentation.SegmentSequence[0].TrackingUID, identifier=segmentation.SegmentSequence[0].TrackingID
-        ),
-        referenced_segment=sr.ReferencedSegment(
-            sop_class_uid=segmentation.SOPClassUID,
-            sop_instance_uid=segmentation.SOPInstanceUID,
-            segment_number=1,
-            source_series=sr.SourceSeriesForSegmentation(target.reference.SeriesInstanceUID),
-        ),
-        finding_type=REGION,
-        finding_sites=[sr.FindingSite(anatomic_location=codes.SCT.Brain)],
-        algorithm_id=algorithm,
-        measurements=[measured(codes.SCT.Volume, volume_mm3, codes.UCUM.CubicMillimeter)],
-    )
+    groups = []
+    for segment, region in zip(segmentation.SegmentSequence, findings.regions, strict=False):
+        measurements = [
+            measured(codes.SCT.Volume, region.volume_mm3, codes.UCUM.CubicMillimeter),
+            measured(MEAN, region.mean, codes.UCUM.NoUnits),
+            measured(PEAK, region.peak, codes.UCUM.NoUnits),
+        ]
+        if region.healthy is not None:
+            measurements.append(measured(HEALTHY, region.healthy, codes.UCUM.NoUnits))
+        groups.append(
+            sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
+                tracking_identifier=sr.TrackingIdentifier(uid=segment.TrackingUID, identifier=segment.TrackingID),
+                referenced_segment=sr.ReferencedSegment(
+                    sop_class_uid=segmentation.SOPClassUID,
+                    sop_instance_uid=segmentation.SOPInstanceUID,
+                    segment_number=int(segment.SegmentNumber),
+                    source_series=sr.SourceSeriesForSegmentation(target.reference.SeriesInstanceUID),
+                ),
+                finding_type=REGION,
+                finding_sites=[sr.FindingSite(anatomic_location=codes.SCT.Brain)],
+                algorithm_id=algorithm,
+                measurements=measurements,
+            )
+        )
     numbers = [
         measured(SCORE, findings.anomaly_score, codes.UCUM.NoUnits),
         measured(THRESHOLD, findings.threshold, codes.UCUM.NoUnits),
-        measured(THICKNESS, findings.thickness_mm, codes.UCUM.Millimeter),
     ]
-    if findings.expected_mm3 is not None:
-        numbers.append(measured(EXPECTED, findings.expected_mm3, codes.UCUM.CubicMillimeter))
     whole = sr.MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=sr.TrackingIdentifier(uid=highdicom.UID(), identifier=f"{NAME} analysed slices"),
+        tracking_identifier=sr.TrackingIdentifier(uid=highdicom.UID(), identifier=f"{NAME} analysed brain"),
         source_images=[sr.SourceImageForMeasurementGroup.from_source_image(anomaly_map)],
         algorithm_id=algorithm,
         finding_sites=[sr.FindingSite(anatomic_location=codes.SCT.Brain)],
@@ -85,7 +89,7 @@ def structured_report(
     report = sr.MeasurementReport(
         observation_context=sr.ObservationContext(observer_device_context=device),
         procedure_reported=MR_BRAIN,
-        imaging_measurements=[region, whole],
+        imaging_measurements=[*groups, whole],
         title=codes.cid7021.ImagingMeasurementReport,
     )
     report[0].ContentSequence.append(

@@ -1,48 +1,61 @@
-"""The label as a DICOM Segmentation."""
+"""The findings as a DICOM Segmentation."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import matplotlib
+import numpy as np
 from monai.utils import optional_import
 from pydicom.sr.codedict import codes
 
-from .concepts import NAME, REGION, RESEARCH, SHORT_NOTICE, Target
+from .concepts import NAME, REGION, RESEARCH, SHORT_NOTICE, Findings, Target
 
 highdicom, _ = optional_import("highdicom")
 
+COLOURS = "tab20"  # matplotlib's: twenty that differ
 
-def segmentation(label: Any, target: Target, index: int = 1) -> Any:
-    """One binary segment.
 
-    All frames are kept, also those without a marked voxel: readers that know no gaps then see a regular volume, and an
-    empty label is a valid object that says where nothing was marked.
+def segmentation(label: Any, findings: Findings, target: Target, index: int = 1) -> Any:
+    """One binary segment a finding; one without a voxel where there is no finding.
+
+    The frames run from the first to the last slice that holds a finding, those in between without a gap: readers then
+    see a regular volume. An empty label has all slices, a valid object that says where nothing was marked.
 
     Args:
-        label: `highdicom.Volume`, (slices, rows, columns) of 0 and 1, on the source's grid or a part of it.
+        label: `highdicom.Volume`, (slices, rows, columns) of the findings' numbers, on the source's grid or a part.
+        findings: the case's.
         target: where the object belongs.
         index: of its series among the results.
 
     Returns:
         `highdicom.seg.Segmentation`.
     """
-    description = highdicom.seg.SegmentDescription(
-        segment_number=1,
-        segment_label=f"Anomaly ({RESEARCH})",
-        segmented_property_category=codes.cid7150.SpatialAndRelationalConcept,
-        segmented_property_type=REGION,
-        algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-        algorithm_identification=target.software.algorithm(),
-        tracking_uid=highdicom.UID(),
-        tracking_id=f"{NAME} region above anomaly threshold",
-        anatomic_regions=[codes.SCT.Brain],
-        display_color=highdicom.color.CIELabColor.from_rgb(0, 255, 255),
-    )
+    names = [region.name for region in findings.regions] or ["No finding"]
+    touched = np.flatnonzero(label.array.any(axis=(1, 2)))
+    if touched.size:
+        label = label[touched[0] : touched[-1] + 1]
+    colours = matplotlib.colormaps[COLOURS]
+    descriptions = [
+        highdicom.seg.SegmentDescription(
+            segment_number=number,
+            segment_label=f"{name} ({RESEARCH})",
+            segmented_property_category=codes.cid7150.SpatialAndRelationalConcept,
+            segmented_property_type=REGION,
+            algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+            algorithm_identification=target.software.algorithm(),
+            tracking_uid=highdicom.UID(),
+            tracking_id=f"{NAME} {name.lower()}",
+            anatomic_regions=[codes.SCT.Brain],
+            display_color=highdicom.color.CIELabColor.from_rgb(*(int(255 * c) for c in colours(number - 1)[:3])),
+        )
+        for number, name in enumerate(names, start=1)
+    ]
     return highdicom.seg.Segmentation(
         source_images=target.images,
         pixel_array=label,
         segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
-        segment_descriptions=[description],
+        segment_descriptions=descriptions,
         omit_empty_frames=False,
         content_label="ANOMALY",
         content_description=SHORT_NOTICE,

@@ -1,125 +1,150 @@
-"""Does a slice look like those the networks were trained on? A score from what the networks compute anyway.
+"""Does a head look like those the networks were trained on? A score a level, from what the networks compute anyway.
 
-Five numbers of a slice and its reconstruction; healthy slices, with and without skull, are one cloud each. The score is
-the Mahalanobis distance to the nearer cloud, in units of that cloud's threshold: above 1 a slice is unlike the training
-slices. A slice that is better reconstructed, less masked or smoother than they are is not. It is no finding: another
-scanner, another contrast or another level move it as much as a large lesion.
+Five numbers of a level's brain and its reconstruction, compared with healthy heads' at the same level; the score is the
+Mahalanobis distance in units of the threshold: above 1 a level is unlike the training's. A level that is better
+reconstructed, less masked or smoother than theirs is not. It is no finding: another scanner or another contrast move
+it as much as a large lesion.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from monai.transforms import Transform
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 from ..common.errors import PhanesInputError
-from ..common.metadata import add_warning, slices_at_level
+from ..common.metadata import add_warning
 from ..common.options import as_bool
 from ..method.filters import gaussian_filter
+from ..space.levels import LEVELS_MM, PIXEL_MM, nearest_level
 
-# The order of `slice_features`; kept in the record, which is refused when it was made of others.
-FEATURES = ("log reconstruction error", "correlation with reconstruction", "mask area", "log detail", "brightness")
-SIDES = np.array([1, -1, 1, 1, 0])  # where larger (1), smaller (-1) or either (0) is unlike the training slices
-RIDGE = 1e-9  # keeps a covariance of identical slices invertible
+# The order of `level_features`; kept in the record, which is refused when it was made of others.
+FEATURES = ("log error", "correlation with reconstruction", "share of mask", "log detail", "brightness")
+SIDES = np.array([1, -1, 1, 1, 0])  # where larger (1), smaller (-1) or either (0) is unlike the training's
+MIN_BRAIN_MM2 = 2000.0  # of brain in a level that is judged
+SMOOTHING = 2.0  # levels; neighbouring levels share what is usual
+RIDGE = 1e-6  # keeps a covariance of identical heads invertible
 
 
-def slice_features(image: Tensor, coarse: Tensor, mask: Tensor) -> Tensor:
-    """Five numbers a slice: three of (B, 1, H, W), image and reconstruction in [0, 1], mask 0 or 1 -> (B, 5), float64.
+def level_features(image: Tensor, coarse: Tensor, mask: Tensor, brain: Tensor) -> Tensor:
+    """Five numbers a level: image and reconstruction in [0, 1], mask and brain 0 or 1, (1, H, W, D) -> (D, 5), float64.
 
-    Mean absolute error of the reconstruction (log), its correlation with the image (Fisher's z), share of the mask,
-    mean absolute difference from the image smoothed by one pixel (log), mean intensity.
+    Over the brain: mean absolute error of the reconstruction (log), its correlation with the image (Fisher's z), share
+    of the mask, mean absolute difference from the image smoothed by one pixel (log), mean intensity. NaN for a level
+    with too little brain to be judged.
     """
-    x, y = (t.double().flatten(1) for t in (image, coarse))
-    a, b = x - x.mean(1, keepdim=True), y - y.mean(1, keepdim=True)
-    correlation = (a * b).sum(1) / (a.square().sum(1) * b.square().sum(1) + 1e-9).sqrt()
-    detail = (image - gaussian_filter(image, 1.0)).double().abs().flatten(1).mean(1)
-    return torch.stack(
+    inside = brain[0].double().movedim(-1, 0).flatten(1)
+
+    def mean(values: Tensor) -> Tensor:
+        return (values * inside).sum(1) / inside.sum(1)
+
+    planes = image[0].float().movedim(-1, 0)[:, None]
+    x, y, m = (t[0].double().movedim(-1, 0).flatten(1) for t in (image, coarse, mask))
+    detail = (planes - gaussian_filter(planes, 1.0)).double().abs().flatten(1)
+    a, b = x - mean(x)[:, None], y - mean(y)[:, None]
+    correlation = mean(a * b) / (mean(a.square()) * mean(b.square()) + 1e-12).sqrt()
+    features = torch.stack(
         [
-            ((x - y).abs().mean(1) + 1e-4).log(),
+            (mean((x - y).abs()) + 1e-4).log(),
             correlation.clamp(-0.9999, 0.9999).atanh(),
-            mask.double().flatten(1).mean(1),
-            (detail + 1e-4).log(),
-            x.mean(1),
+            mean(m),
+            (mean(detail) + 1e-4).log(),
+            mean(x),
         ],
         dim=1,
     )
+    return torch.where((inside.sum(1) * PIXEL_MM**2 >= MIN_BRAIN_MM2)[:, None], features, torch.nan)
 
 
-def fit_guard(groups: Mapping[str, NDArray], false_alarm_rate: float) -> dict[str, Any]:
-    """The record of the guard from features of healthy slices.
+def fit_guard(features: NDArray, false_alarm_rate: float) -> dict[str, Any]:
+    """The record of the guard from features of healthy heads on all levels.
 
-    Each slice is scored against the cloud of all others; the threshold is the value that a new healthy slice exceeds
-    with at most the given probability (the order statistic of split conformal prediction).
+    What is usual at a level is the heads' mean and standard deviation there, smoothed over neighbouring levels; how the
+    features go together is pooled over all. Each head is scored against all others, so that both thresholds hold for
+    heads that were not seen: of a level, the value that the given share of healthy levels exceeds; of a head, the share
+    of its levels above that (the order statistic of split conformal prediction).
 
     Args:
-        groups: name -> (N, 5) features.
-        false_alarm_rate: wanted share of alarms among healthy slices, at least 1 / (N + 1).
-
-    Returns:
-        `features`, `false_alarm_rate`, and for each of `groups` its mean, precision matrix, threshold and N.
+        features: (N, D, 5) of `level_features`, D levels of the whole grid.
+        false_alarm_rate: wanted share of alarms, of healthy levels and of healthy heads; at least 1 / (N + 1).
 
     Raises:
-        PhanesInputError: too few slices for the rate.
+        PhanesInputError: too few heads for the rate.
     """
-    record: dict[str, Any] = {"features": list(FEATURES), "false_alarm_rate": false_alarm_rate, "groups": {}}
-    for name, values in groups.items():
-        count = len(values)
-        rank = math.ceil((1.0 - false_alarm_rate) * (count + 1))
-        if rank > count or count <= len(FEATURES) + 1:
-            raise PhanesInputError(
-                f"a guard with {100 * false_alarm_rate:g} % false alarms needs more healthy slices than {count}."
-            )
-        others = [np.delete(values, i, axis=0) for i in range(count)]
-        distances = sorted(float(_distance(values[i : i + 1], *_cloud(rest))[0]) for i, rest in enumerate(others))
-        mean, precision = _cloud(values)
-        record["groups"][name] = {
-            "mean": mean.tolist(),
-            "precision": precision.tolist(),
-            "threshold": distances[rank - 1],
-            "healthy_slices": count,
-        }
-    return record
+    count = len(features)
+    rank = math.ceil((1.0 - false_alarm_rate) * (count + 1))
+    if rank > count or count <= len(FEATURES) + 1:
+        raise PhanesInputError(
+            f"a guard with {100 * false_alarm_rate:g} % false alarms needs more healthy heads than {count}."
+        )
+    others = [np.delete(features, i, axis=0) for i in range(count)]
+    distances = np.stack([_distance(features[i], range(len(LEVELS_MM)), _usual(rest)) for i, rest in enumerate(others)])
+    threshold = float(np.nanquantile(distances, 1.0 - false_alarm_rate))
+    shares = sorted(float(share) for share in _share(distances / threshold))
+    mean, deviation, precision = _usual(features)
+    return {
+        "features": list(FEATURES),
+        "false_alarm_rate": false_alarm_rate,
+        "mean": mean.tolist(),
+        "deviation": deviation.tolist(),
+        "precision": precision.tolist(),
+        "threshold": threshold,
+        "share_of_levels": shares[rank - 1],
+        "healthy_heads": count,
+    }
 
 
-def guard_scores(features: NDArray, record: Mapping[str, Any]) -> NDArray:
-    """Scores (B,) of features (B, 5): distance to the nearer cloud over its threshold; above 1 is unlike the training.
+def guard_scores(features: NDArray, heights: Sequence[float], record: Mapping[str, Any]) -> NDArray[np.float64]:
+    """Scores (D,) of features (D, 5) at the given heights (MNI z, mm); NaN for levels that are not judged.
 
     Raises:
         PhanesInputError: the record was made of other features.
     """
     if tuple(record.get("features", ())) != FEATURES:
         raise PhanesInputError("the calibration's guard was made by another version: run the calibrate workflow again.")
-    return np.min(
-        [
-            _distance(features, np.array(group["mean"]), np.array(group["precision"])) / group["threshold"]
-            for group in record["groups"].values()
-        ],
-        axis=0,
-    )
+    usual = tuple(np.array(record[name]) for name in ("mean", "deviation", "precision"))
+    return _distance(features, [nearest_level(height) for height in heights], usual) / record["threshold"]
 
 
-def _cloud(values: NDArray) -> tuple[NDArray, NDArray]:
-    covariance = np.cov(values, rowvar=False) + RIDGE * np.eye(values.shape[1])
-    return values.mean(axis=0), np.linalg.inv(covariance)
+def _usual(features: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+    """Mean and standard deviation of each level, (D, 5), and the precision matrix of what is left, (5, 5)."""
+    judged = np.isfinite(features).all(axis=(0, 2))
+    mean, deviation = (np.full(features.shape[1:], np.nan) for _ in range(2))
+    kept = features[:, judged]
+    mean[judged] = gaussian_filter1d(kept.mean(axis=0), SMOOTHING, axis=0, mode="nearest")
+    spread = np.sqrt(((kept - mean[judged]) ** 2).mean(axis=0))
+    deviation[judged] = gaussian_filter1d(spread, SMOOTHING, axis=0, mode="nearest") + RIDGE
+    standard = ((kept - mean[judged]) / deviation[judged]).reshape(-1, len(FEATURES))
+    covariance = np.cov(standard, rowvar=False) + RIDGE * np.eye(len(FEATURES))
+    return mean, deviation, np.linalg.inv(covariance)
 
 
-def _distance(values: NDArray, mean: NDArray, precision: NDArray) -> NDArray:
-    away = values - mean
+def _distance(values: NDArray, levels: Sequence[int], usual: tuple[NDArray, ...]) -> NDArray[np.float64]:
+    mean, deviation, precision = usual
+    away = (values - mean[list(levels)]) / deviation[list(levels)]
     away = np.where(SIDES * away < 0, 0.0, away)
     return np.sqrt(np.einsum("ni,ij,nj->n", away, precision, away))
 
 
-class GuardSliced(Transform):
-    """Score the slice nearest to the trained level, and warn (or refuse) when it is unlike the training slices.
+def _share(scores: NDArray) -> NDArray:
+    """Share of the judged levels above 1, over the last axis; 0 where none is judged."""
+    judged = np.isfinite(scores)
+    return ((scores > 1) & judged).sum(axis=-1) / np.maximum(judged.sum(axis=-1), 1)
 
-    Runs after `SplitMapsd`, on the network's grid, (1, H, W, D) each. Sets `guard`: "ok", "unlike the training slices"
-    or "not calibrated"; and `guard_score`, None without a calibration.
+
+class GuardLevelsd(Transform):
+    """Score each level, and warn (or refuse) when too many are unlike the training's.
+
+    Runs after `SplitMapsd`, on the network's grid, (1, H, W, D) each. Sets `guard`: "ok", "unlike the training heads",
+    "not judged" (too little brain) or "not calibrated"; `guard_share`, the share of levels that are unlike the
+    training's; and `guard_scores`, a number a level.
 
     Args:
         calibration: the record; without `guard` nothing is judged.
@@ -127,7 +152,7 @@ class GuardSliced(Transform):
         ref_key: key of the preprocessed input.
 
     Raises:
-        PhanesInputError: with `strict`, for a case that is unlike the training slices.
+        PhanesInputError: with `strict`, for a case that is unlike the training heads.
     """
 
     def __init__(self, calibration: Mapping[str, Any], strict: bool | str = False, ref_key: str = "image") -> None:
@@ -137,15 +162,25 @@ class GuardSliced(Transform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
-        d["guard"], d["guard_score"] = "not calibrated", None
+        d["guard"], d["guard_share"], d["guard_scores"] = "not calibrated", None, []
         if self.record is None:
             return d
         image = d[self.ref_key]
-        parts = slices_at_level(d, (self.ref_key, "coarse", "mask"), self.ref_key)
-        score = float(guard_scores(slice_features(*parts).numpy(), self.record)[0])
-        d["guard"], d["guard_score"] = ("ok" if score <= 1 else "unlike the training slices"), score
-        if score > 1:
-            sentence = f"does not look like a T1w brain at the trained level (guard {score:.1f}, at most 1 expected)"
+        parts = (torch.as_tensor(d[key]).detach().cpu()[:1] for key in (self.ref_key, "coarse", "mask", "analysed"))
+        heights = [float(height) for height in image.meta["heights"]]
+        scores = guard_scores(level_features(*parts).numpy(), heights, self.record)
+        d["guard_scores"] = [float(score) for score in scores]
+        if not np.isfinite(scores).any():
+            d["guard"] = "not judged"
+            return d
+        share = float(_share(scores))
+        usual = self.record["share_of_levels"] if image.meta["whole"] else 0.0
+        d["guard"], d["guard_share"] = ("ok" if share <= usual else "unlike the training heads"), share
+        if share > usual:
+            sentence = (
+                f"does not look like a healthy T1w head at {100 * share:.0f} % of the levels (guard; at most "
+                f"{100 * usual:.0f} % expected)"
+            )
             if self.strict:
                 name = image.meta.get("filename_or_obj", "the image")
                 raise PhanesInputError(f"'{name}' {sentence}; look at it, or leave --strict out.")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from ..dicom.selection import SeriesSelection
 from ..method.phanes import Phanes
 from .cases import find_cases
 from .records import CaseRecords
+from .thresholds import KINDS, Thresholds
 
 logger = logging.getLogger(__name__)
 
@@ -59,22 +60,24 @@ class CaseDataset(Dataset):
         data: items of `find_cases`, `{"image": path, "case": name}`.
         transform: the preprocessing.
 
-    Items are the transform's with `case` and `path` added, or `{"case", "path", "error"}` when the transform failed.
+    Items are the transform's with `case`, `path` and `seconds` added, or `{"case", "path", "error"}` when it failed.
     """
 
     def _transform(self, index: int) -> dict[str, Any]:
         item = dict(self.data[index])
         record = {"case": item["case"], "path": item["image"], "signature": signature(self.data[index])}
+        started = time.perf_counter()
         try:
-            return dict(apply_transform(self.transform, item)) | record
+            prepared = dict(apply_transform(self.transform, item))
+            return prepared | record | {"seconds": time.perf_counter() - started}
         except Exception as error:
             logger.debug("case %s", item["case"], exc_info=True)
             changed = record["signature"] != signature(self.data[index])
             return {**record, "error": changed_while_read(item["image"]) if changed else sentence_of(error)}
 
 
-class AutocastSliceInferer(SliceInferer):
-    """`SliceInferer`, its network under bfloat16 autocast where wanted, on a CPU too.
+class HeadInferer(SliceInferer):
+    """Hands a head (1, 2, H, W, D) to the network, under bfloat16 autocast where wanted.
 
     MONAI's own `amp` is for CUDA alone. It pays on GPUs and on CPUs with AMX or AVX-512 BF16 instructions
     (docs/performance.md says what it gains and what it changes).
@@ -89,7 +92,7 @@ class AutocastSliceInferer(SliceInferer):
 
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=self.amp):
-            return super().__call__(inputs, network, *args, **kwargs)
+            return super().__call__(inputs[:, :1], network, *args, **kwargs)
 
 
 class CaseEvaluator(SupervisedEvaluator):
@@ -109,6 +112,7 @@ class CaseEvaluator(SupervisedEvaluator):
         if "error" in batchdata:
             engine.state.error = batchdata["error"][0]
         else:
+            engine.state.seconds = float(batchdata["seconds"][0])
             try:
                 return super()._iteration(engine, batchdata)
             except PhanesOutputError:
@@ -214,7 +218,8 @@ def read_calibration(path: str | Path, weights: str | Path, network: Phanes | No
     """`calibration.json`, checked to belong to the weights; a warning when it was made with other choices.
 
     Args:
-        path: the record that the calibrate workflow wrote; keys `label_threshold` (>= 0) and `weights_sha256` at least.
+        path: the record that the calibrate workflow wrote; `heads` and `slices`, each with a `label_threshold` (>= 0),
+            and `weights_sha256` at least.
         weights: the state dict it was made for.
         network: whose components are compared with the record's `method`, where it has one.
 
@@ -227,9 +232,11 @@ def read_calibration(path: str | Path, weights: str | Path, network: Phanes | No
             fail(f"{what} '{file}' not found: give the bundle's folder with --bundle_root, or run train and calibrate.")
     try:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
-        float(record["label_threshold"])
+        for kind in KINDS:
+            record.setdefault(kind, {"label_threshold": record["label_threshold"]})
+            Thresholds.of(record, kind)
         expected = str(record["weights_sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         fail(f"calibration '{path}' is not a calibration record: run the calibrate workflow again.")
     if sha256_of_file(weights) != expected:
         fail(f"calibration '{path}' was made for other weights than '{weights}': run the calibrate workflow for them.")
@@ -243,24 +250,3 @@ def read_calibration(path: str | Path, weights: str | Path, network: Phanes | No
             ", ".join(others),
         )
     return dict(record)
-
-
-def label_threshold(override: float | str | None, calibration: Mapping[str, Any]) -> float:
-    """The label threshold: the user's, or the calibrated one.
-
-    Args:
-        override: a number >= 0, also as text (a host's options panel); `calibrated` or None for the calibration's.
-        calibration: the record.
-
-    Raises:
-        PhanesInputError: no such number.
-    """
-    if override is None or str(override).strip().lower() == "calibrated":
-        return float(calibration["label_threshold"])
-    try:
-        threshold = float(override)
-    except ValueError:
-        threshold = math.nan
-    if isinstance(override, bool) or not 0 <= threshold < math.inf:
-        raise PhanesInputError(f"label_threshold is {override!r}: give a number >= 0, or leave it out.")
-    return threshold

@@ -1,18 +1,23 @@
-"""From the network's four channels to images on the input's own grid; the steps around MONAI's `Invertd`."""
+"""From the network's four channels on the levels to images and findings on the input's own grid."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import Compose, Invertd, MapTransform, Transform
+from monai.transforms import MapTransform, Transform
+from scipy import ndimage
 
 from ..common.errors import PhanesInputError
 from ..method.phanes import CHANNELS
-from .transforms import brain_of
+from ..space.levels import level_affine
+from ..space.resampling import into_mni_of, onto_voxels, voxel_height
+from .findings import find, sides_known
+from .thresholds import Thresholds
 
 CONFINED = ("anomaly", "mask")  # to what was analysed
 
@@ -20,22 +25,19 @@ CONFINED = ("anomaly", "mask")  # to what was analysed
 class SplitMapsd(Transform):
     """Give each output channel a key of its own, (4, H, W, D) -> 4 x (1, H, W, D), on the CPU.
 
-    Also sets `anomaly_score`, the mean of the anomaly map over the analysed slices as the network saw them, and
-    `analysed`, ones that `Invertd` turns into the region the network has seen. A slice that was cut to its brain's
-    outline was analysed within it only: outside, anomaly map and mask are 0.
+    Anomaly map and mask are 0 where nothing was analysed. Also sets `anomaly_score`, the mean of the anomaly map over
+    what was analysed.
 
     Args:
         key: key of the network's output.
-        ref_key: key of the preprocessed input, whose meta data may hold an `outline`.
         names: keys of the output's channels.
 
     Raises:
         PhanesInputError: the output is not finite.
     """
 
-    def __init__(self, key: str = "pred", names: Sequence[str] = CHANNELS, ref_key: str = "image") -> None:
+    def __init__(self, key: str = "pred", names: Sequence[str] = CHANNELS) -> None:
         self.key = key
-        self.ref_key = ref_key
         self.names = tuple(names)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -43,28 +45,20 @@ class SplitMapsd(Transform):
         output = torch.as_tensor(d[self.key]).detach().float().cpu()
         if isinstance(output, MetaTensor):
             output = output.as_tensor()
-        if not output.isfinite().all():
-            raise PhanesInputError(
-                "The network's output is not finite: its weights lack a calibrated mask threshold; run the calibrate "
-                "workflow, or restore models/model.pt."
-            )
-        analysed = analysed_region(d[self.ref_key]).to(output)
+        analysed = torch.as_tensor(d["analysed"]).cpu().bool()
         for name, channel in zip(self.names, output.split(1), strict=True):
-            d[name] = MetaTensor(channel * analysed if name in CONFINED else channel)
-        d["analysed"] = MetaTensor(analysed)
-        d["anomaly_score"] = float(d["anomaly"].as_tensor().double().mean())
+            d[name] = MetaTensor(torch.where(analysed, channel, 0.0) if name in CONFINED else channel)
+            if not d[name].isfinite().all():
+                raise PhanesInputError(
+                    "The network's output is not finite: its weights lack a calibrated mask threshold; run the "
+                    "calibrate workflow, or restore models/model.pt."
+                )
+        d["anomaly_score"] = float(d["anomaly"].as_tensor()[analysed].double().mean())
         return d
 
 
-def analysed_region(image: MetaTensor) -> torch.Tensor:
-    """Where a preprocessed image (1, H, W, D) is analysed, boolean of its shape: all of it, or within its outline."""
-    if "outline" in image.meta:
-        return torch.from_numpy(brain_of(image))[None]
-    return torch.ones(tuple(image.shape), dtype=torch.bool)
-
-
 class RestoreUnitsd(MapTransform):
-    """Multiply each slice by the scale its input was divided by, (1, H, W, D) -> same, in the input's own units.
+    """Multiply each level by the scale its input was divided by, (1, H, W, D) -> same, in the input's own units.
 
     Args:
         keys: keys of images in [0, 1] on the network's grid.
@@ -83,81 +77,127 @@ class RestoreUnitsd(MapTransform):
         return d
 
 
-class ShownImagesd(Transform):
-    """`shown`: the maps on the grid that was analysed, oriented and aligned, for pictures.
-
-    A registered head's slices lie obliquely in its own grid, where no picture of one section would show them whole. The
-    maps are those of `NativeImagesd`, labelled alike, and `source` is the aligned input; (1, H, W, D) each.
-
-    Args:
-        transform: the preprocessing; its steps after the alignment are undone here.
-        threshold: label threshold.
-        ref_key: key of the preprocessed input, which knows what was done to it.
-        aligned_key: key of the aligned input.
-    """
-
-    def __init__(
-        self, transform: Compose, threshold: float, ref_key: str = "image", aligned_key: str = "aligned"
-    ) -> None:
-        # By name: MONAI Label loads the package's classes anew between its stages.
-        names = [type(step).__name__ for step in transform.transforms]
-        self.steps = Compose(transform.transforms[names.index("SelectSlicesd") :])
-        self.ref_key = ref_key
-        self.aligned_key = aligned_key
-        self.finish = NativeImagesd(threshold, aligned_key)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        d = dict(data)
-        names = (*CHANNELS, "analysed")
-        back = Invertd(
-            names, self.steps, self.ref_key, nearest_interp=[name in ("mask", "analysed") for name in names]
-        )({self.ref_key: d[self.ref_key], **{name: d[name].clone() for name in names}})
-        shown = self.finish({**{name: back[name] for name in names}, self.aligned_key: d[self.aligned_key]})
-        aligned: MetaTensor = shown.pop(self.aligned_key)
-        aligned.meta["original_affine"] = aligned.affine
-        d["shown"] = {**shown, "source": aligned}
-        return d
-
-
 class NativeImagesd(Transform):
-    """Finish the inverted maps on the input's grid, (1, X, Y, Z) each, and label them.
+    """Bring the maps from the levels onto the input's own grid, (1, H, W, D) -> (1, X, Y, Z) each.
 
     - `anomaly`: >= 0, 0 where not analysed.
     - `mask`: uint8, the region given to the inpainter, with refinements the last time.
     - `pseudo_healthy`: the input itself outside the mask, bit for bit, and the generated tissue inside.
     - `coarse`: the input itself where not analysed.
-    - `pred`: uint8 label, 1 where the anomaly map exceeds the threshold.
+    - `analysed`: uint8.
+
+    What they were on the levels is kept under `shown`, for pictures, with `source`, the input there.
 
     Args:
-        threshold: label threshold on the anomaly map, from `calibration.json` unless overridden.
+        ref_key: key of the preprocessed input, which knows where its levels lie.
         source_key: key of the input as it was read.
-
-    Raises:
-        PhanesInputError: the threshold is not a number >= 0.
     """
 
-    def __init__(self, threshold: float, source_key: str = "source") -> None:
-        if not isinstance(threshold, (int, float)) or isinstance(threshold, bool) or not threshold >= 0:
-            raise PhanesInputError(f"label_threshold is {threshold!r}: give a number >= 0, or leave it out.")
-        self.threshold = float(threshold)
+    def __init__(self, ref_key: str = "image", source_key: str = "source") -> None:
+        self.ref_key = ref_key
         self.source_key = source_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
-        source: MetaTensor = d[self.source_key]
-        # Orientation and its inverse leave rounding errors in the affine; the input's own is exact.
-        maps = {name: d[name].as_tensor() for name in (*CHANNELS, "analysed")}
-        analysed, mask = maps["analysed"] > 0.5, maps["mask"] > 0.5
-        anomaly = maps["anomaly"].clamp_min(0.0)
-        original = source.as_tensor().float()
+        image, source = d[self.ref_key], d[self.source_key]
+        heights = [float(height) for height in image.meta["heights"]]
+        scale = torch.as_tensor(image.meta["intensity_scale"], dtype=torch.float32).reshape(-1)
+        shown = {name: d[name].as_tensor() for name in (*CHANNELS, "analysed")}
+        shown["source"] = torch.as_tensor(image).cpu()[:1] * scale
+        meta = {"original_affine": level_affine(heights[0]), "alignment": image.meta["alignment"]}
+        d["shown"] = {name: MetaTensor(values, meta=dict(meta)) for name, values in shown.items()}
+        analysed, maps = onto_voxels(
+            {name: (shown[name][0].numpy(), name == "mask") for name in CHANNELS},
+            shown["analysed"][0].bool().numpy(),
+            heights,
+            float(image.meta["thickness"]),
+            into_mni_of(image, source.affine.numpy()),
+            source.shape[1:],
+        )
+        found = {name: torch.from_numpy(values)[None] for name, values in maps.items()}
+        original, inside = source.as_tensor().float(), torch.from_numpy(analysed)[None]
+        mask = found["mask"] > 0.5
         images = {
-            "anomaly": anomaly,
+            "anomaly": found["anomaly"].clamp_min(0.0),
             "mask": mask.to(torch.uint8),
-            "pseudo_healthy": torch.where(mask, maps["pseudo_healthy"], original),
-            "coarse": torch.where(analysed, maps["coarse"], original),
-            "analysed": analysed.to(torch.uint8),
-            "pred": (anomaly > self.threshold).to(torch.uint8),
+            "pseudo_healthy": torch.where(mask, found["pseudo_healthy"], original),
+            "coarse": torch.where(inside, found["coarse"], original),
+            "analysed": inside.to(torch.uint8),
         }
-        for name, image in images.items():
-            d[name] = MetaTensor(image, meta=dict(source.meta))
+        for name, values in images.items():
+            d[name] = MetaTensor(values, meta=dict(source.meta))
         return d
+
+
+class FindingsOfHeadd(Transform):
+    """Find what lies above the label's threshold on the input's own grid, (1, X, Y, Z).
+
+    Sets `pred`, the label: uint8, the findings' numbers; `findings`, a list of `findings.Finding`; `threshold`, the
+    label's; and `healthy_below`, the share of healthy images with a lower anomaly score. `shown` gets the label too.
+
+    Args:
+        calibration: the record: thresholds of whole heads and of slices.
+        label_threshold: in place of the calibrated one; see `thresholds.label_threshold`.
+        ref_key: key of the preprocessed input.
+        source_key: key of the input as it was read.
+
+    Raises:
+        PhanesInputError: the threshold is no number >= 0.
+    """
+
+    def __init__(
+        self,
+        calibration: Mapping[str, Any],
+        label_threshold: float | str | None = None,
+        ref_key: str = "image",
+        source_key: str = "source",
+    ) -> None:
+        self.heads = Thresholds.of(calibration, "heads", label_threshold)
+        self.slices = Thresholds.of(calibration, "slices", label_threshold)
+        self.ref_key = ref_key
+        self.source_key = source_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        image, source = d[self.ref_key], d[self.source_key]
+        affine = source.affine.numpy().astype(float)
+        into_mni = into_mni_of(image, affine)
+        whole = bool(image.meta["whole"])
+        limits = self.heads if whole else self.slices
+        label, d["findings"] = find(
+            d["anomaly"].as_tensor()[0].numpy(),
+            limits.label,
+            int(np.ceil(limits.smallest / voxel_size(image, source, whole))),
+            affine,
+            into_mni,
+            limits.healthy_peaks,
+            spacing_known=bool(source.meta.get("spacing_known", True)),
+            sides_known=sides_known(source.meta),
+        )
+        d["pred"] = MetaTensor(torch.from_numpy(label)[None], meta=dict(source.meta))
+        d["threshold"] = limits.label
+        d["healthy_below"] = limits.healthy_below(d["anomaly_score"])
+        heights = [float(height) for height in image.meta["heights"]]
+        d["shown"] = {**d["shown"], "pred": _on_levels(label, into_mni, heights, d["shown"]["anomaly"])}
+        return d
+
+
+def voxel_size(image: MetaTensor, source: MetaTensor, whole: bool) -> float:
+    """What a voxel of the input adds to a finding's size: mm3 of a head; of slices, mm2 of their plane in MNI space."""
+    affine = source.affine.numpy().astype(float)
+    if whole:
+        return float(abs(np.linalg.det(affine[:3, :3])))
+    into_mni = into_mni_of(image, affine)
+    return float(abs(np.linalg.det(into_mni[:3, :3]))) / max(float(image.meta["thickness"]), voxel_height(into_mni))
+
+
+def _on_levels(label: np.ndarray, into_mni: np.ndarray, heights: Sequence[float], like: MetaTensor) -> MetaTensor:
+    """A label (X, Y, Z) at the nearest voxel of each pixel of the levels, (1, H, W, D)."""
+    from_mni = np.linalg.inv(into_mni)
+    shape = (*like.shape[1:3], 1)
+    levels = [
+        ndimage.affine_transform(label, from_mni @ level_affine(height), output_shape=shape, order=0, mode="nearest")
+        for height in heights
+    ]
+    found = torch.from_numpy(np.concatenate(levels, axis=-1))[None]
+    return MetaTensor(torch.where(like.as_tensor() > 0, found, 0), meta=dict(like.meta))

@@ -158,6 +158,11 @@ class CaseRecords:
         records = (self._read(item["case"]) for item in cases)
         return [record["result"] for record in records if record is not None]
 
+    def files(self, case: str) -> dict[str, str]:
+        """The files of a case that has a result under these settings, with their SHA-256; none of another."""
+        record = self._read(case)
+        return {} if record is None else dict(record["files"])
+
     def _read(self, case: str) -> dict[str, Any] | None:
         """A case's record under these settings, or None where there is none that can be read."""
         try:

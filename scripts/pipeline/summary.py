@@ -18,13 +18,15 @@ class CaseResult:
         case: its name, and its folder's.
         source: path of the input.
         status: "ok" or "failed".
-        slices: the input's axial slices that hold analysed voxels, counted from the lowest, separated by spaces.
-        alignment: mni, header, geometric, none; empty for a single slice (`alignment.AlignHeadd`).
+        slices: the input's axial slices that hold analysed voxels, counted from the lowest, as ranges such as 12-170.
+        alignment: mni, header, slice, outline (`alignment.AlignHeadd`).
         similarity: correlation with the template within the brain; empty where that is not known.
-        guard: ok, unlike the training slices, or not calibrated (`guard.GuardSliced`).
-        guard_score: above 1 the slice at the level does not look like a T1w brain there.
-        anomaly_score: mean of the anomaly map over the analysed slices, on the network's grid.
-        volume_mm3: volume of the label.
+        guard: ok, unlike the training heads, not judged, or not calibrated (`guard.GuardLevelsd`).
+        guard_share: share of the levels that are unlike the training's; empty where none was judged.
+        anomaly_score: mean of the anomaly map over the brain's analysed part, on the network's grid.
+        healthy_below: share of the calibration's healthy images whose anomaly score is lower; empty when not recorded.
+        findings: their number.
+        volume_mm3: of all findings together; empty where the input does not know the size of its voxels.
         warnings: what a reader should know, separated by semicolons.
         error: why the case failed.
     """
@@ -36,8 +38,10 @@ class CaseResult:
     alignment: str = ""
     similarity: float | None = None
     guard: str = ""
-    guard_score: float | None = None
+    guard_share: float | None = None
     anomaly_score: float | None = None
+    healthy_below: float | None = None
+    findings: int | None = None
     volume_mm3: float | None = None
     warnings: str = ""
     error: str = ""

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 from monai.engines import IterationEvents
 from tqdm import tqdm
 
@@ -19,29 +18,29 @@ from ..common.options import as_bool
 from ..common.processes import process_rank, total
 from ..common.versions import versions
 from ..dicom.case_writer import DicomCaseWriter
+from ..pipeline.findings import write_findings
 from ..pipeline.inference import CaseEvaluator, CaseEvents
 from ..pipeline.records import CaseRecords
 from ..pipeline.results import save_images
+from ..pipeline.run_record import STEPS, Stopwatch, write_run
 from ..pipeline.summary import CaseResult, write_summary
-from .pictures import analysed_slices, case_figure, save_figure
+from .pictures import analysed_slices, case_figure, ranges, save_figure
 from .report import write_report
 from .view import case_view, save_view, view_path
 
 
 class CaseReporter:
-    """Writes `<output_dir>/<case>/...` for each case, and `summary.csv` and `report.html` for the run.
+    """Writes `<output_dir>/<case>/...` for each case, and `summary.csv`, `run.json` and `report.html` for the run.
 
     A handler and not a transform, because hosts of the bundle (MONAI Label, MONAI Deploy) run the post-processing
     without an output folder.
 
     Args:
         output_dir: folder of the results.
-        threshold: label threshold, for the picture.
-        save: which files to write, by suffix: anomaly, pseudo_healthy, coarse, mask, label, picture, and view (what
-            the report shows).
+        save: which files to write, by suffix: anomaly, pseudo_healthy, coarse, mask, label, findings, picture, and view
+            (what the report shows).
         report: write report.html.
         about: tables for the report, title -> name -> value.
-        healthy_scores: anomaly scores of healthy scans, for the report; None when the calibration did not record them.
         cases: all cases of the run, for the order of the summary; those that were finished before are in it, too.
         records: where the ends of the cases are noted.
         dicom: writes `<case>/dicom/` too; None does not.
@@ -51,11 +50,9 @@ class CaseReporter:
     def __init__(
         self,
         output_dir: str,
-        threshold: float,
         save: Mapping[str, bool] | None = None,
         report: bool = True,
         about: Mapping[str, Mapping[str, object]] | None = None,
-        healthy_scores: Sequence[float] | None = None,
         *,
         cases: Sequence[Mapping[str, Any]],
         records: CaseRecords,
@@ -63,56 +60,68 @@ class CaseReporter:
         anonymize: bool = False,
     ) -> None:
         self.output_dir = Path(output_dir)
-        self.threshold = threshold
         self.save = {name: as_bool(f"save_{name}", wanted) for name, wanted in (save or {}).items()}
         self.report = as_bool("report", report)
         self.about = dict(about or {})
-        self.healthy_scores = tuple(healthy_scores or ())
         self.cases = {item["case"]: item for item in cases}
         self.records = records
         self.ended = 0  # cases of this run
+        self.watch = Stopwatch()
         self.summary_due = 0
         self.dicom = dicom
         self.anonymize = as_bool("anonymize", anonymize)
 
     def attach(self, engine: Engine) -> None:
         """Listen to a `CaseEvaluator`."""
+        engine.add_event_handler(Events.ITERATION_STARTED, lambda: self.watch.lap())
+        engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self.network_completed)
         engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self.case_completed)
         engine.add_event_handler(CaseEvents.CASE_FAILED, self.case_failed)
+
+    def network_completed(self, engine: Any) -> None:
+        """Note the time that preprocessing and network took."""
+        case = engine.state.case
+        self.watch.note(case, STEPS[0], engine.state.seconds)
+        self.watch.note(case, STEPS[1], self.watch.lap())
 
     def case_completed(self, engine: Any) -> None:
         """Write the files of the case whose post-processed images are in `engine.state`."""
         case, path = engine.state.case, engine.state.path
+        self.watch.note(case, STEPS[2], self.watch.lap())
         output: dict[str, Any] = {**engine.state.batch[0], **engine.state.output[0]}
         meta = output["image"].meta
-        slices = [int(i) for i in meta["slice_indices"]]
 
         def write(folder: Path) -> None:
             save_images(output, folder, case, self.save)
-            scales = [float(s) for s in meta["intensity_scale"]]
+            if self.save.get("findings", True):
+                write_findings(output["findings"], folder / f"{case}_findings.csv")
             if self.save.get("view", True):
-                save_view(case_view(output["shown"], slices, scales, self.threshold), view_path(folder, case))
+                save_view(case_view(output), view_path(folder, case))
             if self.save.get("picture", True):
-                save_figure(case_figure(output["shown"], slices, scales, self.threshold, case), folder / f"{case}.png")
+                save_figure(case_figure(output, case), folder / f"{case}.png")
             if self.dicom is not None:
                 self.dicom(case, output, folder)
 
         if self.dicom is not None:
             add_warning(output["image"], self.dicom.note(output))
-        voxel = abs(np.linalg.det(np.asarray(output["source"].meta["original_affine"], dtype=float)[:3, :3]))
+        volumes = [finding.volume_mm3 for finding in output["findings"]]
+        known = bool(output["source"].meta.get("spacing_known", True))
         result = CaseResult(
             case=case,
             source=self._shown(str(path)),
-            slices=" ".join(map(str, analysed_slices(output["analysed"], output["source"]))),
+            slices=ranges(analysed_slices(output["analysed"], output["source"])),
             alignment=str(meta.get("alignment", "")),
             similarity=float(meta["alignment_similarity"]) if "alignment_similarity" in meta else None,
             guard=str(output.get("guard", "")),
-            guard_score=output.get("guard_score"),
+            guard_share=output.get("guard_share"),
             anomaly_score=output["anomaly_score"],
-            volume_mm3=float(output["pred"].sum()) * float(voxel),
+            healthy_below=output["healthy_below"],
+            findings=len(output["findings"]),
+            volume_mm3=float(sum(volumes)) if known else None,
             warnings=self._said(case, str(meta.get("warnings", ""))),
         )
         self.records.replace(self.cases[case], result, engine.state.signature, write)
+        self.watch.note(case, STEPS[3], self.watch.lap())
         self._case_ended()
 
     def case_failed(self, engine: Any) -> None:
@@ -136,10 +145,12 @@ class CaseReporter:
             SystemExit: at least one case failed (`PhanesInputError` outside the command line).
         """
         results = self._write_summary()
-        if self.report:
-            with self.records.writing():
-                about = {**self.about, "Versions": versions()}
-                write_report(results, self.output_dir, about, self.healthy_scores)
+        with self.records.writing():
+            files = {case: self.records.files(case) for case in self.cases}
+            settings, calibration = (self.about.get(title, {}) for title in ("Settings", "Calibration"))
+            write_run(self.output_dir / "run.json", settings, calibration, files, self.watch)
+            if self.report:
+                write_report(results, self.output_dir, {**self.about, "Versions": versions()})
         failed = sum(result.status != "ok" for result in results)
         where = self.output_dir / ("report.html" if self.report else "summary.csv")
         if failed:

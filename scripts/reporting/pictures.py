@@ -1,24 +1,106 @@
-"""The picture of a case: input, coarse reconstruction, mask, pseudo-healthy and anomaly overlay, one row a slice."""
+"""The picture of a case: the strongest finding in three planes, the head's levels under the anomaly map."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import nibabel as nib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from monai.data import MetaTensor
+from nibabel.affines import apply_affine
 from numpy.typing import NDArray
 
+from ..pipeline.findings import Finding
+from ..space.levels import PIXEL_MM, level_affine
+
 TITLES = ("Input", "Coarse reconstruction", "Mask", "Pseudo-healthy", "Anomaly map")
-MAX_ROWS = 5
+COLUMNS = len(TITLES)
+MAX_ROWS = 5  # of slices that were listed
+LEVEL_ROWS = 2  # of the whole head's levels, the first of them with the other two planes
 HEAT = "inferno"  # perceptually uniform and safe for colour-blind readers
+BRIGHTEST = 99.0  # percentile of the brain that is shown nearly white
+DARK = 0.1  # of white: what is darker everywhere in a row or column is cut off
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What pictures show of a case: its maps on the levels, (H, W, D) each.
+
+    Attributes:
+        maps: source, coarse, mask, pseudo_healthy, anomaly, pred (the label).
+        heights: MNI z of the levels, mm.
+        placed: whether the heights are known; those of a slice from an unknown place are not.
+        thickness: of a level, mm.
+        whole: whether this is a whole head.
+        white: the intensity that is shown white.
+        threshold: of the label.
+        top: the anomaly that has the brightest colour.
+        findings: the strongest first.
+        middle: row, column and level of the strongest finding; without one, of the middle of the head.
+    """
+
+    maps: Mapping[str, NDArray]
+    heights: Sequence[float]
+    placed: bool
+    thickness: float
+    whole: bool
+    white: float
+    threshold: float
+    top: float
+    findings: Sequence[Finding]
+    middle: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, output: Mapping[str, Any]) -> Shown:
+        """From the post-processed data of a case."""
+        maps = {name: np.asarray(image[0]) for name, image in output["shown"].items()}
+        meta = output["image"].meta
+        heights = [float(height) for height in meta["heights"]]
+        analysed = maps.pop("analysed") > 0
+        threshold, findings = float(output["threshold"]), list(output["findings"])
+        middle = tuple(n // 2 for n in analysed.shape)
+        if findings:
+            row, column, _ = apply_affine(
+                np.linalg.inv(level_affine()), [getattr(findings[0], f"mni_{axis}_mm") for axis in "xyz"]
+            )
+            level = np.abs(np.asarray(heights) - findings[0].mni_z_mm).argmin()
+            middle = tuple(
+                int(np.clip(round(v), 0, n - 1)) for v, n in zip((row, column, level), analysed.shape, strict=True)
+            )
+        return cls(
+            maps,
+            heights,
+            meta.get("alignment") != "outline",
+            float(meta["thickness"]),
+            bool(meta["whole"]),
+            float(np.percentile(maps["source"][analysed], BRIGHTEST)) * 1.1 or 1.0,
+            threshold,
+            max(float(maps["anomaly"].max()), 4.0 * threshold, 1e-6),
+            findings,
+            (middle[0], middle[1], middle[2]),
+        )
+
+    def window(self) -> tuple[slice, slice]:
+        """Rows and columns that hold anything but air."""
+        bright = np.nonzero(self.maps["source"] > DARK * self.white)
+        rows, columns = bright[0], bright[1]
+        if not rows.size:
+            return slice(None), slice(None)
+        return slice(int(rows.min()), int(rows.max()) + 1), slice(int(columns.min()), int(columns.max()) + 1)
+
+    def place(self, level: int) -> str:
+        """The height of a level, in words."""
+        return f"z = {self.heights[level]:+.0f} mm" if self.placed else "height not known"
 
 
 def fading_heat() -> Colormap:
@@ -28,92 +110,99 @@ def fading_heat() -> Colormap:
     return LinearSegmentedColormap.from_list("fading_heat", colours)
 
 
-def axial(image: MetaTensor, affine: NDArray) -> NDArray:
-    """(1, X, Y, Z) on any grid -> (rows anterior to posterior, columns left to right, slices upwards)."""
-    flips = nib.orientations.ornt_transform(
-        nib.orientations.io_orientation(affine), nib.orientations.axcodes2ornt("PRS")
-    )
-    return nib.orientations.apply_orientation(np.asarray(image[0]), flips)
-
-
-def axial_spacing(affine: NDArray) -> tuple[float, float, float]:
-    """mm a voxel along rows, columns and slices of `axial`."""
-    axes = np.argsort(nib.orientations.io_orientation(affine)[:, 0])
-    sizes = nib.affines.voxel_sizes(affine)[axes]  # along x, y, z of the patient
-    return float(sizes[1]), float(sizes[0]), float(sizes[2])
-
-
-def lies_in_mni(image: MetaTensor) -> bool:
-    """True for an image on the template's grid, or which was believed to lie there (`alignment.AlignHeadd`)."""
-    return image.meta.get("alignment") in ("mni", "header")
-
-
 def analysed_slices(analysed: MetaTensor, source: MetaTensor) -> list[int]:
     """Axial slices of the input, counted upwards, that hold analysed voxels; (1, X, Y, Z) on the native grid each."""
-    return np.flatnonzero(axial(analysed, np.asarray(source.meta["original_affine"])).any(axis=(0, 1))).tolist()
+    axes = nib.orientations.io_orientation(np.asarray(source.meta["original_affine"]))
+    axis = int(np.flatnonzero(axes[:, 0] == 2)[0])
+    planes = np.unique(np.argwhere(np.asarray(analysed[0]))[:, axis])
+    return sorted(planes.tolist() if axes[axis, 1] > 0 else (analysed.shape[1 + axis] - 1 - planes).tolist())
 
 
-def case_figure(
-    output: Mapping[str, MetaTensor], slices: Sequence[int], scales: Sequence[float], threshold: float, title: str
-) -> Figure:
+def ranges(numbers: Sequence[int]) -> str:
+    """Ascending numbers as text: `3 7-9`."""
+    runs = np.split(np.asarray(numbers), np.flatnonzero(np.diff(numbers) > 1) + 1) if len(numbers) else []
+    return " ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+def case_figure(output: Mapping[str, Any], title: str) -> Figure:
     """Figure of one case.
 
-    Args:
-        output: `source`, `coarse`, `mask`, `pseudo_healthy`, `anomaly`, `pred` and `analysed` on the aligned grid.
-        slices: analysed slices, counted upwards.
-        scales: the intensity that is shown white, one a slice.
-        threshold: label threshold; the overlay's colours run from 0 to at least four times of it.
-        title: first line.
+    A whole head: the level of the strongest finding as input, coarse reconstruction, mask, pseudo-healthy image and
+    anomaly map; the coronal and the sagittal plane through that finding; other levels, evenly chosen. Slices: the five
+    images of each, at most `MAX_ROWS`, evenly chosen.
 
-    Returns:
-        A matplotlib figure with at most `MAX_ROWS` rows, evenly chosen, for a slab of more slices.
+    Args:
+        output: the post-processed data of the case.
+        title: first line.
     """
-    affine = np.asarray(output["source"].meta["original_affine"], dtype=float)
-    spacing = axial_spacing(affine)
-    in_mni_space = lies_in_mni(output["source"])
-    volumes = {
-        key: axial(output[key], affine)
-        for key in ("source", "coarse", "mask", "pseudo_healthy", "anomaly", "pred", "analysed")
-    }
-    chosen = evenly_chosen(len(slices), MAX_ROWS)
-    top = max(float(volumes["anomaly"].max()), 4.0 * threshold, 1e-6)
-    height = 3.3 * len(chosen) + 0.55  # inches
+    shown = Shown.of(output)
+    rows = [shown.middle[2]] if shown.whole else evenly_chosen(len(shown.heights), MAX_ROWS)
+    count = len(rows) + (LEVEL_ROWS if shown.whole else 0)
+    height = 3.3 * count + 0.55  # inches
     figure = Figure(figsize=(13.2, height), facecolor="black")
     FigureCanvasAgg(figure)
     # Fixed places: letting matplotlib find them takes longer than all the rest of the picture.
     top_edge = 1.0 - 0.5 / height
     places = {"left": 0.004, "right": 0.93, "bottom": 0.01, "top": top_edge, "wspace": 0.02, "hspace": 0.02}
-    axes = figure.subplots(len(chosen), len(TITLES), squeeze=False, gridspec_kw=places)
-    for row, n in zip(axes, chosen, strict=True):
-        index = slices[n]
-        window = analysed_window(volumes["analysed"][..., index])
-        pane = {key: volume[..., index][window] for key, volume in volumes.items()}
-        grey = {"cmap": "gray", "vmin": min(float(pane["source"].min()), 0.0), "vmax": scales[n] or 1.0}
-        for axis, key in zip(row, ("source", "coarse", "source", "pseudo_healthy", "source"), strict=True):
-            axis.imshow(pane[key], aspect=spacing[0] / spacing[1], interpolation="nearest", **grey)
-            axis.set_axis_off()
-        style = {"aspect": spacing[0] / spacing[1], "interpolation": "nearest"}
-        row[2].imshow(np.ma.masked_equal(pane["mask"], 0), cmap="autumn", vmin=0, vmax=2, alpha=0.75, **style)
-        row[4].imshow(pane["anomaly"], cmap=fading_heat(), vmin=0.0, vmax=top, **style)
-        if pane["pred"].any() and not pane["pred"].all():
-            row[4].contour(pane["pred"], levels=[0.5], colors="cyan", linewidths=0.7)
-        where = f"MNI z = {affine[2, 3] + affine[2, 2] * index:+.0f} mm" if in_mni_space else f"slice {index}"
-        row[0].text(0.02, 0.02, where, color="white", fontsize=8, transform=row[0].transAxes)
-        for axis in row:
-            for x, letter in ((0.01, "L"), (0.99, "R")):
-                side = "left" if letter == "L" else "right"
-                axis.text(x, 0.5, letter, color="0.7", fontsize=8, ha=side, transform=axis.transAxes)
+    axes = figure.subplots(count, COLUMNS, squeeze=False, gridspec_kw=places)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for row, level in zip(axes, rows, strict=False):
+        _five_images(row, shown, level)
+    if shown.whole:
+        others = list(axes[1:].flat)
+        _overlay(others[0], shown, lambda volume: volume[shown.middle[0]].T[::-1], shown.thickness, "coronal", "LR")
+        _overlay(others[1], shown, lambda volume: volume[:, shown.middle[1]].T[::-1], shown.thickness, "sagittal", "AP")
+        for axis, level in zip(others[2:], evenly_chosen(len(shown.heights), len(others), ends=False), strict=False):
+            _overlay(axis, shown, _axial(shown, level), PIXEL_MM, shown.place(level), "LR")
     for axis, name in zip(axes[0], TITLES, strict=True):
         axis.set_title(name, color="white", fontsize=10)
     place = figure.add_axes((0.938, 0.03, 0.010, top_edge - 0.05))
-    bar = figure.colorbar(ScalarMappable(Normalize(0.0, top), fading_heat()), cax=place)
+    bar = figure.colorbar(ScalarMappable(Normalize(0.0, shown.top), fading_heat()), cax=place)
     bar.ax.set_facecolor("black")
-    bar.ax.axhline(threshold, color="cyan", linewidth=1.2)
+    bar.ax.axhline(shown.threshold, color="cyan", linewidth=1.2)
     bar.ax.tick_params(colors="white", labelsize=7)
-    bar.set_label(f"anomaly (label above {threshold:.3g})", color="white", fontsize=8)
-    shown = "" if len(chosen) == len(slices) else f" - {len(chosen)} of {len(slices)} analysed slices"
-    figure.suptitle(f"{_plain(title)}{shown} - research use only", color="white", fontsize=10, y=1.0 - 0.06 / height)
+    bar.set_label(f"anomaly (label above {shown.threshold:.3g})", color="white", fontsize=8)
+    text = (
+        f"{_plain(title)} - {len(shown.findings)} finding{'' if len(shown.findings) == 1 else 's'} - research use only"
+    )
+    figure.suptitle(text, color="white", fontsize=10, y=1.0 - 0.06 / height)
     return figure
+
+
+def _axial(shown: Shown, level: int) -> Any:
+    """Takes the section at a level out of a volume."""
+    rows, columns = shown.window()
+    return lambda volume: volume[rows, columns, level]
+
+
+def _five_images(row: Sequence[Axes], shown: Shown, level: int) -> None:
+    cut = _axial(shown, level)
+    for axis, key in zip(row, ("source", "coarse", "source", "pseudo_healthy"), strict=False):
+        axis.imshow(cut(shown.maps[key]), cmap="gray", vmin=0, vmax=shown.white, interpolation="nearest")
+    mask = np.ma.masked_equal(cut(shown.maps["mask"]), 0)
+    row[2].imshow(mask, cmap="autumn", vmin=0, vmax=2, alpha=0.75, interpolation="nearest")
+    _overlay(row[4], shown, cut, PIXEL_MM, "", "LR")
+    row[0].text(0.02, 0.02, shown.place(level), color="white", fontsize=8, transform=row[0].transAxes)
+    for axis in row[:4]:
+        _ends(axis, "LR")
+
+
+def _overlay(axis: Axes, shown: Shown, cut: Any, row_mm: float, name: str, ends: str) -> None:
+    """A section under the anomaly map, the label outlined."""
+    style: dict[str, Any] = {"aspect": row_mm / PIXEL_MM, "interpolation": "nearest"}
+    axis.imshow(cut(shown.maps["source"]), cmap="gray", vmin=0, vmax=shown.white, **style)
+    axis.imshow(cut(shown.maps["anomaly"]), cmap=fading_heat(), vmin=0.0, vmax=shown.top, **style)
+    label = cut(shown.maps["pred"]) > 0
+    if label.any() and not label.all():
+        axis.contour(label, levels=[0.5], colors="cyan", linewidths=0.7)
+    axis.text(0.02, 0.02, name, color="white", fontsize=8, transform=axis.transAxes)
+    _ends(axis, ends)
+
+
+def _ends(axis: Axes, letters: str) -> None:
+    for x, letter, side in ((0.01, letters[0], "left"), (0.99, letters[1], "right")):
+        axis.text(x, 0.5, letter, color="0.7", fontsize=8, ha=side, transform=axis.transAxes)
 
 
 def save_figure(figure: Figure, path: Path, dpi: int = 100) -> None:
@@ -123,17 +212,12 @@ def save_figure(figure: Figure, path: Path, dpi: int = 100) -> None:
         figure.savefig(path, format="png", dpi=dpi, facecolor=figure.get_facecolor(), metadata={"Software": None})
 
 
-def evenly_chosen(count: int, limit: int) -> list[int]:
-    """At most `limit` of `count` indices, ends included, evenly spread."""
-    return [int(n) for n in np.unique(np.linspace(0, count - 1, min(count, limit)).round())]
-
-
-def analysed_window(analysed: NDArray) -> tuple[slice, slice]:
-    """Rows and columns that were analysed, of one section (rows, columns)."""
-    rows, columns = np.nonzero(analysed)
-    if rows.size == 0:
-        return slice(None), slice(None)
-    return slice(int(rows.min()), int(rows.max()) + 1), slice(int(columns.min()), int(columns.max()) + 1)
+def evenly_chosen(count: int, limit: int, ends: bool = True) -> list[int]:
+    """At most `limit` of `count` indices, evenly spread, with the first and the last one or without."""
+    if count <= limit:
+        return list(range(count))
+    places = np.linspace(0, count - 1, limit) if ends else (np.arange(limit) + 0.5) * count / limit
+    return [int(n) for n in np.unique(places.round())]
 
 
 def _plain(text: str) -> str:

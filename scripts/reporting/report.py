@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import matplotlib
 import numpy as np
@@ -26,8 +25,15 @@ from .view import read_view, view_path
 PAGE = Path(__file__).parent / "page"
 COLOUR_MAPS = ("inferno", "cividis", "viridis")  # even in lightness; the latter two made for colour-blind readers
 # Headings of the columns that need another than their field's name; a new field of `CaseResult` needs no entry.
-HEADINGS = {"anomaly_score": "Anomaly score", "volume_mm3": "Labelled volume (mm³)", "warnings": "Notes"}
-BELOW = "below"  # the page's own column: how many healthy scans score lower
+HEADINGS = {
+    "guard_share": "Unlike levels",
+    "anomaly_score": "Anomaly score",
+    "healthy_below": "Healthy images below",
+    "volume_mm3": "Volume (mm³)",
+    "warnings": "Notes",
+}
+SHARES = ("guard_share", "healthy_below")
+LONGEST = 12  # entries of a list that is shown
 HIDDEN = ("source", "error")  # shown in the viewer, and among the notes
 
 
@@ -35,7 +41,6 @@ def write_report(
     results: Sequence[CaseResult],
     folder: Path,
     about: Mapping[str, Mapping[str, object]],
-    healthy_scores: Sequence[float] = (),
 ) -> Path:
     """Write `report.html` into the output folder.
 
@@ -43,33 +48,25 @@ def write_report(
         results: the cases, in the order of the run; their views are read from `<folder>/<case>/<case>_view.json`, one
             at a time.
         folder: the output folder.
-        about: tables below the cases, title -> name -> value (settings, versions, checksums); long lists are left out.
-        healthy_scores: anomaly scores of the healthy scans of the calibration; empty when they were not recorded.
+        about: tables below the cases, title -> name -> value (settings, versions, checksums); long lists are left
+            out.
 
     Returns:
         Path of the report.
     """
-    healthy = sorted(float(score) for score in healthy_scores)
     environment = Environment(
         loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     style, script = (Markup((PAGE / name).read_text(encoding="utf-8")) for name in ("report.css", "report.js"))  # noqa: S704 - our own files
     names = [field.name for field in fields(CaseResult) if field.name not in HIDDEN]
-    if healthy:
-        names.insert(names.index("anomaly_score") + 1, BELOW)
-    scores = [float(r.anomaly_score) for r in results if r.anomaly_score is not None]
     stream = environment.get_template("report.html.j2").stream(
         count=len(results),
         failed=sum(result.status != "ok" for result in results),
         columns=[column(name) for name in names],
-        rows=rows(results, folder, names, healthy),
-        about={title: {k: v for k, v in table.items() if _is_short(v)} for title, table in about.items()},
+        rows=rows(results, folder, names),
+        about={title: dict(_short(table)) for title, table in about.items()},
         colour_maps=COLOUR_MAPS,
-        shared={
-            "colour_maps": {name: colour_table(name) for name in COLOUR_MAPS},
-            "healthy_scores": [_digits(score) for score in healthy],
-            "scores": [_digits(score) for score in scores],
-        },
+        shared={"colour_maps": {name: colour_table(name) for name in COLOUR_MAPS}},
         style=style,
         script=script,
         style_hash=policy_hash(style),
@@ -85,48 +82,37 @@ def write_report(
     return path
 
 
-def rows(
-    results: Sequence[CaseResult], folder: Path, names: Sequence[str], healthy: Sequence[float]
-) -> Iterator[dict[str, Any]]:
+def rows(results: Sequence[CaseResult], folder: Path, names: Sequence[str]) -> Iterator[dict[str, Any]]:
     """The table's rows, one after the other: cells, the view, and what the viewer is told."""
     for number, result in enumerate(results, start=1):
         view = read_view(view_path(folder / result.case, result.case)) if result.status == "ok" else None
-        below = None if result.anomaly_score is None else bisect_left(healthy, result.anomaly_score)
         data = {
             "case": result.case,
             "source": result.source,
             "note": "; ".join(filter(None, (result.error, result.warnings))),
-            "score": None if result.anomaly_score is None else _digits(result.anomaly_score),
-            "below": below,
             "view": None if view is None else {key: value for key, value in view.items() if key != "thumbnail"},
         }
-        cells = [cell(name, result, below, len(healthy)) for name in names]
-        yield {"number": number, "cells": cells, "view": view, "data": data}
+        yield {"number": number, "cells": [cell(name, result) for name in names], "view": view, "data": data}
 
 
 def column(name: str) -> dict[str, Any]:
     """Heading and alignment of a column."""
-    if name == BELOW:
-        return {"title": "Healthy scans below", "numeric": True}
     return {
         "title": HEADINGS.get(name, name.replace("_", " ").capitalize()),
-        "numeric": name in ("anomaly_score", "volume_mm3"),
+        "numeric": name in (*SHARES, "anomaly_score", "findings", "volume_mm3"),
     }
 
 
-def cell(name: str, result: CaseResult, below: int | None, healthy: int) -> dict[str, Any]:
+def cell(name: str, result: CaseResult) -> dict[str, Any]:
     """Text, style and (for numbers) the value that sorts."""
-    if name == BELOW:
-        text = "" if below is None else f"{100 * below / healthy:.0f} %"
-        return {"text": text, "value": below, "style": "number"}
     value = getattr(result, name)
-    if isinstance(value, float):
-        return {"text": f"{value:.0f}" if name == "volume_mm3" else f"{value:.4g}", "value": value, "style": "number"}
+    if name in SHARES and value is not None:
+        return {"text": f"{100 * value:.0f} %", "value": value, "style": "number"}
+    if isinstance(value, (int, float)):
+        text = f"{value:.0f}" if name in ("findings", "volume_mm3") else f"{value:.4g}"
+        return {"text": text, "value": value, "style": "number"}
     if name == "warnings" and result.error:
         return {"text": result.error, "value": None, "style": "error"}
-    if name == "slices" and len(result.slices.split()) > 3:
-        indices = result.slices.split()
-        value = f"{indices[0]} … {indices[-1]}"
     style = {"warnings": "warning", "status": "" if result.status == "ok" else "error"}.get(name, "")
     return {"text": "" if value is None else str(value), "value": None, "style": style}
 
@@ -143,11 +129,14 @@ def colour_table(name: str) -> str:
     return base64.b64encode((colours * 255).round().astype(np.uint8).tobytes()).decode("ascii")
 
 
-def _digits(value: float) -> float:
-    return float(f"{value:.6g}")
+def _short(table: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    """A table's entries, those of tables within it one by one; without long lists and matrices."""
+    for name, value in table.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name}: {inner}", one) for inner, one in _short(value))
+        elif not _is_list(value) or (len(value) <= LONGEST and not any(map(_is_list, value))):
+            yield name, value
 
 
-def _is_short(value: object) -> bool:
-    if isinstance(value, Mapping):
-        return False
-    return not (isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 12)
+def _is_list(value: object) -> TypeGuard[Sequence]:
+    return isinstance(value, Sequence) and not isinstance(value, str)

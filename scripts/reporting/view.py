@@ -15,110 +15,85 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from monai.data import MetaTensor
 from numpy.typing import NDArray
 from PIL import Image
 
-from .pictures import HEAT, analysed_window, axial, axial_spacing, evenly_chosen, lies_in_mni
+from ..pipeline.findings import COLUMNS
+from ..space.levels import PIXEL_MM
+from .pictures import HEAT, Shown, evenly_chosen
 
-MAX_SLICES = 9  # of a slab, evenly chosen
-MAX_PIXELS = 320  # longer side of a picture; larger sections are reduced
-SAGITTAL_MM = 1.5  # pixel of the sagittal picture
+MAX_SLICES = 26  # of a head, evenly chosen; those of its strongest findings are there in any case
+FINDINGS = 20  # that are listed
 THUMBNAIL = 64  # pixels
 QUALITY = 88  # of the grey pictures, JPEG; off by 2 grey levels of 255 on average (tests/reporting/test_view.py)
 
 
-def case_view(
-    output: Mapping[str, MetaTensor], slices: Sequence[int], scales: Sequence[float], threshold: float
-) -> dict[str, Any]:
+def case_view(output: Mapping[str, Any]) -> dict[str, Any]:
     """The view of a case, ready for JSON.
 
     Args:
-        output: `source`, `mask`, `pseudo_healthy`, `anomaly`, `pred` and `analysed` on the aligned grid, (1, X, Y, Z).
-        slices: analysed slices, counted upwards.
-        scales: the intensity that is shown white, one a slice.
-        threshold: label threshold.
+        output: the post-processed data of the case.
 
     Returns:
         - `threshold`, `top`: on the anomaly map's own scale; `top` is stored as 255.
-        - `spacing`: mm a pixel along rows and columns; `coordinates`: of the heights, MNI152's or the file's.
-        - `slices`: for each, `index`, `z_mm` and three pictures (data URLs, anterior up, patient left on the left):
+        - `spacing`: mm a pixel along rows and columns.
+        - `slices`: for each, `name` (its height) and three pictures (data URLs, anterior up, patient left on the left):
           `input`; `inside`, the pseudo-healthy tissue where the mask is 1; `maps`, lossless, with the anomaly map in
           red, the label in green, the mask in blue.
-        - `sagittal`: a section through the middle of the head with the heights of the slices, None for one slice.
-        - `thumbnail`: the middle slice under its anomaly map.
+        - `start`: the slice to begin with, that of the strongest finding.
+        - `findings`: rows of `findings.csv`, the strongest first, with `slice`, where in `slices` its middle lies.
+        - `sagittal`: a section through the strongest finding with the heights of the slices, None for one slice.
+        - `thumbnail`: the first slice to be seen under its anomaly map.
     """
-    affine = np.asarray(output["source"].meta["original_affine"], dtype=float)
-    spacing = axial_spacing(affine)
-    keys = ("source", "mask", "pseudo_healthy", "anomaly", "pred", "analysed")
-    volumes = {key: axial(output[key], affine) for key in keys}
-    top = max(float(volumes["anomaly"].max()), 4.0 * threshold, 1e-6)
-    chosen = evenly_chosen(len(slices), MAX_SLICES)
-    step, shown = 1, []
-    panes: list[dict[str, NDArray]] = []
-    for n in chosen:
-        window = analysed_window(volumes["analysed"][..., slices[n]])
-        pane = {key: volume[..., slices[n]][window] for key, volume in volumes.items()}
-        step = -(-max(pane["source"].shape) // MAX_PIXELS)
-        pane = {key: reduced(image, step, peak=key in ("anomaly", "pred", "mask")) for key, image in pane.items()}
-        low = min(float(pane["source"].min()), 0.0)
-        pane["grey"] = to_byte(pane["source"] - low, (scales[n] or 1.0) - low)
-        pane["inside"] = np.where(pane["mask"] > 0, to_byte(pane["pseudo_healthy"] - low, (scales[n] or 1.0) - low), 0)
-        pane["heat"] = to_byte(pane["anomaly"], top)
-        maps = np.stack([pane["heat"], to_byte(pane["pred"], 1), to_byte(pane["mask"], 1)], axis=-1)
-        shown.append(
+    shown = Shown.of(output)
+    found = shown.findings[:FINDINGS]
+    levels = [int(np.abs(np.asarray(shown.heights) - finding.mni_z_mm).argmin()) for finding in found]
+    chosen = sorted({*evenly_chosen(len(shown.heights), MAX_SLICES), *levels, shown.middle[2]})
+    rows, columns = shown.window()
+    pictures = []
+    for level in chosen:
+        pane = {key: volume[rows, columns, level] for key, volume in shown.maps.items()}
+        grey = to_byte(pane["source"], shown.white)
+        inside = np.where(pane["mask"] > 0, to_byte(pane["pseudo_healthy"], shown.white), 0)
+        maps = np.stack(
+            [to_byte(pane["anomaly"], shown.top), to_byte(pane["pred"] > 0, 1), to_byte(pane["mask"], 1)], -1
+        )
+        pictures.append(
             {
-                "index": int(slices[n]),
-                "z_mm": round(height_mm(affine, volumes["source"].shape[2], slices[n]), 1),
-                "input": picture(pane["grey"]),
-                "inside": picture(pane["inside"]),
+                "name": shown.place(level),
+                "input": picture(grey),
+                "inside": picture(inside.astype(np.uint8)),
                 "maps": data_url(Image.fromarray(maps), "PNG", optimize=True),
             }
         )
-        panes.append(pane)
-    middle = panes[len(panes) // 2]
+    first = {key: shown.maps[key][rows, columns, shown.middle[2]] for key in ("source", "anomaly")}
     return {
-        "threshold": threshold,
-        "top": top,
-        "coordinates": "MNI152 space" if lies_in_mni(output["source"]) else "the file's coordinates",
-        "spacing": [spacing[0] * step, spacing[1] * step],
-        "slices": shown,
-        "sagittal": sagittal(volumes["source"], spacing, [slices[n] for n in chosen]),
-        "thumbnail": thumbnail(middle["grey"], middle["heat"], spacing[0] / spacing[1]),
+        "threshold": shown.threshold,
+        "top": shown.top,
+        "spacing": [PIXEL_MM, PIXEL_MM],
+        "slices": pictures,
+        "start": chosen.index(shown.middle[2]),
+        "findings": [
+            {**{name: getattr(finding, name) for name in COLUMNS}, "slice": chosen.index(level)}
+            for finding, level in zip(found, levels, strict=True)
+        ],
+        "sagittal": sagittal(shown, chosen),
+        "thumbnail": thumbnail(to_byte(first["source"], shown.white), to_byte(first["anomaly"], shown.top)),
     }
 
 
-def sagittal(volume: NDArray, spacing: Sequence[float], slices: Sequence[int]) -> dict[str, Any] | None:
-    """The section through the middle of the field of view, (rows, columns, slices) -> picture and heights of slices.
+def sagittal(shown: Shown, levels: Sequence[int]) -> dict[str, Any] | None:
+    """The section through the strongest finding and the heights of some levels; None for a single one.
 
     Anterior on the left, superior up; heights are fractions of the picture's height, from its top.
     """
-    if volume.shape[2] == 1:
+    depth = len(shown.heights)
+    if depth == 1:
         return None
-    section = volume[:, volume.shape[1] // 2, ::-1].T.astype(np.float32)  # superior first, anterior on the left
-    low, high = np.percentile(section, (1, 99))
-    size = (max(round(section.shape[1] * spacing[0] / SAGITTAL_MM), 1),
-            max(round(section.shape[0] * spacing[2] / SAGITTAL_MM), 1))  # fmt: skip
-    image = Image.fromarray(to_byte(section - low, max(high - low, 1e-6))).resize(size, Image.Resampling.BOX)
-    depth = volume.shape[2]
-    return {"image": picture(np.asarray(image)), "heights": [round(1.0 - (k + 0.5) / depth, 4) for k in slices]}
-
-
-def height_mm(affine: NDArray, depth: int, index: int) -> float:
-    """World z (mm) of the middle of an axial slice, counted upwards, in the coordinates of the file."""
-    axis = int(np.abs(affine[2, :3]).argmax())
-    step = affine[2, axis]
-    lowest = affine[2, 3] if step > 0 else affine[2, 3] + step * (depth - 1)
-    return float(lowest + abs(step) * index)
-
-
-def reduced(image: NDArray, step: int, peak: bool = False) -> NDArray:
-    """Every block of step x step pixels as its mean, or as its largest value, so that no small finding is lost."""
-    if step == 1:
-        return image
-    rows, columns = (n // step * step for n in image.shape)
-    blocks = image[:rows, :columns].reshape(rows // step, step, columns // step, step)
-    return blocks.max(axis=(1, 3)) if peak else blocks.mean(axis=(1, 3))
+    section = to_byte(shown.maps["source"][shown.window()[0], shown.middle[1], ::-1].T, shown.white)
+    size = (section.shape[1], max(round(depth * shown.thickness / PIXEL_MM), 1))
+    image = Image.fromarray(section).resize(size, Image.Resampling.BOX)
+    return {"image": picture(np.asarray(image)), "heights": [round(1.0 - (k + 0.5) / depth, 4) for k in levels]}
 
 
 def to_byte(image: NDArray, white: float) -> NDArray[np.uint8]:
@@ -132,13 +107,12 @@ def picture(array: NDArray[np.uint8]) -> str:
     return data_url(Image.fromarray(array), "JPEG", quality=QUALITY, optimize=True)
 
 
-def thumbnail(grey: NDArray[np.uint8], heat: NDArray[np.uint8], aspect: float) -> str:
-    """A small colour picture of a slice under its anomaly map; `aspect` is mm a row over mm a column."""
+def thumbnail(grey: NDArray[np.uint8], heat: NDArray[np.uint8]) -> str:
+    """A small colour picture of a slice under its anomaly map."""
     colours = matplotlib.colormaps[HEAT](heat)[..., :3]
     weight = np.clip(2.0 * heat[..., None] / 255.0, 0.0, 0.9)
     blended = grey[..., None] / 255.0 * (1.0 - weight) + colours * weight
     image = Image.fromarray((blended * 255).round().astype(np.uint8))
-    image = image.resize((image.width, max(round(image.height * aspect), 1)))
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     return data_url(image, "JPEG", quality=80)
 

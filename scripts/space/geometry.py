@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.filters import threshold_otsu
@@ -25,11 +24,9 @@ TEMPLATE_BOXES: tuple[tuple[tuple[float, float, float], tuple[float, float, floa
 )
 TEMPLATE_CENTRE_XY = (0.0, -18.0)  # centre of the training slices' field of view, mm
 
-# Measured on the template by `measure_template` below (tests/space/test_geometry.py repeats it):
-BRAIN_VERTEX_MM = 59.0  # from the top of the brain down to the trained level
-BRAIN_CENTRE_OFFSET_MM = -2.0  # centre of the brain's bounding box, anterior (-) of the field of view's centre
-SCALP_MM = 12.0  # scalp, skull and fluid above the brain at the vertex (anatomy, not measurable on the template)
-CAP_RADIUS_MM = 75.0  # the top of a head as a spherical cap of this radius
+BRAIN_CENTRE_OFFSET_MM = (
+    -2.0
+)  # centre of the brain's bounding box at the paper's level, off the field of view's (-: anterior)
 
 
 def is_mni(affine: NDArray, shape: Sequence[int], codes: Sequence[int] = (), in_plane: bool = False) -> bool:
@@ -92,57 +89,6 @@ def foreground(image: NDArray) -> NDArray[np.bool_]:
     return largest_component(above_air(image))
 
 
-def has_skull(image: NDArray, mask: NDArray[np.bool_], spacing: Sequence[float], slices: Sequence[int]) -> bool:
-    """True when a dark ring (skull) lies between the head's outline and the brain.
-
-    Median intensity as a function of depth below the outline, over the given slices: on a head with skull it dips
-    below 85 % of the brain's somewhere from 4 to 14 mm deep; on a stripped brain it only rises.
-    """
-    ring, brain = [], []
-    bins = [(d, d + 2.0) for d in np.arange(4.0, 14.0, 2.0)]
-    for k in slices:
-        depth = ndimage.distance_transform_edt(ndimage.binary_fill_holes(mask[..., k]), sampling=spacing[:2])
-        ring.append([_median(image[..., k][(depth > a) & (depth <= b)]) for a, b in bins])
-        brain.append(_median(image[..., k][(depth > 16) & (depth <= 26)]))
-    if not ring or np.isnan(brain).all():
-        return True
-    low = float(image.min())
-    return bool(np.nanmin(np.nanmedian(ring, axis=0)) - low < 0.85 * (np.nanmedian(brain) - low))
-
-
-def estimate_level(image: NDArray, spacing: Sequence[float]) -> tuple[int, str]:
-    """Slice index of the trained level in a native head, from the distance to the vertex.
-
-    The highest slice with at least 5 cm2 of head lies below the vertex by the height of a spherical cap of that
-    section; so a scan that cuts the top of the head off still gives a level.
-
-    Args:
-        image: (H, W, D) oriented volume with D > 1.
-        spacing: mm a voxel along H, W, D.
-
-    Returns:
-        Index along D, and a sentence of warning ("" when there is nothing to say).
-    """
-    mask = foreground(image)
-    area = mask.sum(axis=(0, 1)) * spacing[0] * spacing[1]
-    filled = np.flatnonzero(area >= 500.0)
-    depth = image.shape[-1]
-    if filled.size == 0:
-        return depth // 2, "no head found above the background: the middle slice was taken"
-    top = int(filled[-1])
-    cap = CAP_RADIUS_MM - np.sqrt(max(CAP_RADIUS_MM**2 - area[top] / np.pi, 0.0))
-    below = [top - round(mm / spacing[2]) for mm in range(20, 66, 5)]
-    skull = has_skull(image, mask, spacing, [k for k in below if 0 <= k < depth])
-    distance = BRAIN_VERTEX_MM + (SCALP_MM if skull else 0.0)
-    level = round(top - (distance - cap) / spacing[2])
-    warning = f"level estimated from the top of the {'head' if skull else 'brain'}, without registration"
-    if top == depth - 1 and area[top] >= 2000.0:
-        warning += ", which the scan cuts off"
-    if not 0 <= level < depth:
-        return int(np.clip(level, 0, depth - 1)), warning + "; the scan does not reach the trained level"
-    return level, warning
-
-
 def head_centre(image: NDArray, spacing: Sequence[float]) -> tuple[float, float]:
     """Centre (row, column) of the field of view for a native slice (H, W): the head's bounding box, as the template's.
 
@@ -156,22 +102,3 @@ def head_centre(image: NDArray, spacing: Sequence[float]) -> tuple[float, float]
     row = (np.percentile(rows, 0.1) + np.percentile(rows, 99.9)) / 2
     column = (np.percentile(columns, 0.1) + np.percentile(columns, 99.9)) / 2
     return float(row - BRAIN_CENTRE_OFFSET_MM / spacing[0]), float(column)
-
-
-def measure_template() -> dict[str, float]:
-    """Measure `BRAIN_VERTEX_MM` and `BRAIN_CENTRE_OFFSET_MM` on the MNI152 template that nilearn carries."""
-    from nilearn.datasets import load_mni152_brain_mask, load_mni152_template
-
-    mask, template = load_mni152_brain_mask(resolution=1), load_mni152_template(resolution=1)
-    inside = np.asarray(mask.dataobj) > 0
-    z = template.affine[2, 3] + np.arange(inside.shape[2]) * voxel_sizes(template.affine)[2]
-    level = int(np.abs(z - LEVEL_MM).argmin())
-    y = template.affine[1, 3] + np.flatnonzero(inside[:, :, level].any(axis=0))
-    return {
-        "brain_vertex_mm": float(z[inside.any(axis=(0, 1))].max() - LEVEL_MM),
-        "brain_centre_offset_mm": float(TEMPLATE_CENTRE_XY[1] - (y[0] + y[-1]) / 2),
-    }
-
-
-def _median(values: NDArray) -> float:
-    return float(np.median(values)) if values.size else float("nan")

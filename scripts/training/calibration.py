@@ -21,10 +21,8 @@ from ..common.files import sha256_of_file, write_atomically
 from ..common.fingerprint import choices
 from ..method.bias_field import MARGIN
 from ..method.mask_rule import CalibratedMask
-from ..method.phanes import CHANNELS, Phanes
+from ..method.phanes import Phanes
 from ..method.refinement import smooth
-from ..pipeline.guard import fit_guard, slice_features
-from .skull import StripSkulld
 
 logger = logging.getLogger(__name__)
 
@@ -201,33 +199,6 @@ def calibrate_bias(network: Phanes, batches: Iterable[Any], device: torch.device
     return threshold
 
 
-def calibrate_guard(
-    network: Phanes, batches: Iterable[Any], device: torch.device, false_alarm_rate: float | None
-) -> dict[str, Any] | None:
-    """The guard's record from healthy slices, as they are and stripped with the template's brain mask.
-
-    None, with a warning, when there are too few slices for the rate; None without a rate, too.
-    """
-    if false_alarm_rate is None:
-        return None
-    strip = StripSkulld("image").strip
-    network.eval()
-    groups: dict[str, list[np.ndarray]] = {"head": [], "brain": []}
-    with torch.inference_mode():
-        for batch in tqdm(batches, desc="guard"):
-            heads = torch.as_tensor(batch["image"])
-            brains = torch.stack([torch.as_tensor(strip(head)) for head in heads])
-            for name, images in (("head", heads.to(device)), ("brain", brains.to(device))):
-                output = network(images)
-                maps = dict(zip(CHANNELS, output.split(1, dim=1), strict=True))
-                groups[name].append(slice_features(images, maps["coarse"], maps["mask"]).cpu().numpy())
-    try:
-        return fit_guard({name: np.concatenate(parts) for name, parts in groups.items()}, false_alarm_rate)
-    except PhanesInputError as error:
-        logger.warning("No guard: %s", error)
-        return None
-
-
 def calibrate(
     network: Phanes,
     batches: Iterable[Any],
@@ -240,7 +211,6 @@ def calibrate(
     slice_mm: float = 1.0,
     resamples: int = 2000,
     seed: int = 0,
-    guard_false_alarm_rate: float | None = 0.05,
 ) -> dict[str, Any]:
     """Choose all thresholds on healthy slices, then write the shipped weights and the record of their calibration.
 
@@ -258,8 +228,6 @@ def calibrate(
         slice_mm: thickness that a slice stands for, mm.
         resamples: of the bootstrap over subjects.
         seed: of the bootstrap.
-        guard_false_alarm_rate: of the guard (`guard.fit_guard`), on slices as they are and without their skull; None
-            for no guard.
 
     Returns:
         The record, as written.
@@ -275,8 +243,6 @@ def calibrate(
     found = false_positives(maps, label_threshold, brain, pixel_mm, slice_mm, resamples, seed)
     scores = maps.mean(dim=(1, 2, 3)).numpy()
 
-    guard = calibrate_guard(network, batches, device, guard_false_alarm_rate)
-
     save_state(storable(network), weights_file)
     record = {
         **{name: value for name, value in thresholds.items() if value is not None},
@@ -289,7 +255,6 @@ def calibrate(
         "healthy_scans": len(maps),
         "healthy_score_quantiles": {str(q): float(np.quantile(scores, q)) for q in (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)},
         "healthy_scores": sorted(float(f"{score:.6g}") for score in scores),
-        **({} if guard is None else {"guard": guard}),
         "method": choices(network),
         "weights_sha256": sha256_of_file(weights_file),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),

@@ -21,27 +21,32 @@ from pydicom.dataset import Dataset
 
 from scripts.common.errors import PhanesInputError
 from scripts.common.options import as_bool
-from scripts.dicom.concepts import Findings, Software
+from scripts.dicom.case_writer import regions
+from scripts.dicom.concepts import Findings, Region, Software
 from scripts.dicom.derived import stored_values
 from scripts.dicom.output import write_dicom_results
 from scripts.dicom.read import SourceSeries, read_source
 from scripts.dicom.selection import SeriesSelection
 from scripts.pipeline.cases import find_cases
-from tests.conftest import BUNDLE, head_slice, run_inference
+from scripts.pipeline.findings import Finding
+from tests.conftest import BUNDLE, run_inference
 from tests.dicom.synthetic import PLANES, STUDY, enhanced, header, save, slices
+from tests.heads import small_template
 
 SPACING = (2.0, 0.5, 0.75)
-FINDINGS = Findings(anomaly_score=0.0123, threshold=0.02, slices=1, thickness_mm=2.0, expected_mm3=391.3)
-SOFTWARE = Software(version="9.8.7", weights="ab" * 32, parameters={"slices": "mid"})
+REGIONS = (Region("Finding 1", 108.0, 0.5, 0.9, 0.05), Region("Finding 2", 0.75, 0.4, 0.4))
+FINDINGS = Findings(anomaly_score=0.0123, threshold=0.02, regions=REGIONS)
+ONE = Findings(anomaly_score=0.0123, threshold=0.02, regions=REGIONS[:1])
+SOFTWARE = Software(version="9.8.7", weights="ab" * 32, parameters={"slices": "brain"})
 LPS = np.array([-1.0, -1.0, 1.0])
 
 
 def arrays(source: SourceSeries) -> dict[str, np.ndarray]:
-    """A lopsided label, a map with a centroid of its own, and pseudo-healthy values, (columns, rows, slices)."""
+    """A label of two findings, a map with a centroid of its own, pseudo-healthy values, (columns, rows, slices)."""
     shape = tuple(source.geometry.spatial_shape[::-1])
     label = np.zeros(shape, np.uint8)
     label[10:22, 5:9, 2:5] = 1
-    label[30, 20, 4] = 1
+    label[30, 20, 4] = 2
     anomaly = np.where(label, np.random.default_rng(5).random(shape), 0).astype(np.float32)
     analysed = np.zeros(shape, np.uint8)
     analysed[..., 1:6] = 1
@@ -116,7 +121,8 @@ def test_every_object_is_where_its_nifti_is(tmp_path: Path, plane: str, reverse:
     images = slices(voxels(), plane, SPACING, reverse=reverse)
     out, source, data = written(tmp_path, images[::-1] if reverse else images)
     half = min(SPACING) / 2
-    label, anomaly = (centroid(data[name].astype(float), source.affine) for name in ("label", "anomaly"))
+    label = centroid((data["label"] > 0).astype(float), source.affine)
+    anomaly = centroid(data["anomaly"].astype(float), source.affine)
     assert np.linalg.norm(dicom_centroid([out / "segmentation.dcm"]) - label) < half / 100
     assert np.linalg.norm(dicom_centroid([out / "anomaly_map.dcm"]) - anomaly) < half / 100
     derived = sorted((out / "pseudo_healthy").iterdir())
@@ -137,9 +143,11 @@ def test_label_and_map_come_back_exactly_on_the_sources_grid(tmp_path: Path, mul
 
 
 def test_simpleitk_resamples_the_segmentation_to_the_label(results: Any, tmp_path: Path) -> None:
-    """ITK's own reader and resampler, onto the grid of the label NIfTI."""
+    """ITK's own reader and resampler, onto the grid of the label NIfTI; it knows one segment only."""
     out, source, data = results
-    segmentation = SimpleITK.ReadImage(str(out / "segmentation.dcm"))
+    data = {**data, "label": np.minimum(data["label"], 1)}
+    write_dicom_results(source, data, ONE, tmp_path / "dicom")
+    segmentation = SimpleITK.ReadImage(str(tmp_path / "dicom" / "segmentation.dcm"))
     nib.save(nib.Nifti1Image(data["label"], source.affine), tmp_path / "label.nii.gz")
     grid = SimpleITK.ReadImage(str(tmp_path / "label.nii.gz"))
     back = SimpleITK.Resample(segmentation, grid, SimpleITK.Transform(), SimpleITK.sitkNearestNeighbor, 0)
@@ -204,39 +212,58 @@ def test_writing_twice_gives_new_identifiers(tmp_path: Path) -> None:
     assert not uids[0] & uids[1]
 
 
-def test_the_segment_names_its_algorithm(results: Any) -> None:
-    segment = pydicom.dcmread(results[0] / "segmentation.dcm").SegmentSequence[0]
+def test_a_segment_a_finding_named_coloured_and_with_its_algorithm(results: Any) -> None:
+    ds = pydicom.dcmread(results[0] / "segmentation.dcm")
+    assert [segment.SegmentLabel for segment in ds.SegmentSequence] == [
+        "Finding 1 (research use only)", "Finding 2 (research use only)",
+    ]  # fmt: skip
+    assert len({tuple(segment.RecommendedDisplayCIELabValue) for segment in ds.SegmentSequence}) == 2
+    assert len({segment.TrackingUID for segment in ds.SegmentSequence}) == 2
+    segment = ds.SegmentSequence[0]
     assert segment.SegmentAlgorithmType == "AUTOMATIC"
     algorithm = segment.SegmentationAlgorithmIdentificationSequence[0]
     assert (algorithm.AlgorithmName, algorithm.AlgorithmVersion) == ("PHANES", "9.8.7")
     assert "weights=abababababababab" in algorithm.AlgorithmParameters
     assert segment.SegmentedPropertyTypeCodeSequence[0].CodeMeaning == "Region above anomaly threshold"
+    assert int(ds.NumberOfFrames) == 2 * 3  # the slices that hold findings, without a gap, for each
+
+
+def test_weak_findings_share_the_last_number() -> None:
+    found = [Finding(n, 10.0, 0, 0, 0, 0, 0, 0, "left", "", 0.2, 1.0 / n, None) for n in range(1, 24)]
+    named = regions(found)
+    assert [region.name for region in named] == [*(f"Finding {n}" for n in range(1, 20)), "Findings 20 to 23"]
+    assert (named[-1].volume_mm3, named[-1].peak) == (40.0, 1 / 20)
+    assert [region.name for region in regions(found[:20])][-1] == "Finding 20"
 
 
 def test_the_report_holds_the_numbers(results: Any) -> None:
-    out, source, data = results
+    out, _, _ = results
     report = highdicom.sr.srread(out / "report.dcm")
-    (region,) = report.content.get_volumetric_roi_measurement_groups()
-    (volume,) = region.get_measurements()
-    assert volume.name.meaning == "Volume"
-    assert volume.unit.value == "mm3"
-    voxel = abs(np.linalg.det(source.affine[:3, :3]))
-    assert volume.value == pytest.approx(float(data["label"].sum()) * voxel, rel=1e-5)
+    groups = report.content.get_volumetric_roi_measurement_groups()
+    values = [{one.name.value: (one.value, one.unit.value) for one in group.get_measurements()} for group in groups]
+    volume = values[0].pop("118565006")
+    assert volume == (108.0, "mm3")
+    assert {name: value for name, (value, _) in values[0].items()} == {"mean": 0.5, "peak": 0.9, "healthy": 0.05}
+    assert "healthy" not in values[1]
     segmentation = pydicom.dcmread(out / "segmentation.dcm")
-    assert region.referenced_segment.referenced_sop_instance_uid == segmentation.SOPInstanceUID
+    for number, group in enumerate(groups, start=1):
+        assert group.referenced_segment.referenced_sop_instance_uid == segmentation.SOPInstanceUID
+        assert group.referenced_segment.referenced_segment_numbers == [number]
     (whole,) = report.content.get_image_measurement_groups()
-    values = {measurement.name.value: measurement.value for measurement in whole.get_measurements()}
-    assert values == {"score": 0.0123, "threshold": 0.02, "thickness": 2.0, "expected-fp": 391.3}
+    found = {measurement.name.value: measurement.value for measurement in whole.get_measurements()}
+    assert found == {"score": 0.0123, "threshold": 0.02}
 
 
 def test_an_empty_label_is_a_valid_object_that_marks_nothing(tmp_path: Path) -> None:
     folder = save(slices(voxels(), "axial", SPACING), tmp_path / "source")
     source = read_source(folder)
     data = {**arrays(source), "label": np.zeros(source.geometry.spatial_shape[::-1], np.uint8)}
-    files = write_dicom_results(source, data, FINDINGS, tmp_path / "dicom")
-    assert pydicom.dcmread(tmp_path / "dicom" / "segmentation.dcm").pixel_array.sum() == 0
-    (region,) = highdicom.sr.srread(tmp_path / "dicom" / "report.dcm").content.get_volumetric_roi_measurement_groups()
-    assert region.get_measurements()[0].value == 0
+    files = write_dicom_results(source, data, Findings(0.001, 0.02), tmp_path / "dicom")
+    ds = pydicom.dcmread(tmp_path / "dicom" / "segmentation.dcm")
+    assert ds.pixel_array.sum() == 0
+    assert int(ds.NumberOfFrames) == 5  # all that were analysed
+    assert ds.SegmentSequence[0].SegmentLabel == "No finding (research use only)"
+    assert not highdicom.sr.srread(tmp_path / "dicom" / "report.dcm").content.get_volumetric_roi_measurement_groups()
     check_with_dicom3tools(files, folder)
 
 
@@ -324,20 +351,24 @@ def test_missing_optional_attributes_are_no_obstacle(tmp_path: Path) -> None:
 def test_the_inference_run_writes_them_beside_the_niftis(scratch_bundle: Path, tmp_path: Path) -> None:
     """The whole way: a series is found, analysed and answered in DICOM; the same head as NIfTI gives the same map; a
     second run without the option removes the DICOM results."""
-    head = head_slice(shape=(118, 100)).astype(int)
-    images = slices(np.stack([head * 0, head, head * 0]), "axial", (4.0, 2.0, 2.0), (-100.0, -118.0, 0.0))
+    volume, affine = small_template(4.0)
+    grid = np.round(volume * 10).astype(int).transpose(2, 1, 0)[:, ::-1]  # slices upwards, rows to posterior
+    corner = affine[:3, 3] + [0, affine[1, 1] * (volume.shape[1] - 1), 0]
+    images = slices(
+        grid[:, :, ::-1], "axial", (4.0, 4.0, 4.0), (-corner[0] - 4 * (volume.shape[0] - 1), -corner[1], corner[2])
+    )
     save(images, tmp_path / "in" / "series")
     source = read_source(tmp_path / "in" / "series")
     nib.save(nib.Nifti1Image(source.array(), source.affine), tmp_path / "in" / "x.nii")
-    run_inference(scratch_bundle, tmp_path / "in", tmp_path / "out", dicom_output="true", slices=[1], label_threshold=0)
+    options = {"slices": "mid", "label_threshold": 0.02}
+    run_inference(scratch_bundle, tmp_path / "in", tmp_path / "out", dicom_output="true", **options)
     out = tmp_path / "out" / "series"
     label = nib.load(out / "series_label.nii.gz")
-    segmentation = SimpleITK.ReadImage(str(out / "dicom" / "segmentation.dcm"))
-    grid = SimpleITK.ReadImage(str(out / "series_label.nii.gz"))
-    back = SimpleITK.Resample(segmentation, grid, SimpleITK.Transform(), SimpleITK.sitkNearestNeighbor, 0)
+    segmentation = highdicom.seg.segread(out / "dicom" / "segmentation.dcm")
+    back = segmentation.get_volume(combine_segments=True).match_geometry(source.geometry).array.transpose(2, 1, 0)
     expected = np.asarray(label.dataobj)
     assert expected.any()
-    np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(back).transpose(2, 1, 0) > 0, expected > 0)
+    np.testing.assert_array_equal(back, expected)
     maps = [np.asarray(nib.load(tmp_path / f"out/{c}/{c}_anomaly.nii.gz").dataobj) for c in ("series", "x")]
     np.testing.assert_allclose(maps[0], maps[1], atol=1e-6 * maps[0].max())
     picture = pydicom.dcmread(out / "dicom" / "picture_1.dcm")
@@ -345,9 +376,7 @@ def test_the_inference_run_writes_them_beside_the_niftis(scratch_bundle: Path, t
     rows = (tmp_path / "out" / "summary.csv").read_text().splitlines()
     assert "no DICOM results: the source is not DICOM" in next(row for row in rows if row.startswith("x,"))
     assert "yes" in (tmp_path / "out" / "series.csv").read_text().splitlines()[1]
-    run_inference(
-        scratch_bundle, tmp_path / "in", tmp_path / "out", dicom_output="false", slices=[1], label_threshold=0
-    )
+    run_inference(scratch_bundle, tmp_path / "in", tmp_path / "out", dicom_output="false", **options)
     assert not (out / "dicom").exists()
     assert (out / "series_label.nii.gz").exists()
 
@@ -385,7 +414,7 @@ def test_a_real_series_gets_its_results_at_its_place(data_root: Path, tmp_path: 
     data["label"][100:120, 80:95, 88:92] = 1
     data["analysed"][...] = 0
     data["analysed"][..., 86:96] = 1
-    written = write_dicom_results(case["files"], data, FINDINGS, tmp_path / "dicom", software=SOFTWARE)
+    written = write_dicom_results(case["files"], data, ONE, tmp_path / "dicom", software=SOFTWARE)
     assert len(written) == 3 + 10
     segmentation = SimpleITK.ReadImage(str(tmp_path / "dicom" / "segmentation.dcm"))
     back = SimpleITK.Resample(segmentation, other, SimpleITK.Transform(), SimpleITK.sitkNearestNeighbor, 0)

@@ -13,27 +13,27 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
-from tests.conftest import ras_of_slice, run_inference, save_nifti
+from tests.conftest import run_inference
+from tests.heads import ball, oblique, on_grid, reoriented
 from tests.release.hosts import DeployHost, LabelHost, another_program
 
 THRESHOLD = 0.01
 
 
 @pytest.fixture(scope="module")
-def scan(tmp_path_factory: pytest.TempPathFactory, phantom: np.ndarray) -> Path:
-    """A small head in native space, sagittal and oblique, as scanners store it."""
-    ras = ras_of_slice(phantom)[::2, ::2]
-    volume = np.concatenate([ras // 2, ras, ras, ras, ras // 2], axis=-1)
-    angle = 0.1
-    turned = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
-    affine = np.eye(4)
-    affine[:3, :3] = turned @ np.diag([2.0, 2.0, 3.0])
-    affine[:3, 3] = [-90, -120, 15]
-    # Stored (anterior, superior, left): axes permuted and flipped.
-    stored = volume[::-1].transpose(1, 2, 0)
-    affine[:3, 3] += affine[:3, 0] * (volume.shape[0] - 1)
-    affine[:3, :3] = affine[:3, [1, 2, 0]] * [1, 1, -1]
-    return save_nifti(tmp_path_factory.mktemp("scan") / "head.nii.gz", stored, affine)
+def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small head with a dark lesion, sagittal and oblique, as scanners store it; its header says where it lies."""
+    shape = (36, 44, 36)
+    affine = oblique(shape, (5.0, 5.0, 5.0), (3.0, -2.0, 6.0))
+    lesion = ball(affine, shape, np.array([38.0, -30.0, 23.0]), 16.0)
+    stored, grid = reoriented(
+        on_grid(affine, shape) * (1 - 0.8 * lesion), affine, np.array([[2, -1], [0, 1], [1, 1.0]])
+    )
+    image = nib.Nifti1Image(np.round(stored), grid)
+    image.header.set_sform(grid, code="mni")
+    path = tmp_path_factory.mktemp("scan") / "head.nii.gz"
+    nib.save(image, path)
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +42,12 @@ def expected(packaged: Path, scan: Path, tmp_path_factory: pytest.TempPathFactor
     out = tmp_path_factory.mktemp("expected")
     only = {f"save_{name}": False for name in ("pseudo_healthy", "coarse", "mask", "picture")}
     labels = {}
-    for name, options in {"mid": {}, "slab": {"slab_mm": 7}}.items():
-        run_inference(packaged, scan, out / name, label_threshold=THRESHOLD, report=False, **only, **options)
+    for name in ("mid", "brain"):
+        run_inference(packaged, scan, out / name, label_threshold=THRESHOLD, report=False, slices=name, **only)
         labels[name] = np.asarray(nib.load(out / name / "head" / "head_label.nii.gz").dataobj)
         labels[f"{name}_map"] = np.asarray(nib.load(out / name / "head" / "head_anomaly.nii.gz").dataobj)
-    assert 0 < labels["mid"].sum() < labels["slab"].sum()
+    assert 0 < (labels["mid"] > 0).sum() < (labels["brain"] > 0).sum()
+    assert labels["brain"].max() > 1
     return labels
 
 
@@ -55,26 +56,21 @@ def test_label_gives_the_bundles_own_label(
 ) -> None:
     with another_program(tmp_path):
         host = LabelHost(packaged)
-        assert host.labels == {"anomaly": 1}
+        assert host.labels == {f"finding {n}": n for n in range(1, 21)}
         label = host.infer(str(scan), threshold=THRESHOLD)
-        again = host.infer(str(scan), threshold=THRESHOLD)
     assert label.dtype == np.uint8
-    np.testing.assert_array_equal(label, expected["mid"])
-    np.testing.assert_array_equal(again, expected["mid"])
+    np.testing.assert_array_equal(label, expected["brain"])
     assert not list(tmp_path.iterdir())
 
 
-def test_labels_options_panel_works_on_numbers_and_on_text(
+def test_labels_options_panel_offers_a_choice_and_works_on_numbers_and_on_text(
     packaged: Path, scan: Path, expected: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
-    calibrated = json.loads((packaged / "models/calibration.json").read_text())["label_threshold"]
     with another_program(tmp_path):
         host = LabelHost(packaged)
-        assert host.options == {"threshold": "calibrated", "slab_mm": 0}
-        np.testing.assert_array_equal(host.infer(str(scan)), expected["mid_map"] > calibrated)
-        np.testing.assert_array_equal(host.infer(str(scan), threshold="0"), expected["mid_map"] > 0)
-        np.testing.assert_array_equal(host.infer(str(scan), threshold="0.01", slab_mm="7"), expected["slab"])
-        np.testing.assert_array_equal(host.infer(str(scan), threshold=THRESHOLD, slab_mm=0), expected["mid"])
+        assert host.options == {"threshold": "calibrated", "slices": ["brain", "mid"]}
+        np.testing.assert_array_equal(host.infer(str(scan), threshold="0", slices="mid") > 0, expected["mid_map"] > 0)
+        np.testing.assert_array_equal(host.infer(str(scan), threshold=THRESHOLD, slices="mid"), expected["mid"])
 
 
 def test_label_cannot_use_another_file_as_weights_unnoticed(packaged: Path, scan: Path, tmp_path: Path) -> None:
@@ -103,7 +99,7 @@ def test_deploy_gives_the_bundles_own_label(
         lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ image.affine
         label = host.infer(np.asarray(image.dataobj, dtype=np.float32), lps)
     assert label.dtype == np.uint8
-    np.testing.assert_array_equal(label.transpose(2, 1, 0), expected["mid"])
+    np.testing.assert_array_equal(label.transpose(2, 1, 0), expected["brain"])
     assert not list(tmp_path.iterdir())
 
 
@@ -122,5 +118,5 @@ def test_the_first_output_is_the_label_that_hosts_take(packaged: Path) -> None:
     formats = json.loads((packaged / "configs/metadata.json").read_text())["network_data_format"]
     name, output = next(iter(formats["outputs"].items()))
     assert (next(iter(formats["inputs"])), name) == ("image", "pred")
-    assert output["channel_def"] == {"0": "background", "1": "anomaly"}
+    assert output["channel_def"] == {"0": "background", **{str(n): f"finding {n}" for n in range(1, 21)}}
     assert formats["post_processed_outputs"][name]["dtype"] == "uint8"

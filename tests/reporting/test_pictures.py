@@ -12,54 +12,64 @@ import torch
 from monai.data import MetaTensor
 from PIL import Image
 
-from scripts.reporting.pictures import MAX_ROWS, axial, axial_spacing, case_figure, save_figure
+from scripts.reporting.pictures import MAX_ROWS, Shown, analysed_slices, case_figure, evenly_chosen, ranges, save_figure
+from tests.reporting.conftest import COLUMN, ROW
 
 
-def images(depth: int = 3, label: bool = True) -> dict[str, MetaTensor]:
-    affine = np.diag([1.0, 2.0, 3.0, 1.0])
-    rng = np.random.default_rng(0)
-    source = torch.from_numpy(rng.random((1, 30, 20, depth), dtype=np.float32))
-    mask = torch.zeros(1, 30, 20, depth)
-    if label:
-        mask[:, 5:10, 5:9] = 1
-    arrays = {"source": source, "coarse": source, "pseudo_healthy": source, "mask": mask, "anomaly": mask * 0.1}
-    arrays |= {"pred": mask, "analysed": torch.ones_like(mask)}
-    return {name: MetaTensor(array, meta={"original_affine": affine}) for name, array in arrays.items()}
-
-
-def test_axial_view_is_the_same_from_all_48_storage_orders() -> None:
-    volume = np.arange(5 * 6 * 7).reshape(5, 6, 7)
-    image = nib.Nifti1Image(volume.astype(np.int16), np.diag([1.0, 2.0, 3.0, 1.0]))
-    expected = volume.transpose(1, 0, 2)[::-1]  # rows anterior to posterior, columns left to right
+def test_slices_are_counted_upwards_from_all_48_storage_orders() -> None:
+    volume = np.zeros((5, 6, 7), np.uint8)
+    volume[1, 2, [1, 4, 5]] = 1
+    image = nib.Nifti1Image(volume, np.diag([1.0, 2.0, 3.0, 1.0]))
     for order, flips in product(permutations(range(3)), product((1, -1), repeat=3)):
         turned = image.as_reoriented(np.array(list(zip(order, flips, strict=True)), dtype=float))
-        view = axial(MetaTensor(torch.from_numpy(np.asarray(turned.dataobj).copy())[None]), turned.affine)
-        np.testing.assert_array_equal(view, expected)
-        assert axial_spacing(turned.affine) == (2.0, 1.0, 3.0)
+        analysed = MetaTensor(torch.from_numpy(np.asarray(turned.dataobj).copy())[None])
+        source = MetaTensor(torch.zeros(1), meta={"original_affine": turned.affine})
+        assert analysed_slices(analysed, source) == [1, 4, 5]
+    assert ranges([1, 4, 5, 9]) == "1 4-5 9"
+    assert ranges([]) == ""
 
 
-@pytest.mark.parametrize(("slices", "rows"), [([1], 1), ([0, 1, 2], 3), (list(range(12)), MAX_ROWS)])
-def test_a_row_for_each_slice_up_to_a_limit(slices: list[int], rows: int) -> None:
-    figure = case_figure(images(12), slices, [1.0] * len(slices), 0.05, "case")
+def test_the_planes_go_through_the_strongest_finding(case) -> None:
+    shown = Shown.of(case())
+    assert shown.middle == (ROW, COLUMN, 20)
+    assert shown.place(20) == "z = +25 mm"
+    assert Shown.of(case(level=None)).middle == (64, 64, 15)
+    assert Shown.of(case(levels=1, level=0, alignment="outline")).place(0) == "height not known"
+    figure = case_figure(case(), "case")
+    coronal, sagittal = figure.axes[5], figure.axes[6]
+    expected = case()["shown"]["pred"][0].numpy()
+    np.testing.assert_array_equal(coronal.images[1].get_array() > 0, expected[ROW].T[::-1] > 0)
+    np.testing.assert_array_equal(sagittal.images[1].get_array() > 0, expected[:, COLUMN].T[::-1] > 0)
+    assert [text.get_text() for text in coronal.texts] == ["coronal", "L", "R"]
+    assert [text.get_text() for text in sagittal.texts] == ["sagittal", "A", "P"]
+
+
+@pytest.mark.parametrize(("levels", "rows"), [(1, 1), (3, 3), (12, MAX_ROWS)])
+def test_a_row_for_each_slice_up_to_a_limit(case, levels: int, rows: int) -> None:
+    figure = case_figure(case(levels=levels, level=0, whole=False), "case")
     assert len(figure.axes) == 5 * rows + 1
-    title = figure.get_suptitle()
-    assert "research use only" in title
-    assert ("of 12 analysed" in title) == (rows == MAX_ROWS)
+    assert "1 finding - research use only" in figure.get_suptitle()
 
 
 @pytest.mark.parametrize("title", ["$x_{", "a" * 300, "new\nline", "名前"])
-def test_any_name_and_an_empty_label_can_be_drawn(tmp_path: Path, title: str) -> None:
-    save_figure(case_figure(images(label=False), [1], [1.0], 0.05, title), tmp_path / "x.png")
+def test_any_name_and_an_empty_label_can_be_drawn(case, tmp_path: Path, title: str) -> None:
+    save_figure(case_figure(case(level=None), title), tmp_path / "x.png")
     assert Image.open(tmp_path / "x.png").size[0] > 1000
 
 
-def test_equal_results_give_equal_pictures(tmp_path: Path) -> None:
+def test_equal_results_give_equal_pictures(case, tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
-        save_figure(case_figure(images(), [1], [1.0], 0.05, "case"), tmp_path / name)
+        save_figure(case_figure(case(), "case"), tmp_path / name)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
-def test_colours_run_to_at_least_four_times_the_threshold() -> None:
-    bar = case_figure(images(), [1], [1.0], 0.05, "case").axes[-1]
+def test_colours_run_to_at_least_four_times_the_threshold(case) -> None:
+    bar = case_figure(case(level=None), "case").axes[-1]
     assert bar.get_ylim() == pytest.approx((0, 0.2))
     assert "0.05" in bar.get_ylabel()
+
+
+def test_levels_are_evenly_chosen() -> None:
+    assert evenly_chosen(77, 3) == [0, 38, 76]
+    assert evenly_chosen(10, 2, ends=False) == [2, 8]
+    assert evenly_chosen(2, 5) == [0, 1]

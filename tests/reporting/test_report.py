@@ -27,8 +27,8 @@ def test_summary_has_the_columns_of_the_contract(tmp_path: Path) -> None:
     with (tmp_path / "summary.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == [
-        "case", "source", "status", "slices", "alignment", "similarity", "guard", "guard_score", "anomaly_score",
-            "volume_mm3", "warnings", "error",
+        "case", "source", "status", "slices", "alignment", "similarity", "guard", "guard_share", "anomaly_score",
+            "healthy_below", "findings", "volume_mm3", "warnings", "error",
     ]  # fmt: skip
     assert rows[0]["anomaly_score"] == "0.00123457"
     assert rows[1]["case"] == 'b,"'
@@ -64,14 +64,16 @@ VIEW = {
     "threshold": 0.02,
     "top": 0.1,
     "spacing": [1.0, 1.0],
-    "slices": [{"index": 95, "z_mm": 23.0, "input": "data:i", "inside": "data:j", "maps": "data:k"}],
+    "slices": [{"name": "z = +23 mm", "input": "data:i", "inside": "data:j", "maps": "data:k"}],
+    "start": 0,
+    "findings": [],
     "sagittal": None,
     "thumbnail": "data:image/jpeg;base64,AAAA",
 }
 
 
-def written(folder: Path, results: list[CaseResult], about: dict, healthy: tuple = ()) -> Page:
-    return Page(write_report(results, folder, about, healthy).read_text(encoding="utf-8"))
+def written(folder: Path, results: list[CaseResult], about: dict) -> Page:
+    return Page(write_report(results, folder, about).read_text(encoding="utf-8"))
 
 
 def with_view(folder: Path, case: str) -> None:
@@ -86,33 +88,22 @@ def test_report_shows_cases_pictures_settings_and_the_notice(tmp_path: Path) -> 
     for text in ("Research use only", "0.0123", "look here", "is broken", "2 cases, 1 failed", "S", "k", "7"):
         assert text in page.text
     assert [attrs["src"] for tag, attrs in page.tags if tag == "img"] == [VIEW["thumbnail"]]
-    first, second, shared = page.blocks
+    first, second, _ = page.blocks
     assert first["view"] == {key: value for key, value in VIEW.items() if key != "thumbnail"}
     assert first["source"] == "in/a.png"
-    assert second == {"case": "b", "source": "in/b", "note": "is broken", "score": None, "below": None, "view": None}
-    assert shared["scores"] == [0.0123]
+    assert second == {"case": "b", "source": "in/b", "note": "is broken", "view": None}
 
 
 def test_every_field_of_a_result_is_a_column_or_told_in_the_viewer(tmp_path: Path) -> None:
     """So that a field that is added one day (a guard's verdict) cannot be forgotten here."""
     values: dict = {field.name: f"value of {field.name}" for field in fields(CaseResult)}
-    values |= {"anomaly_score": 0.777, "volume_mm3": 555.0}
+    values |= {"anomaly_score": 0.777, "volume_mm3": 555.0, "findings": 44, "guard_share": 0.25, "healthy_below": 0.75}
     page = written(tmp_path, [CaseResult(**values)], {})
     told = page.text + json.dumps(page.blocks)
     for value in values.values():
-        assert (value if isinstance(value, str) else f"{value:g}") in told
+        shares = isinstance(value, float) and value in (0.25, 0.75)
+        assert (value if isinstance(value, str) else f"{100 * value:.0f} %" if shares else f"{value:g}") in told
     assert values["warnings"] in page.blocks[0]["note"]
-
-
-def test_scores_stand_beside_those_of_healthy_scans(tmp_path: Path) -> None:
-    scores = {"low": 0.0, "middle": 0.25, "high": 9.0}
-    results = [CaseResult(case, "x", anomaly_score=score) for case, score in scores.items()]
-    page = written(tmp_path, results, {}, (0.4, 0.1, 0.2, 0.3))
-    assert [block["below"] for block in page.blocks[:3]] == [0, 2, 4]
-    assert page.blocks[3]["healthy_scores"] == [0.1, 0.2, 0.3, 0.4]
-    for text in ("0 %", "50 %", "100 %", "Healthy scans below"):
-        assert text in page.text
-    assert "Healthy scans below</button>" not in written(tmp_path, results, {}).html
 
 
 def test_report_escapes_every_string(tmp_path: Path) -> None:
@@ -150,6 +141,8 @@ def test_equal_results_give_an_equal_page(tmp_path: Path) -> None:
 
 
 def test_long_lists_of_the_calibration_are_not_printed(tmp_path: Path) -> None:
-    page = written(tmp_path, [], {"Calibration": {"healthy_scores": [0.123] * 60, "interval": [0.1, 0.2]}})
+    page = written(tmp_path, [], {"C": {"heads": {"scores": [0.123] * 60, "interval": [0.1, 0.2]}, "m": [[4.56]]}})
     assert "0.123" not in page.text
+    assert "4.56" not in page.text
+    assert "heads: interval" in page.text
     assert "[0.1, 0.2]" in page.text

@@ -76,7 +76,7 @@
     line(pen, [[12, stage.height - 14], [12 + 50 * zoom, stage.height - 14]], "#ffffff", 3);
     pen.textAlign = "left";
     pen.fillText("50 mm", 12, stage.height - 30);
-    stage.setAttribute("aria-label", `Slice ${chosen.slice.index} of ${chosen.data.case}: input left of the divider, ` +
+    stage.setAttribute("aria-label", `${chosen.data.case} at ${chosen.slice.name}: input left of the divider, ` +
       "pseudo-healthy image right of it, anomaly map in colour, label outlined");
     legend();
   }
@@ -129,8 +129,8 @@
   async function level() {
     const { view, slice } = chosen, token = shownCase;
     at("level-text").textContent = view.sagittal
-      ? `Slice ${slice.index}, z = ${slice.z_mm} mm in ${view.coordinates}; anterior on the left.`
-      : `Slice ${slice.index} of an image with one slice: there is no sagittal view.`;
+      ? `${slice.name} in MNI152 space; anterior on the left.`
+      : `${slice.name} in MNI152 space; one slice has no sagittal view.`;
     at("sagittal").hidden = !view.sagittal;
     if (!view.sagittal) return;
     const { image, width, height } = await pixels(view.sagittal.image);
@@ -143,36 +143,7 @@
       const current = view.slices[i] === chosen.slice;
       line(context, [[0, h * canvas.height], [canvas.width, h * canvas.height]], current ? "#ffd24d" : "#8ecbff", current ? 3 : 1);
     });
-    canvas.setAttribute("aria-label", `Sagittal section with the level of slice ${slice.index}`);
-  }
-
-  function distribution() {
-    const { score, below } = chosen.data, healthy = shared.healthy_scores;
-    at("healthy").hidden = score === null;
-    const canvas = at("distribution"), context = canvas.getContext("2d");
-    canvas.hidden = !healthy.length;
-    if (!healthy.length) {
-      at("healthy-text").textContent = "The calibration record holds no healthy scores to compare with.";
-      return;
-    }
-    at("healthy-text").textContent =
-      `Anomaly score ${number(score)}, higher than ${below} of the ${healthy.length} healthy scans of the calibration.`;
-    const end = Math.max(...healthy, ...shared.scores) || 1, left = 12, wide = canvas.width - 24;
-    const x = (value) => left + (Math.min(value, end) / end) * wide;
-    context.clearRect(0, 0, canvas.width, canvas.height);
-    context.font = "12px system-ui, sans-serif";
-    context.textBaseline = "top";
-    context.textAlign = "left"; // the last drawing left it at the right
-    context.fillStyle = "#eeeeee";
-    context.fillText("this run", left, 0);
-    context.fillText("healthy", left, 68);
-    shared.scores.forEach((value) => line(context, [[x(value), 18], [x(value), 32]], "rgba(142,203,255,0.55)", 1));
-    healthy.forEach((value) => line(context, [[x(value), 52], [x(value), 66]], "rgba(238,238,238,0.7)", 1));
-    line(context, [[left, 42], [left + wide, 42]], "#777777", 1);
-    line(context, [[x(score), 14], [x(score), 70]], "#ffd24d", 3);
-    context.textAlign = "right";
-    context.fillText(number(end), left + wide, 68);
-    canvas.setAttribute("aria-label", at("healthy-text").textContent);
+    canvas.setAttribute("aria-label", `Sagittal section with the level ${slice.name}`);
   }
 
   // ---- which case, which slice -----------------------------------------------------------------------------------
@@ -191,11 +162,31 @@
     if (!data.view) return;
     const last = data.view.slices.length - 1;
     at("slice").max = last;
-    at("slice").value = Math.floor(last / 2);
+    at("slice").value = data.view.start;
     at("slice-label").hidden = last === 0;
     at("ceiling").value = ceilingOf(data.view);
-    distribution();
+    findings(data.view.findings);
     await showSlice(token);
+  }
+
+  function findings(list) {
+    at("findings").hidden = !list.length;
+    const known = (value, text) => (value === null ? "not known" : text(value));
+    const place = (f, names) => known(f[names[0]], () => names.map((name) => f[name].toFixed(0)).join(", "));
+    at("findings").querySelector("tbody").replaceChildren(...list.map((f) => {
+      const row = document.createElement("tr"), button = document.createElement("button");
+      button.type = "button";
+      button.textContent = `Finding ${f.number}`;
+      button.addEventListener("click", () => { at("slice").value = f.slice; showSlice(); });
+      row.append(document.createElement("th"), ...[
+        known(f.volume_mm3, (v) => v.toFixed(0)), place(f, ["x_mm", "y_mm", "z_mm"]),
+        place(f, ["mni_x_mm", "mni_y_mm", "mni_z_mm"]), f.side, number(f.peak),
+        known(f.healthy_as_strong, (v) => `${(100 * v).toFixed(0)} %`),
+      ].map((text) => { const cell = document.createElement("td"); cell.textContent = text; return cell; }));
+      row.firstChild.scope = "row";
+      row.firstChild.append(button);
+      return row;
+    }));
   }
 
   // Four times the label threshold, for every case: so that colours compare from case to case.
@@ -206,13 +197,13 @@
 
   async function showSlice(token = ++shownCase) {
     chosen.slice = chosen.view.slices[at("slice").value];
-    at("slice").setAttribute("aria-valuetext", `slice ${chosen.slice.index}`);
+    at("slice").setAttribute("aria-valuetext", chosen.slice.name);
     const layers = await layersOf(chosen.slice);
     if (token !== shownCase) return;
     chosen.layers = layers;
     draw();
     await level();
-    stage.dataset.ready = `${chosen.data.case}/${chosen.slice.index}`;
+    stage.dataset.ready = `${chosen.data.case}/${chosen.slice.name}`;
   }
 
   const visible = () => [...body.rows].filter((row) => !row.hidden);

@@ -129,8 +129,8 @@ class SyntheticBenchmark:
 
 
 def as_slice(image: Tensor) -> Tensor:
-    """(C, H, W, 1) or (C, H, W) of any tensor class -> plain float32 (C, H, W)."""
-    plain = torch.as_tensor(image).as_subclass(torch.Tensor)
+    """The image's channel of (C, H, W, 1) or (C, H, W) of any tensor class -> plain float32 (1, H, W)."""
+    plain = torch.as_tensor(image).as_subclass(torch.Tensor)[:1]
     return plain.reshape(plain.shape[:3]).to(torch.float32)
 
 

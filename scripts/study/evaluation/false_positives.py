@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from ...common.errors import PhanesInputError
 from ...common.fingerprint import fingerprint
-from ...pipeline.inference import label_threshold, read_calibration
+from ...pipeline.inference import read_calibration
+from ...pipeline.thresholds import Thresholds
 from ...training.calibration import false_positives
 from .shapes import PIXEL_MM
 from .shifts import Shift
@@ -57,7 +58,8 @@ class OperatingPoint:
             PhanesInputError: there is no calibration, or one of other weights.
         """
         try:
-            return label_threshold(self.override, read_calibration(self.calibration_file, self.weights))
+            record = read_calibration(self.calibration_file, self.weights)
+            return Thresholds.of(record, "slices", self.override).label
         except SystemExit as error:  # how a workflow of its own would end
             raise PhanesInputError(str(error.code).removeprefix("Error: ")) from error
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from ...common.errors import PhanesInputError
 from ...pipeline.cases import case_stem
 from ...pipeline.inference import sentence_of
-from ...pipeline.postprocessing import analysed_region
+from ...space.resampling import into_mni_of, onto_levels
 from .benchmarks import LesionSet
 
 logger = logging.getLogger(__name__)
@@ -110,12 +110,9 @@ class LesionBenchmark:
         self.endings = endings
         self.lesion_cut = lesion_cut
         self.min_pixels = min_pixels
-        steps = [type(step).__name__ for step in preprocessing]
-        first = steps.index("AlignHeadd" if "AlignHeadd" in steps else "SelectSlicesd")
+        first = [type(step).__name__ for step in preprocessing].index("AlignHeadd")
         self.loading = Compose(preprocessing[:first])
         self.preprocessing = Compose(preprocessing[first:])
-        values = ("NormalizeSlicesd", "CutToOutlined")
-        self.geometry = Compose([s for s, step in zip(preprocessing, steps, strict=True) if step not in values][first:])
 
     def tasks(self) -> list[tuple[str, int | None]]:
         """The one set: real lesions have no seed."""
@@ -166,9 +163,7 @@ class LesionBenchmark:
                 cases.append(name)
                 subjects.append(pair.subject)
         if not images:
-            raise PhanesInputError(
-                f"No slice of '{self.source}' at the analysed level shows a lesion: see slices, slab_mm."
-            )
+            raise PhanesInputError(f"No slice of '{self.source}' at the analysed level shows a lesion: see slices.")
         if left_out:
             logger.info("%s: %d slices without a lesion left out", self.name, left_out)
         region = torch.stack(regions)
@@ -191,9 +186,9 @@ class LesionBenchmark:
         image = self._load(pair.image)
         mask = self._load(pair.mask)
         _check_same_grid(image, mask, pair.image, pair.mask)
-        lesion = self._through_geometry(image, (mask.as_tensor() > 0).float())
-        prepared: MetaTensor = _run(self.preprocessing, {"image": image})["image"]
-        return _plain(prepared), lesion, analysed_region(prepared)
+        prepared = _run(self.preprocessing, {"image": image})
+        lesion = _onto_levels((mask.as_tensor() > 0).float(), image, prepared["image"])
+        return _plain(prepared["image"])[:1], lesion, prepared["analysed"].as_tensor()
 
     def _read_map(self, folder: Path, pair: Pair) -> Tensor:
         """A case's map, (1, H, W, D) on the network's grid."""
@@ -212,18 +207,22 @@ class LesionBenchmark:
                 raise PhanesInputError(
                     f"'{file}' has the shape {tuple(array.shape[1:-1])}: give {tuple(image.shape[1:3])}."
                 )
-            return self._through_geometry(image, array)
+            return _onto_levels(array, image, self._placed(image))
         anomaly = self._load(file)
         _check_same_grid(image, anomaly, pair.image, file)
-        return self._through_geometry(image, anomaly.as_tensor())
+        return _onto_levels(anomaly.as_tensor(), image, self._placed(image))
 
     def _load(self, path: Path) -> MetaTensor:
         return _run(self.loading, {"image": str(path)})["image"]
 
-    def _through_geometry(self, image: MetaTensor, values: Tensor) -> Tensor:
-        """Cut and resize values as the image is: they travel as its second channel, the first one decides."""
-        both = MetaTensor(torch.cat([image.as_tensor(), values]), meta=dict(image.meta))
-        return _plain(_run(self.geometry, {"image": both})["image"])[1:]
+    def _placed(self, image: MetaTensor) -> MetaTensor:
+        return _run(self.preprocessing, {"image": image})["image"]
+
+
+def _onto_levels(values: Tensor, image: MetaTensor, placed: MetaTensor) -> Tensor:
+    """Values (1, H, W, D) on the grid of an oriented image, on the levels that the placed image holds."""
+    heights = [float(height) for height in placed.meta["heights"]]
+    return torch.from_numpy(onto_levels(values[0].numpy(), into_mni_of(placed, image.affine.numpy()), heights))[None]
 
 
 def _pairs_of_csv(path: Path) -> list[Pair]:

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from monai.transforms import Compose, EnsureChannelFirstd, Orientationd, Resized
+from monai.transforms import Compose, EnsureChannelFirstd, Orientationd
 from numpy.typing import NDArray
 from scipy import ndimage
 from skimage import draw, measure
@@ -17,11 +17,12 @@ from skimage import draw, measure
 from ...common.errors import PhanesInputError
 from ...pipeline.inference import sentence_of
 from ...pipeline.readers import CaseLoadImaged
-from ...pipeline.transforms import FieldOfViewd, SelectSlicesd
+from ...space.alignment import AlignHeadd
+from ...space.geometry import LEVEL_MM
+from ...space.levels import PIXEL_MM
+from ...space.levels import SIZE as IMAGE_SIZE
+from ...space.resampling import into_mni_of, onto_levels
 from ...training.skull import template_brain_mask
-
-IMAGE_SIZE = 128
-PIXEL_MM = 233.0 / IMAGE_SIZE
 
 
 @lru_cache(maxsize=4)
@@ -45,22 +46,26 @@ def read_shapes(folder: str | Path) -> list[NDArray[np.float32]]:
         PhanesInputError: the folder holds no mask, or one cannot be read.
     """
     files = sorted(path for path in Path(folder).glob("*") if path.name.endswith((".png", ".nii", ".nii.gz")))
-    to_grid = Compose(
+    load = Compose(
         [
             CaseLoadImaged("image"),
             EnsureChannelFirstd("image"),
             Orientationd("image", axcodes="PRS", labels=None),
-            SelectSlicesd("image"),
-            FieldOfViewd("image"),
-            Resized("image", (IMAGE_SIZE, IMAGE_SIZE, -1), mode="trilinear", align_corners=False, anti_aliasing=False),
         ]
     )
     shapes = []
     for file in files:
         try:
-            mask = to_grid({"image": str(file)})["image"].numpy()[0, :, :, 0]
+            image = load({"image": str(file)})["image"]
         except RuntimeError as error:
             raise PhanesInputError(sentence_of(error)) from error
+        if image.shape[-1] == 1:
+            image = AlignHeadd("image")({"image": image})["image"]
+        else:
+            image.meta["placing"] = np.eye(4)  # masks of whole heads lie in MNI space
+        into_mni = into_mni_of(image, image.affine.numpy())
+        height = LEVEL_MM if image.shape[-1] > 1 else into_mni[2, 3]
+        mask = onto_levels(image.as_tensor()[0].numpy(), into_mni, [height])[..., 0]
         if (mask > 0.5 * mask.max()).any():
             shapes.append((mask / mask.max()).astype(np.float32))
     if not shapes:

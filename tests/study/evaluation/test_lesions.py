@@ -12,6 +12,7 @@ from monai.bundle import ConfigParser
 from PIL import Image
 
 from scripts.common.errors import PhanesInputError
+from scripts.space import alignment
 from scripts.space.outline import GROWN_MM, HEIGHT_MM, LINK_MM
 from scripts.study.evaluation.lesions import LesionBenchmark, find_pairs
 from tests.conftest import BUNDLE, head_slice, ras_of_slice, save_nifti
@@ -26,8 +27,14 @@ def preprocessing() -> list:
     parser = ConfigParser()
     parser.read_config(BUNDLE / "configs" / "inference.json")
     parser["bundle_root"] = str(BUNDLE)
-    parser["align"] = "geometric"  # as evaluate_lesions.json has it
+    parser["slices"] = "mid"  # as evaluate_lesions.json has it
     return list(parser.get_parsed_content("preprocessing").transforms)
+
+
+@pytest.fixture(autouse=True)
+def nothing_to_register(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The phantoms are no heads: they lie where their headers say."""
+    monkeypatch.setattr(alignment, "_registered", lambda volume, affine: (None, "it is a phantom"))
 
 
 def lesion(shape: tuple[int, int] = (233, 197)) -> np.ndarray:
@@ -48,22 +55,26 @@ def save_atlas(root: Path, subject: str, level: int = LEVEL) -> Path:
     folder = root / subject / "ses-1" / "anat"
     stem = f"{subject}_ses-1_space-MNI152NLin2009aSym"
     volume = np.zeros((197, 233, 189), dtype=np.uint8)
-    volume[:, :, LEVEL - 1 : LEVEL + 2] = ras_of_slice(head_slice())
+    volume[:, :, LEVEL - 10 : LEVEL + 11] = ras_of_slice(head_slice())
     mask = np.zeros(volume.shape, dtype=np.uint8)
-    mask[:, :, level] = ras_of_slice(lesion() // 255)[..., 0]
+    mask[:, :, level - 10 : level + 11] = ras_of_slice(lesion() // 255)
     save_nifti(folder / f"{stem}_label-L_desc-T1lesion_mask.nii.gz", mask, MNI)
     return save_nifti(folder / f"{stem}_T1w.nii.gz", volume, MNI)
 
 
-def test_atlas_is_read_at_slice_95_and_equals_the_png_of_that_slice(tmp_path, preprocessing):
+def test_atlas_is_read_at_the_papers_level_and_close_to_the_png_of_that_slice(tmp_path, preprocessing):
     save_atlas(tmp_path / "atlas", "sub-r001s001")
     save_png(tmp_path / "png" / "head.png", head_slice())
     save_png(tmp_path / "png" / "head_mask.png", lesion())
     volume = LesionBenchmark(tmp_path / "atlas", preprocessing, "set").load("set", None)
     picture = LesionBenchmark(tmp_path / "png", preprocessing, "set").load("set", None)
     assert volume.subjects == ["sub-r001s001"]
-    assert torch.equal(volume.masks, picture.masks)
-    torch.testing.assert_close(volume.images, picture.images, atol=1e-5, rtol=0)
+    half = [LesionBenchmark(tmp_path / n, preprocessing, "set", lesion_cut=0.5) for n in ("atlas", "png")]
+    assert (half[0].load("set", None).masks != half[1].load("set", None).masks).sum() <= 6
+    # A volume's pixels are smoothed to the width of the level's, a slice's are not.
+    difference = (volume.images - picture.images).abs()
+    assert float(difference.mean()) < 0.02
+    assert float(np.corrcoef(volume.images.flatten(), picture.images.flatten())[0, 1]) > 0.99
 
 
 def test_any_touched_pixel_is_lesion_as_published_and_half_keeps_the_area(tmp_path, preprocessing):

@@ -1,0 +1,73 @@
+"""The thresholds of the label and its findings, from the record of the calibration or from the user."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..common.errors import PhanesInputError
+
+KINDS = ("heads", "slices")  # whole heads have one calibration, single slices and `slices: mid` another
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What makes a finding.
+
+    Attributes:
+        label: a voxel belongs to a finding when the anomaly map is above it.
+        smallest: finding: mm3 of a head, mm2 (in MNI152 space) of a slice.
+        healthy_peaks: the highest peak of each healthy image, 0 for one without a finding; None when not recorded.
+        healthy_scores: the anomaly score of each; None when not recorded.
+    """
+
+    label: float
+    smallest: float = 0.0
+    healthy_peaks: tuple[float, ...] | None = None
+    healthy_scores: tuple[float, ...] | None = None
+
+    @classmethod
+    def of(cls, calibration: Mapping[str, Any], kind: str, override: float | str | None = None) -> Thresholds:
+        """Those of `heads` or `slices`; with a label threshold of the user's own where one is given.
+
+        Raises:
+            PhanesInputError: the override is no number >= 0.
+        """
+        record = calibration[kind]
+        label = label_threshold(override, float(record["label_threshold"]))
+        peaks, scores = (record.get(name) for name in ("healthy_peaks", "healthy_scores"))
+        return cls(
+            label,
+            float(record.get("smallest", 0.0)),
+            None if peaks is None else tuple(map(float, peaks)),
+            None if scores is None else tuple(map(float, scores)),
+        )
+
+    def healthy_below(self, score: float) -> float | None:
+        """Share of the healthy images whose anomaly score is lower; None when not recorded."""
+        if not self.healthy_scores:
+            return None
+        return sum(one < score for one in self.healthy_scores) / len(self.healthy_scores)
+
+
+def label_threshold(override: float | str | None, calibrated: float) -> float:
+    """The label threshold: the user's, or the calibrated one.
+
+    Args:
+        override: a number >= 0, also as text (a host's options panel); `calibrated` or None for the calibration's.
+        calibrated: that one.
+
+    Raises:
+        PhanesInputError: no such number.
+    """
+    if override is None or str(override).strip().lower() == "calibrated":
+        return calibrated
+    try:
+        threshold = float(override)
+    except ValueError:
+        threshold = math.nan
+    if isinstance(override, bool) or not 0 <= threshold < math.inf:
+        raise PhanesInputError(f"label_threshold is {override!r}: give a number >= 0, or leave it out.")
+    return threshold

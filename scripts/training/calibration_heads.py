@@ -1,0 +1,194 @@
+"""What healthy heads and slices show on their way through the whole pipeline: label thresholds, peaks, scores, guard.
+
+Run as an overlay of `inference.json` (`configs/calibrate_heads.json`), so that the maps are those that users get.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from ignite.engine import Engine
+from monai.engines import IterationEvents
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from ..common.cli import fail
+from ..common.errors import PhanesInputError
+from ..common.files import sha256_of_file, write_atomically
+from ..pipeline.findings import regions
+from ..pipeline.guard import fit_guard, level_features
+from ..pipeline.inference import CaseEvaluator, CaseEvents
+from ..pipeline.postprocessing import voxel_size
+from ..space.levels import LEVELS_MM
+from .calibration import false_positive_interval
+
+logger = logging.getLogger(__name__)
+
+BRAIN_SHARE = 0.002  # of a healthy brain that the label may mark, on average
+FINDINGS = 1.0  # in a healthy image, on average
+FALSE_ALARM_RATE = 0.05  # of the guard
+STEPS = 20  # of the search for a threshold; halves the interval each time
+RESAMPLES, SEED = 2000, 0  # of the bootstrap over images
+LEAST = 5  # images of a kind; fewer say nothing of it
+
+
+class Healthy(NamedTuple):
+    """The map of a healthy image on its own grid.
+
+    Attributes:
+        anomaly: of the voxels around the brain, (X, Y, Z); 0 where not analysed.
+        analysed: how many voxels were.
+        voxel: their size: mm3 of a head, mm2 of a slice.
+        score: the anomaly score.
+    """
+
+    anomaly: NDArray[np.float32]
+    analysed: int
+    voxel: float
+    score: float
+
+
+def choose(healthy: Sequence[Healthy], brain_share: float = BRAIN_SHARE, findings: float = FINDINGS) -> dict[str, Any]:
+    """The label's threshold and the smallest finding, of healthy images of one kind.
+
+    The threshold is the lowest at which the map is above it in at most the given share of the brain; the smallest
+    finding, the least size that leaves at most the given number of findings. Both on average over the images.
+
+    Returns:
+        The record: `label_threshold`, `smallest`; `brain_share` and `findings` that they leave, with intervals from a
+        bootstrap over images; `healthy_peaks`, `healthy_scores`, `healthy_images`.
+
+    Raises:
+        PhanesInputError: too few images, or maps that are not finite.
+    """
+    if len(healthy) < LEAST:
+        raise PhanesInputError(
+            f"{len(healthy)} healthy images of a kind are too few to calibrate: give at least {LEAST}."
+        )
+    if not all(np.isfinite(one.anomaly).all() for one in healthy):
+        raise PhanesInputError("the healthy maps hold NaN: calibrate the thresholds they are made with first.")
+
+    def share(threshold: float) -> float:
+        return float(np.mean([(one.anomaly > threshold).sum() / one.analysed for one in healthy]))
+
+    low, high = 0.0, max(float(one.anomaly.max()) for one in healthy)
+    for _ in range(STEPS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if share(middle) > brain_share else (low, middle)
+    threshold = float(f"{high:.6g}")
+    sizes = sorted(
+        (count * one.voxel for one in healthy for count in regions(one.anomaly, threshold, 1)[2]), reverse=True
+    )
+    allowed = int(findings * len(healthy))
+    smallest = float(f"{1.001 * sizes[allowed]:.4g}") if len(sizes) > allowed else 0.0
+    found = [regions(one.anomaly, threshold, int(np.ceil(smallest / one.voxel))) for one in healthy]
+    shares = np.array([(f[0] > 0).sum() / one.analysed for f, one in zip(found, healthy, strict=True)])
+    counts = np.array([float(len(f[1])) for f in found])
+    return {
+        "label_threshold": threshold,
+        "smallest": smallest,
+        "brain_share": float(shares.mean()),
+        "brain_share_interval_95": false_positive_interval(shares, RESAMPLES, SEED),
+        "findings": float(counts.mean()),
+        "findings_interval_95": false_positive_interval(counts, RESAMPLES, SEED),
+        "healthy_peaks": sorted(float(f"{max(f[1], default=0.0):.6g}") for f in found),
+        "healthy_scores": sorted(float(f"{one.score:.6g}") for one in healthy),
+        "healthy_images": len(healthy),
+    }
+
+
+class HeadsCalibrator:
+    """Collects the maps of an inference run over healthy images, and writes what they say into the record.
+
+    Args:
+        calibration_file: the record; `heads`, `slices` and `guard` are put into it, what else it holds stays. A record
+            of other weights is begun anew.
+        weights_file: the weights that the maps are made with.
+    """
+
+    def __init__(self, calibration_file: str, weights_file: str) -> None:
+        self.file = Path(calibration_file)
+        self.weights = weights_file
+        self.healthy: dict[str, list[Healthy]] = {"heads": [], "slices": []}
+        self.features: list[NDArray] = []
+        self.failed: list[str] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Listen to a `CaseEvaluator`."""
+        engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self.case_completed)
+        engine.add_event_handler(CaseEvents.CASE_FAILED, self.case_failed)
+
+    def case_failed(self, engine: Any) -> None:
+        """Remember why."""
+        self.failed.append(f"{engine.state.case}: {engine.state.error}")
+
+    def case_completed(self, engine: Any) -> None:
+        """Keep what is needed of the case whose post-processed images are in `engine.state`."""
+        output: dict[str, Any] = {**engine.state.batch[0], **engine.state.output[0]}
+        whole = bool(output["image"].meta["whole"])
+        inside = output["analysed"].as_tensor()[0].numpy() > 0
+        box = ndimage.find_objects(inside.astype(np.uint8))[0]
+        one = Healthy(
+            output["anomaly"].as_tensor()[0].numpy()[box].copy(),
+            int(inside.sum()),
+            voxel_size(output["image"], output["source"], whole),
+            float(output["anomaly_score"]),
+        )
+        self.healthy["heads" if whole else "slices"].append(one)
+        if whole:
+            self._keep_features(output)
+
+    def _keep_features(self, output: dict[str, Any]) -> None:
+        shown = {name: output["shown"][name].as_tensor() for name in ("coarse", "mask", "analysed")}
+        image = torch.as_tensor(output["image"]).cpu()[:1]
+        scale = torch.as_tensor(output["image"].meta["intensity_scale"], dtype=torch.float32).reshape(-1)
+        features = level_features(image, shown["coarse"] / scale, shown["mask"], shown["analysed"]).numpy()
+        heights = [float(height) for height in output["image"].meta["heights"]]
+        whole = np.full((len(LEVELS_MM), features.shape[1]), np.nan)
+        whole[[LEVELS_MM.index(height) for height in heights]] = features
+        self.features.append(whole)
+
+    def write(self) -> dict[str, Any]:
+        """Choose the thresholds, fit the guard, write the record.
+
+        Raises:
+            SystemExit: one sentence on the command line (`PhanesInputError` elsewhere): a case failed, or there are too
+                few.
+        """
+        if self.failed:
+            fail(f"{len(self.failed)} healthy images failed ({self.failed[0]}): leave them out or mend them.")
+        weights = sha256_of_file(self.weights)
+        record: dict[str, Any] = json.loads(self.file.read_text(encoding="utf-8")) if self.file.is_file() else {}
+        if record.get("weights_sha256") != weights:
+            record = {"weights_sha256": weights}
+        try:
+            record |= {kind: choose(healthy) for kind, healthy in self.healthy.items() if healthy}
+            if self.features:
+                record["guard"] = fit_guard(np.stack(self.features), FALSE_ALARM_RATE)
+        except PhanesInputError as error:
+            fail(str(error))
+        record["date"] = datetime.now(timezone.utc).strftime("%Y-%m-%d")
+        text = json.dumps(record, indent=4) + "\n"
+        write_atomically(self.file, lambda partial: partial.write_text(text, encoding="utf-8"))
+        return record
+
+
+def run_calibration(evaluator: CaseEvaluator, calibrator: HeadsCalibrator) -> None:
+    """Analyse all healthy images, write the record and say what it promises."""
+    evaluator.run()
+    record = calibrator.write()
+    for kind in calibrator.healthy:
+        if kind in record:
+            one = record[kind]
+            print(
+                f"{kind}: label above {one['label_threshold']:.4g}, from {one['smallest']:.4g} "
+                f"{'mm3' if kind == 'heads' else 'mm2'} on; {one['findings']:.2f} findings and "
+                f"{100 * one['brain_share']:.2f} % of the brain in {one['healthy_images']} healthy images."
+            )
