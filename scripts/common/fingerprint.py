@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,29 @@ def fingerprint(*values: Any) -> str:
     for value in values:
         _update(digest, value, ())
     return digest.hexdigest()
+
+
+def code_checksum(package: Path, rooms: Iterable[str]) -> str:
+    """SHA-256 (hex) of what some rooms of the package do: their modules without comments, docstrings and layout."""
+    return fingerprint({
+        str(path.relative_to(package)): _instructions(path.read_text(encoding="utf-8"))
+        for room in rooms
+        for path in package.joinpath(room).rglob("*.py")
+    })  # fmt: skip
+
+
+def _instructions(source: str) -> str:
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0] if node.body else None
+            if (
+                isinstance(first, ast.Expr)
+                and isinstance(first.value, ast.Constant)
+                and isinstance(first.value.value, str)
+            ):
+                del node.body[0]
+    return ast.dump(tree)
 
 
 def module_settings(module: nn.Module) -> dict[str, dict[str, Any]]:

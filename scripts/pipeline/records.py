@@ -22,7 +22,7 @@ from torch import nn
 from ..common.cli import fail
 from ..common.errors import PhanesInputError, PhanesOutputError
 from ..common.files import sha256_of_file, write_atomically
-from ..common.fingerprint import fingerprint, module_settings
+from ..common.fingerprint import code_checksum, fingerprint, module_settings
 from ..common.names import one_line
 from ..common.processes import process_rank
 from ..common.sources import changed_while_read, signature, source_checksum
@@ -31,12 +31,8 @@ from .cases import RECORDS
 from .results import remove_files, replaced_together, result_names
 from .summary import CaseResult
 
-CODE = Path(__file__).resolve().parents[1]
-
-
-def code_checksum() -> str:
-    """SHA-256 over the package's own source files."""
-    return fingerprint({str(path.relative_to(CODE)): path.read_bytes() for path in CODE.rglob("*.py")})
+PACKAGE = Path(__file__).resolve().parents[1]
+ROOMS = ("common", "method", "space", "dicom", "pipeline", "reporting")  # whose code a result depends on
 
 
 class CaseRecords:
@@ -45,7 +41,7 @@ class CaseRecords:
     Args:
         output_dir: folder of the results.
         settings: whatever a result depends on besides its input: transforms, network (without its weights), checksum of
-            the weights, threshold, which files to write. Versions of the libraries and the package's code are added.
+            the weights, threshold, which files to write. Versions of the libraries and the code of `ROOMS` are added.
     """
 
     def __init__(self, output_dir: str, settings: Mapping[str, Any]) -> None:
@@ -53,7 +49,7 @@ class CaseRecords:
         self.folder = self.output_dir / RECORDS
         self.partial = self.folder / "partial"
         plain = {k: module_settings(v) if isinstance(v, nn.Module) else v for k, v in settings.items()}
-        self.settings = fingerprint(plain, versions(), code_checksum())
+        self.settings = fingerprint(plain, versions(), code_checksum(PACKAGE, ROOMS))
         self.lock = FileLock(self.folder / "lock")
 
     def open(self) -> None:

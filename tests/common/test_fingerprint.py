@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from scripts.common.fingerprint import fingerprint
+from scripts.common.fingerprint import code_checksum, fingerprint
 from scripts.study.baselines.maps import ResidualMap
 
 
@@ -52,3 +52,19 @@ def test_it_is_the_same_on_every_machine():
     assert fingerprint({"seed": 3}, np.arange(3, dtype=np.int64)) == (
         "daf832c43623f29c9cf717ab2006a226dc29d975a23e476ddd94b0b1d40dd15c"
     )
+
+
+def test_the_codes_checksum_covers_instructions_of_its_rooms_and_neither_comments_nor_other_rooms(tmp_path):
+    files = {"method/a.py": 'def f(x):\n    """Add."""\n    return x + 1\n', "study/b.py": "VALUE = 1\n"}
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    before = code_checksum(tmp_path, ["method"])
+    (tmp_path / "method/a.py").write_text("# why\ndef f(x):\n    '''Add one.'''\n\n    return x + 1  # here\n")
+    (tmp_path / "study/b.py").write_text("VALUE = 2\n")
+    assert code_checksum(tmp_path, ["method"]) == before
+    (tmp_path / "method/a.py").write_text("def f(x):\n    return x + 2\n")
+    assert code_checksum(tmp_path, ["method"]) != before
+    (tmp_path / "method/a.py").write_text(files["method/a.py"])
+    (tmp_path / "method/c.py").write_text("")
+    assert code_checksum(tmp_path, ["method"]) != before
