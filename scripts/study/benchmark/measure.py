@@ -8,35 +8,15 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch import nn
 
 Work = Callable[[], object]
-
-
-@dataclass
-class Timing:
-    """Repeated measurements of one piece of work, in seconds.
-
-    Attributes:
-        wall: by the clock on the wall.
-        cpu: processor time of this process, all threads; other load on the machine does not add to it, though it does
-            compete for caches.
-    """
-
-    wall: list[float] = field(default_factory=list)
-    cpu: list[float] = field(default_factory=list)
-
-    def record(self, clock: str) -> dict[str, float]:
-        """Median and quartiles of one clock, and the number of runs."""
-        values = getattr(self, clock)
-        low, median, high = np.quantile(values, (0.25, 0.5, 0.75))
-        return {"median": float(median), "low": float(low), "high": float(high), "runs": len(values)}
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def wait_for(device: torch.device) -> None:
@@ -45,28 +25,86 @@ def wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def alternate(works: Mapping[str, Work], rounds: int, device: torch.device, warm_up: int = 1) -> dict[str, Timing]:
+def alternate(works: Mapping[str, Work], rounds: int, device: torch.device, clock: str) -> dict[str, dict[str, float]]:
     """Measure pieces of work in turn, A B C A B C ..., so that a change of the machine's mood meets them all.
 
     Args:
-        works: by name.
+        works: by name; each runs once before it is measured.
         rounds: measured runs of each.
-        device: waited for before each reading of the clocks.
-        warm_up: runs of each before, which do not count.
+        device: waited for before each reading of the clock.
+        clock: `wall`, or `cpu`: processor time of this process, to which other work on the machine does not add.
+
+    Returns:
+        By name: median and quartiles (`low`, `high`) in seconds, and the number of `runs`.
     """
     for work in works.values():
-        for _ in range(warm_up):
-            work()
-    timings = {name: Timing() for name in works}
+        work()
+    taken: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(rounds):
         for name, work in works.items():
             wait_for(device)
-            wall, cpu = time.perf_counter(), time.process_time()
+            start = CLOCKS[clock]()
             work()
             wait_for(device)
-            timings[name].wall.append(time.perf_counter() - wall)
-            timings[name].cpu.append(time.process_time() - cpu)
-    return timings
+            taken[name].append(CLOCKS[clock]() - start)
+    return {name: spread_of(seconds) for name, seconds in taken.items()}
+
+
+def spread_of(seconds: list[float]) -> dict[str, float]:
+    """Median, quartiles and number of repeated measurements."""
+    low, median, high = np.quantile(seconds, (0.25, 0.5, 0.75))
+    return {"median": float(median), "low": float(low), "high": float(high), "runs": len(seconds)}
+
+
+class Stopwatch:
+    """How long each of some parts of a network computes in a call of the whole, without the parts inside of it.
+
+    Args:
+        network: the whole, with submodules that are called.
+        parts: names of the submodules that count; what they do not take is the whole's own, `rest`.
+        device: waited for before each reading of the clock.
+        clock: see `alternate`.
+    """
+
+    def __init__(self, network: nn.Module, parts: list[str], device: torch.device, clock: str) -> None:
+        self.network = network
+        self.parts = {"rest": network} | {name: network.get_submodule(name) for name in parts}
+        self.device = device
+        self.clock = CLOCKS[clock]
+        self.seconds: dict[str, float] = {}
+        self._open: list[tuple[str, float, float]] = []  # name, start, seconds of parts inside
+
+    def __call__(self, *inputs: Any) -> dict[str, float]:
+        """Seconds of each part in one call; they add up to the call's."""
+        self.seconds = dict.fromkeys(self.parts, 0.0)
+        hooks = [
+            hook
+            for name, part in self.parts.items()
+            for hook in (
+                part.register_forward_pre_hook(lambda *_, name=name: self._begin(name)),
+                part.register_forward_hook(lambda *_: self._end()),
+            )
+        ]
+        try:
+            with torch.inference_mode():
+                self.network(*inputs)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return self.seconds
+
+    def _begin(self, name: str) -> None:
+        wait_for(self.device)
+        self._open.append((name, self.clock(), 0.0))
+
+    def _end(self) -> None:
+        wait_for(self.device)
+        name, start, inside = self._open.pop()
+        elapsed = self.clock() - start
+        self.seconds[name] += elapsed - inside
+        if self._open:
+            outer, began, others = self._open.pop()
+            self._open.append((outer, began, others + elapsed))
 
 
 def peak_memory(work: Work, device: torch.device) -> float | None:
@@ -83,25 +121,17 @@ def peak_memory(work: Work, device: torch.device) -> float | None:
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL("libc.so.6").malloc_trim(0)  # give back what earlier runs left
         Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
-        before = resident_memory()
+        before = _resident_memory("VmRSS")
         work()
-        return resident_memory("VmHWM") - before
+        return _resident_memory("VmHWM") - before
     except (OSError, KeyError):
         return None
 
 
-def resident_memory(name: str = "VmRSS") -> float:
-    """Resident memory of this process in MiB, now (VmRSS) or at its highest (VmHWM); Linux."""
+def _resident_memory(name: str) -> float:
+    """MiB of this process, now (VmRSS) or at its highest (VmHWM)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return float(dict(line.split(":", 1) for line in lines)[name].split()[0]) / 1024
-
-
-def flops(work: Work) -> float:
-    """Floating-point operations of the matrix products and convolutions of a run (two for a multiplication and its
-    addition); elementwise work is not counted."""
-    with FlopCounterMode(display=False) as counter:
-        work()
-    return float(counter.get_total_flops())
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -114,8 +144,13 @@ def has_bfloat16(device: torch.device) -> bool:
     return False
 
 
+def load() -> float | None:
+    """Number of processes that wanted a processor just now."""
+    return round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
+
+
 def machine(device: torch.device) -> dict[str, Any]:
-    """What the numbers were taken on; `load` is the number of processes that wanted a processor just now."""
+    """What the numbers were taken on."""
     name = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -124,11 +159,9 @@ def machine(device: torch.device) -> dict[str, Any]:
         "processor": name,
         "cores": os.cpu_count(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
-        "bfloat16": has_bfloat16(device),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
         "torch": str(torch.__version__),
-        "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
     }

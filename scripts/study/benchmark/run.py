@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from torch import Tensor
 
 from ...common.errors import PhanesInputError
 from ...common.files import write_atomically
-from . import subjects, training
+from . import subjects
 from .command import measure_command, measure_processes
-from .measure import Timing, Work, alternate, flops, has_bfloat16, machine, peak_memory
-from .page import render
-from .targets import against_targets
+from .measure import Stopwatch, alternate, load, machine, peak_memory, spread_of
 
-PARTS = ("inference", "stages", "peers", "training", "command")
-OPTIONAL_PARTS = ("runtimes", "processes")
-BATCHES = {"shipped": (1, 8, 32), "one filling": (1, 8), "paper": (1, 8)}  # the published size takes minutes at 32
-GPU_BATCHES = {"shipped": (1, 8, 32, 64), "one filling": (1, 8, 64), "paper": (1, 8, 64)}
-VOLUME_BATCH = 8
-TRAINING_BATCH = 8
+PARTS = ("inference", "stages", "training", "command", "processes", "runtimes")
+BATCHES = {"cpu": (1, 8, 32), "cuda": (1, 8, 64)}  # the published size takes minutes at 32 on a CPU: its largest is 8
+BATCH = 8
+# Where the networks compute; the trunk is what `SpatialLPIPS` calls for its features.
+NETWORKS = ("autoencoder", "inpainter", "perceptual")
 
 
 class Bench:
@@ -33,7 +31,7 @@ class Bench:
     Args:
         device: where to measure.
         rounds: runs of everything, in turn.
-        clock: `wall`, or `cpu`: processor time of the process, for a machine with other work on it.
+        clock: see `measure.alternate`.
         images: (N, 1, 128, 128) on the device.
         quick: smallest batches and networks only: shows that everything runs.
     """
@@ -45,110 +43,72 @@ class Bench:
         self.images = images
         self.quick = quick
 
-    def time(self, works: dict[str, Work], rounds: int | None = None) -> dict[str, dict[str, float]]:
-        """Medians and quartiles in seconds, by name."""
-        timings: dict[str, Timing] = alternate(works, rounds or self.rounds, self.device)
-        return {name: timing.record(self.clock) for name, timing in timings.items()}
-
     def first(self, count: int) -> Tensor:
-        """So many slices from the middle of the head; beyond its ends they repeat."""
+        """So many slices from the middle of the head (one, when quick); beyond its ends they repeat."""
+        count = 1 if self.quick else count
         if count > len(self.images):
             return self.images.repeat(-(-count // len(self.images)), 1, 1, 1)[:count]
         start = max(0, (len(self.images) - count) // 2)
         return self.images[start : start + count]
 
+    def rows(self, works: dict[str, Callable[[], object]], **about: Any) -> list[dict[str, Any]]:
+        """A row a piece of work: `system`, `seconds` and what is said about all of them."""
+        measured = alternate(works, self.rounds, self.device, self.clock)
+        return [{**about, "system": system, "seconds": seconds} for system, seconds in measured.items()]
 
-def _row(seconds: dict[str, float], slices: int, **more: Any) -> dict[str, Any]:
-    return {**more, "slices": slices, "seconds": seconds, "slices_per_second": slices / seconds["median"]}
 
-
-def inference(bench: Bench, networks: dict[str, Any]) -> list[dict[str, Any]]:
-    """Ours, as published and the bare networks, at each size and batch, and a volume."""
+def inference(bench: Bench) -> list[dict[str, Any]]:
+    """Ours and as published, at each size and batch, and a volume."""
     rows = []
-    batches = BATCHES if bench.device.type == "cpu" else GPU_BATCHES
-    for size, network in networks.items():
-        composition = subjects.published(network, bench.device)
-        for batch in (1,) if bench.quick else batches[size]:
-            images = bench.first(batch)
-            works: dict[str, Work] = {
-                "ours": subjects.no_grad(partial(network, images)),
-                "as published": partial(composition, images),
-                "bare networks": subjects.bare(network, images),
-            }
-            if has_bfloat16(bench.device):
-                works["ours, bfloat16"] = subjects.bfloat16(works["ours"], bench.device)
-            measured = bench.time(works)
-            for system, seconds in measured.items():
-                memory = peak_memory(works[system], bench.device)
-                rows.append(_row(seconds, batch, size=size, system=system, batch=batch, peak_mib=memory))
+    for size, network in subjects.networks(bench.images, bench.device).items():
+        batches = BATCHES[bench.device.type]
+        for batch in (1,) if bench.quick else batches if size == "shipped" else batches[:2]:
+            works = subjects.compositions(network, bench.first(batch))
+            rows += _with_memory(bench, works, bench.rows(works, size=size, batch=str(batch), slices=batch))
         if size == "shipped":
-            images = bench.first(2) if bench.quick else bench.images
-            works = {
-                "ours": subjects.volume_work(network, images, VOLUME_BATCH),
-                "as published": subjects.volume_work(composition, images, 1),  # its batches are wrong: one at a time
-            }
-            for system, seconds in bench.time(works).items():
-                memory = peak_memory(works[system], bench.device)
-                name = f"volume of {len(images)}"
-                rows.append(_row(seconds, len(images), size=size, system=system, batch=name, peak_mib=memory))
+            works = subjects.compositions(network, bench.images, BATCH)
+            name = f"volume of {len(bench.images)}"
+            rows += _with_memory(bench, works, bench.rows(works, size=size, batch=name, slices=len(bench.images)))
     return rows
 
 
-def stages(bench: Bench, networks: dict[str, Any]) -> dict[str, Any]:
+def _with_memory(bench: Bench, works: dict, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{**row, "peak_mib": peak_memory(works[row["system"]], bench.device)} for row in rows]
+
+
+def stages(bench: Bench) -> dict[str, Any]:
     """Where our time goes, for the shipped network at one batch."""
-    images = bench.first(1 if bench.quick else VOLUME_BATCH)
-    works = subjects.stages(networks["shipped"], images)
-    seconds = bench.time({name: work for name, (_, work) in works.items()})
-    total = sum(s["median"] for s in seconds.values())
-    rows = [
-        {"stage": name, "kind": works[name][0], "seconds": s, "share": s["median"] / total}
-        for name, s in seconds.items()
-    ]
-    rest = sum(row["share"] for row in rows if row["kind"] == "other")  # type: ignore[misc]
-    return {"batch": len(images), "rows": rows, "outside_networks": rest}
-
-
-def peers(bench: Bench, networks: dict[str, Any]) -> dict[str, Any]:
-    """One slice by other methods at published size, beside ours; and the operations of each."""
-    image = bench.first(1)
-    works: dict[str, Work] = {
-        "PHANES, shipped": subjects.no_grad(lambda: networks["shipped"](image)),
-        "PHANES, published size": subjects.no_grad(lambda: networks["paper"](image)),
-    }
-    autoencoder = subjects.residual_autoencoder(bench.device)
-    works["residual autoencoder"] = subjects.no_grad(lambda: autoencoder.analyse(image))  # type: ignore[operator]
-    if not bench.quick:
-        bank = subjects.patchcore(bench.device)
-        works["PatchCore"] = subjects.no_grad(lambda: bank.analyse(image))
-        works["AnoDDPM, one step"] = subjects.anoddpm_step(subjects.anoddpm(bench.device), image)
-    rows = [
-        {"system": name, "seconds": seconds, "gflop": flops(works[name]) / 1e9}
-        for name, seconds in bench.time(works).items()
-    ]
-    return {"rows": rows, "anoddpm_steps": subjects.ANODDPM_STEPS}
-
-
-def runtimes(bench: Bench, networks: dict[str, Any]) -> dict[str, Any]:
-    """Ours beside the same network in other memory format and other runtimes, as far as they are installed."""
-    images = bench.first(1 if bench.quick else VOLUME_BATCH)
-    works = subjects.runtimes(networks["shipped"], images)
-    return {"batch": len(images), "rows": [{"system": n, "seconds": s} for n, s in bench.time(works).items()]}
-
-
-def train_steps(bench: Bench, sizes: Sequence[str]) -> list[dict[str, Any]]:
-    """Steps of both stages at batch 8."""
+    network, images = subjects.networks(bench.images, bench.device)["shipped"], bench.first(BATCH)
+    inside = [f"perceptual.{name}" for name, _ in network.perceptual.named_children()]  # type: ignore[union-attr]
+    parts = [name for name, _ in network.named_children()] + inside
+    watch = Stopwatch(network, parts, bench.device, bench.clock)
+    watch(images)
+    runs = [watch(images) for _ in range(bench.rounds)]
+    total = float(np.median([sum(run.values()) for run in runs]))
     rows = []
-    stage_works: dict[str, Callable[[str, Tensor], dict[str, Work]]] = {
-        "autoencoder": training.autoencoder_steps,
-        "inpainter": training.inpainter_steps,
-    }
-    images = bench.first(1 if bench.quick else TRAINING_BATCH)
-    for size in sizes:
-        rounds = min(bench.rounds, 3) if size == "paper" and bench.device.type == "cpu" else None
-        for stage, works in stage_works.items():
-            for system, seconds in bench.time(works(size, images), rounds).items():
-                rows.append({"size": size, "stage": stage, "system": system, "seconds": seconds, "batch": len(images)})
-    return rows
+    for name in watch.parts:
+        seconds = spread_of([run[name] for run in runs])
+        kind = "network" if name.split(".")[0] in NETWORKS else "other"
+        if seconds["median"]:
+            rows.append({"stage": name, "kind": kind, "seconds": seconds, "share": seconds["median"] / total})
+    other = sum(row["share"] for row in rows if row["kind"] == "other")
+    return {"batch": len(images), "rows": rows, "outside_networks": other}
+
+
+def training(bench: Bench, size: str) -> list[dict[str, Any]]:
+    """Steps of both stages."""
+    images = bench.first(BATCH)
+    return [
+        row
+        for stage, works in subjects.training_steps(size, images).items()
+        for row in bench.rows(works, size=size, stage=stage, batch=len(images))
+    ]
+
+
+def runtimes(bench: Bench) -> dict[str, Any]:
+    """Ours beside other runtimes, as far as they are installed."""
+    network, images = subjects.networks(bench.images, bench.device)["shipped"], bench.first(BATCH)
+    return {"batch": len(images), "rows": bench.rows(subjects.runtimes(network, images))}
 
 
 def benchmark(
@@ -158,12 +118,11 @@ def benchmark(
     threads: int = 0,
     clock: str = "wall",
     parts: str | Sequence[str] = PARTS,
-    training_sizes: str | Sequence[str] = ("compact",),
+    training_size: str = "compact",
     cohort: int = 12,
     quick: bool = False,
-    add: bool = False,
 ) -> None:
-    """Measure what PHANES costs, beside the published composition and other methods; run it from the repository's root.
+    """Measure what PHANES costs, beside the published composition; run it from the repository's root.
 
     Writes OUT/performance.json and OUT/performance.md.
 
@@ -173,19 +132,16 @@ def benchmark(
         rounds: runs of each piece of work, all in turn.
         threads: of PyTorch; 0 leaves its own choice.
         clock: wall, or cpu (processor time), for a machine with other work on it.
-        parts: which of inference, stages, peers, training, command, and (not by default) runtimes, which exports
-            first, and processes, a cohort on two processes, which needs a machine without other work.
-        training_sizes: compact, paper or both; paper at three runs on a CPU.
+        parts: which of inference, stages, training, command, processes and runtimes.
+        training_size: compact or paper.
         cohort: cases of the larger runs of command and processes.
         quick: the smallest of everything: shows that all runs, not how fast.
-        add: keep the parts of OUT/performance.json that are not measured now, if they are of this machine and clock.
 
     Raises:
-        PhanesInputError: an unknown part or clock, no configs here, or an earlier result of another machine.
+        PhanesInputError: an unknown part or clock, or no configs here.
     """
     chosen = parts.split(",") if isinstance(parts, str) else list(parts)
-    sizes = training_sizes.split(",") if isinstance(training_sizes, str) else list(training_sizes)
-    if unknown := [name for name in chosen if name not in PARTS + OPTIONAL_PARTS]:
+    if unknown := [name for name in chosen if name not in PARTS]:
         raise PhanesInputError(f"parts names {', '.join(unknown)}: choose among {', '.join(PARTS)}.")
     if clock not in ("wall", "cpu"):
         raise PhanesInputError(f"clock must be wall or cpu, not '{clock}'.")
@@ -197,51 +153,48 @@ def benchmark(
     images = subjects.template_slices(range(94, 96) if quick else subjects.LEVELS).to(place)
     middle = images[len(images) // 2, 0].cpu()
     bench = Bench(place, rounds, clock, images, quick)
-    networks = subjects.networks(images, place)
-    now = {"machine": machine(place), "device": place.type, "clock": clock}
-    result: dict[str, Any] = {"taken": {}, **(_earlier(Path(out), now) if add else {}), **now}
-    for part, measure in (
-        ("inference", lambda: inference(bench, networks)),
-        ("stages", lambda: stages(bench, networks)),
-        ("peers", lambda: peers(bench, networks)),
-        ("training", lambda: train_steps(bench, sizes)),
-        ("runtimes", lambda: runtimes(bench, networks)),
-        ("command", lambda: measure_command(middle, min(rounds, 3), cohort, place.type)),
-        ("processes", lambda: measure_processes(middle, cohort, place.type)),
-    ):
-        if part in chosen:
-            print(f"{part} ...", flush=True)
-            before = machine(place)["load"]
-            result[part] = measure()
-            result["taken"][part] = {"rounds": rounds, "load": [before, machine(place)["load"]]}
-            result["targets"] = against_targets(result)
-            _write(Path(out), result)
+    result: dict[str, Any] = {"machine": machine(place), "device": place.type, "clock": clock, "taken": {}}
+    measures: dict[str, Callable[[], Any]] = {
+        "inference": lambda: inference(bench),
+        "stages": lambda: stages(bench),
+        "training": lambda: training(bench, training_size),
+        "command": lambda: measure_command(middle, min(rounds, 3), cohort, place.type),
+        "processes": lambda: measure_processes(middle, cohort, place.type),
+        "runtimes": lambda: runtimes(bench),
+    }
+    for part in chosen:
+        print(f"{part} ...", flush=True)
+        before = load()
+        result[part] = measures[part]()
+        result["taken"][part] = {"rounds": rounds, "load": [before, load()]}
+        text, page = json.dumps(result, indent=1) + "\n", render(result) + "\n"
+        for name, content in (("performance.json", text), ("performance.md", page)):
+            write_atomically(Path(out) / name, lambda partial, content=content: partial.write_text(content, "utf-8"))
     print(Path(out) / "performance.md")
 
 
-def _earlier(folder: Path, now: dict[str, Any]) -> dict[str, Any]:
-    """The result in a folder, if there is one.
+def render(result: dict[str, Any]) -> str:
+    """The page as Markdown.
 
-    Raises:
-        PhanesInputError: it cannot be set beside what is measured now.
+    Args:
+        result: what `benchmark` wrote as performance.json; parts may be missing.
     """
-    path = folder / "performance.json"
-    if not path.is_file():
-        return {}
-    earlier: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    for name in ("processor", "cores", "threads", "gpu", "torch"):
-        if earlier["machine"][name] != now["machine"][name]:
-            raise PhanesInputError(
-                f"'{path}' was measured with {name} {earlier['machine'][name]}, not {now['machine'][name]}: choose "
-                "another folder with --out, or leave out --add."
-            )
-    if (earlier["device"], earlier["clock"]) != (now["device"], now["clock"]):
-        raise PhanesInputError(f"'{path}' was measured with another device or clock: choose another folder with --out.")
-    return earlier
+    # Markdown, not HTML: nothing to escape.
+    environment = Environment(  # noqa: S701
+        loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(number=_number, ms=_milliseconds)
+    return environment.get_template("performance.md.j2").render(**result)
 
 
-def _write(folder: Path, result: dict[str, Any]) -> None:
-    text = json.dumps(result, indent=1) + "\n"
-    write_atomically(folder / "performance.json", lambda partial: partial.write_text(text, encoding="utf-8"))
-    page = render(result)
-    write_atomically(folder / "performance.md", lambda partial: partial.write_text(page, encoding="utf-8"))
+def _number(value: float | None, digits: int = 3) -> str:
+    """Significant digits, no exponent below a million; a dash for what was not measured."""
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 10 ** (digits - 1) else f"{value:.{digits}g}"
+
+
+def _milliseconds(seconds: dict[str, float]) -> str:
+    """Median, and quartiles in brackets."""
+    values = (_number(1000 * seconds[name]) for name in ("median", "low", "high"))
+    return "{} ({} to {})".format(*values)
