@@ -17,7 +17,6 @@ from ...pipeline.thresholds import Thresholds
 from ...training.calibration import false_positives
 from .shapes import PIXEL_MM
 from .shifts import Shift
-from .summary import Cell
 from .tables import Line
 
 CLEAN = "clean slices"
@@ -146,22 +145,6 @@ class CleanSlices:
                 }
             )
         return rows
-
-
-def clean_cells(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Cell]:
-    """What goals are held against: `false_positives.rate`, its interval's `.low` and `.high`, `mask.share`."""
-    nan = float("nan")
-    return [
-        Cell(row["set"], key, measure, float(value), nan)
-        for key, rows in found.items()
-        for row in rows
-        for measure, value in (
-            ("false_positives.rate", row["rate"]),
-            ("false_positives.low", row["interval_95"][0]),
-            ("false_positives.high", row["interval_95"][1]),
-            ("mask.share", row["mask_share"]),
-        )
-    ]
 
 
 def clean_table(

@@ -20,9 +20,8 @@ from ...common.fingerprint import fingerprint
 from ...common.versions import versions
 from ..baselines.protocol import AnomalySystem
 from .benchmarks import Benchmark, LesionSet
-from .false_positives import CLEAN, CleanSlices, clean_cells, clean_table
+from .false_positives import CLEAN, CleanSlices, clean_table
 from .figures import examples_figure, precision_recall_figure
-from .goals import Goals, goals_table
 from .scoring import OWN, Maps, Result, Scorer, example_indices
 from .store import ResultStore, file_stem, to_plain, write_text
 from .summary import Cell, summarise
@@ -73,7 +72,6 @@ class Evaluation:
         paper_label: heading of their columns.
         figures: draw them.
         clean: measures false positives of the systems that have an operating point; None for not.
-        goals: held against the results; None for none.
         charts: further pictures of the tables' numbers.
     """
 
@@ -90,7 +88,6 @@ class Evaluation:
         paper_label: str = "paper",
         figures: bool = True,
         clean: CleanSlices | None = None,
-        goals: Goals | None = None,
         charts: Sequence[Chart] = (),
     ) -> None:
         self.title = title
@@ -104,7 +101,6 @@ class Evaluation:
         self.paper_label = paper_label
         self.figures = figures
         self.clean = clean
-        self.goals = goals
         self.charts = list(charts)
         self.store = ResultStore(self.output_dir / "results")
         self._clean_rows: dict[str, list[dict[str, Any]]] = {}
@@ -223,7 +219,7 @@ class Evaluation:
     ) -> list[Cell]:
         """Write tables, figures and the record; print the tables."""
         roles = {key: about["role"] for key, about in built.items()}
-        cells = summarise(results, roles, self.spread) + clean_cells(self._clean_rows)
+        cells = summarise(results, roles, self.spread)
         everything = {key: Line(about["name"], about["role"]) for key, about in built.items()}
         text = [f"# {self.title}\n"]
         for name in dict.fromkeys(name for name, _ in self.benchmark.tasks()):
@@ -245,11 +241,6 @@ class Evaluation:
                 self._draw(name, group, lines, cells)
         if self._clean_rows:
             text += self._section("Clean slices at the label threshold", *clean_table(self._clean_rows, everything))
-        verdicts = []
-        if self.goals is not None:
-            labels = {key: line.label for key, line in everything.items()}
-            verdicts = self.goals.verdicts(cells, {key: entry.role for key, entry in self.systems.items()}, labels)
-            text += self._section("Goals", *goals_table(verdicts))
         if self.figures:
             for chart in self.charts:
                 chart.draw(self.output_dir, cells, everything)
@@ -258,7 +249,6 @@ class Evaluation:
         write_text(self.output_dir / "table.csv", to_csv(cells, everything, self.spread, self.paper))
         record = self._record(results, built, failed)
         record["clean_slices"] = self._clean_rows
-        record["goals"] = [verdict.record() for verdict in verdicts]
         write_text(self.output_dir / "record.json", json.dumps(to_plain(record), indent=1))
         logger.info("Tables, figures and record written to %s", self.output_dir)
         return cells

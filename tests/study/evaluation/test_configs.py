@@ -91,15 +91,6 @@ def test_false_positives_are_measured_with_and_without_skull(synthetic_table):
         assert row["threshold"] == 0.02
 
 
-def test_the_goals_of_systems_that_were_not_run_are_not_reached(synthetic_table):
-    goals = {goal["name"]: goal for goal in synthetic_table["goals"]}
-    assert len(goals) == 10
-    assert goals["Synthetic ellipses, pooled AUPRC"]["reached"] is False  # weights that were never trained
-    assert goals["Synthetic ellipses, AUPRC over RA"]["reached"] is None
-    assert goals["LPIPS in healthy regions against RA"]["reached"] is None
-    assert goals["Real stroke shapes, small, AUPRC"]["reached"] is None
-
-
 def test_the_third_overlay_evaluates_the_same_lesions_under_a_shift(scratch_bundle, slices, tmp_path):
     options = {"dataset_dir": str(slices), "shapes_dir": "", "lpips_weights": "", "seeds": [0], "systems": "phanes"}
     shifts = {"sets": "ellipses", "shifts": ["@skull_stripped"], "figures": True, "examples": 2}
@@ -108,10 +99,6 @@ def test_the_third_overlay_evaluates_the_same_lesions_under_a_shift(scratch_bund
     record = json.loads((tmp_path / "record.json").read_text())
     assert [r["set"] for r in record["results"]] == ["ellipses", "ellipses, skull-stripped"]
     assert record["title"].startswith("Synthetic lesions under shifts")
-    skull, _, *others = record["goals"]
-    first, second = (r["maps"]["own"]["auprc"] for r in record["results"])
-    assert skull["result"] == pytest.approx(100 * (first - second))
-    assert {goal["reached"] for goal in others} == {None}
     for name in ("shifts.png", "figure_ellipses_skull-stripped.png", "precision_recall_ellipses.png"):
         assert (tmp_path / name).stat().st_size > 3000
 

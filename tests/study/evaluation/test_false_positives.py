@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from scripts.common.errors import PhanesInputError
 from scripts.common.files import sha256_of_file
 from scripts.study.evaluation.false_positives import CleanSlices, OperatingPoint
-from scripts.study.evaluation.goals import Goals
 from scripts.study.evaluation.shifts import Shift
 from scripts.study.evaluation.systems import ConstantMap, Entry
 from scripts.training.calibration import false_positives
@@ -99,36 +98,22 @@ def entry(tmp_path: Path, weights: bytes = b"weights") -> Entry:
     return Entry(WithNetwork(), part="network", role="proposed", operating_point=OperatingPoint(record, file))
 
 
-GOALS = [
-    {"name": "few", "set": "clean slices", "measure": "false_positives.rate", "system": "ours", "at_most": 1.5},
-    {"name": "none", "set": "clean slices, off", "measure": "false_positives.rate", "system": "ours", "at_most": 1.5},
-    {"name": "unknown", "set": "circles", "measure": "own.auprc", "system": "ours", "at_least": 0},
-]
-
-
-def test_one_evaluation_has_false_positives_and_goals_in_all_its_outputs(tmp_path, capsys):
+def test_an_evaluation_has_false_positives_in_its_outputs_and_measures_them_once(tmp_path):
     systems = {"ours": entry(tmp_path), "constant": Entry(ConstantMap(), role="sanity")}
-    options = {"clean": clean(), "goals": Goals(GOALS)}
-    evaluation(tmp_path / "out", systems, Squares((0,)), **options).run()
-    text = (tmp_path / "out" / "table.md").read_text()
-    assert "| flat | clean slices | 3.75 | 0.00 to 7.50 | 12 | 12 | 0.29 |" in text
-    assert "| few | - | <= 1.5 | 3.75 | no |" in text
-    assert "| none | - | <= 1.5 | 0.00 | yes |" in text
-    assert "| unknown | - | >= 0 | - | not run: ours on circles |" in text
-    assert "not run: ours on circles" in capsys.readouterr().out
+    evaluation(tmp_path / "out", systems, Squares((0,)), clean=clean()).run()
+    row = "| flat | clean slices | 3.75 | 0.00 to 7.50 | 12 | 12 | 0.29 |"
+    assert row in (tmp_path / "out" / "table.md").read_text()
     record = json.loads((tmp_path / "out" / "record.json").read_text())
-    assert [goal["reached"] for goal in record["goals"]] == [False, True, None]
     assert record["clean_slices"]["ours"][0]["rate"] == pytest.approx(0.0375)
-    assert "false_positives" in (tmp_path / "out" / "table.csv").read_text()
 
     again = clean()
     again.measure = lambda *_: pytest.fail("was measured already")  # type: ignore[method-assign]
-    evaluation(tmp_path / "out", {"ours": entry(tmp_path)}, Squares((0,)), clean=again, goals=Goals(GOALS)).run()
-    assert "| few | - | <= 1.5 | 3.75 | no |" in (tmp_path / "out" / "table.md").read_text()
+    evaluation(tmp_path / "out", {"ours": entry(tmp_path)}, Squares((0,)), clean=again).run()
+    assert row in (tmp_path / "out" / "table.md").read_text()
 
 
-def test_without_a_calibration_of_these_weights_the_goal_is_not_run(tmp_path):
+def test_without_a_calibration_of_these_weights_there_is_no_row(tmp_path):
     system = entry(tmp_path)
     (tmp_path / "model.pt").write_bytes(b"candidate")
-    evaluation(tmp_path / "out", {"ours": system}, Squares((0,)), clean=clean(), goals=Goals(GOALS[:1])).run()
-    assert "| few | - | <= 1.5 | - | not run: ours on clean slices |" in (tmp_path / "out" / "table.md").read_text()
+    evaluation(tmp_path / "out", {"ours": system}, Squares((0,)), clean=clean()).run()
+    assert "Clean slices" not in (tmp_path / "out" / "table.md").read_text()

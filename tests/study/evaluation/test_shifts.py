@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -147,13 +146,3 @@ def test_the_chart_draws_curves_through_the_unchanged_set_and_bars_for_the_rest(
     path = chart.draw(tmp_path, cells, {"a": Line("System A", "proposed")})
     assert path is not None
     assert imread(path).shape[1] > 500
-
-
-def test_every_goal_of_the_shifts_names_sets_that_the_benchmark_has(configured):
-    config = json.loads((BUNDLE / "configs" / "evaluate_shifts.json").read_text())
-    made = {f"{name}, {shift}" for name in config["sets"] for shift in configured} | set(config["sets"])
-    named = {
-        name for goal in config["goals"] for name in ([goal["set"]] if isinstance(goal["set"], str) else goal["set"])
-    }
-    assert named <= made
-    assert made - set(config["sets"]) <= named  # and no shift without a goal
