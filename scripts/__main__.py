@@ -9,7 +9,6 @@ import fire
 from .common.errors import PhanesInputError
 from .pacs.command import watch
 from .release.build import package
-from .release.configuration import write_configuration
 from .release.demo import print_demo_summary, write_demo_input
 from .release.export import export
 from .reporting.curves import plot_curves
@@ -26,7 +25,6 @@ class Commands:
 
     # A function that already reads well in `--help` is a verb as it is.
     benchmark = staticmethod(benchmark)
-    configuration = staticmethod(write_configuration)
     docs_numbers = staticmethod(docs_numbers)
     figures = staticmethod(draw_figures)
     package = staticmethod(package)
