@@ -23,6 +23,7 @@ from typing import Any
 
 from ..common.errors import PhanesInputError
 from .evaluation.statistics import spread_over_seeds
+from .evaluation.summary import measures_of
 from .evaluation.tables import SECTIONS, number, to_markdown
 
 MARK = re.compile(r"(<!-- from: ([^\s#|]+)(?:#([^|]*?))?(?: *\| *([^|]*?))? -->)(.*?)(<!-- /from -->)", flags=re.DOTALL)
@@ -84,18 +85,15 @@ def section(text: str, heading: str) -> str:
 
 def record_table(record: dict[str, Any], name: str) -> str:
     """The main table of one lesion set from an evaluation's `record.json`, as Markdown: times 100, mean over seeds."""
-    measures = {}
-    for measure, heading in SECTIONS[""].items():
-        kind, metric = measure.split(".")
-        cells: dict[str, list[float]] = {}
-        for result in (one for one in record["results"] if one["set"] == name):
-            scores = result.get("lpips", {}) if kind == "lpips" else result["maps"].get(kind, {})
-            if scores.get(metric) is not None:
-                cells.setdefault(result["system"], []).append(scores[metric])
-        if cells:
-            measures[heading] = cells
+    measures: dict[str, dict[str, list[float]]] = {}
+    for result in (one for one in record["results"] if one["set"] == name):
+        found = measures_of(result)
+        for measure, heading in SECTIONS[""].items():
+            if found.get(measure) is not None:
+                measures.setdefault(heading, {}).setdefault(result["system"], []).append(found[measure])
     if not measures:
         raise LookupError(f"no results for the set '{name}'")
+    measures = {heading: measures[heading] for heading in SECTIONS[""].values() if heading in measures}
     systems = dict.fromkeys(system for cells in measures.values() for system in cells)
     rows = []
     for system in systems:

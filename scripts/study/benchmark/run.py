@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from torch import Tensor
 
 from ...common.errors import PhanesInputError
-from ...common.files import write_atomically
+from ..evaluation.store import write_text
 from . import subjects
 from .command import measure_command, measure_processes
 from .measure import Stopwatch, alternate, load, machine, peak_memory, spread_of
@@ -79,19 +79,20 @@ def _with_memory(bench: Bench, works: dict, rows: list[dict[str, Any]]) -> list[
 def stages(bench: Bench) -> dict[str, Any]:
     """Where our time goes, for the shipped network at one batch."""
     network, images = subjects.networks(bench.images, bench.device)["shipped"], bench.first(BATCH)
-    inside = [f"perceptual.{name}" for name, _ in network.perceptual.named_children()]  # type: ignore[union-attr]
+    inside = [f"perceptual.{name}" for name, _ in network.perceptual.named_children()]
     parts = [name for name, _ in network.named_children()] + inside
     watch = Stopwatch(network, parts, bench.device, bench.clock)
     watch(images)
     runs = [watch(images) for _ in range(bench.rounds)]
     total = float(np.median([sum(run.values()) for run in runs]))
-    rows = []
+    rows, other = [], 0.0
     for name in watch.parts:
         seconds = spread_of([run[name] for run in runs])
+        share = seconds["median"] / total
         kind = "network" if name.split(".")[0] in NETWORKS else "other"
+        other += share if kind == "other" else 0.0
         if seconds["median"]:
-            rows.append({"stage": name, "kind": kind, "seconds": seconds, "share": seconds["median"] / total})
-    other = sum(row["share"] for row in rows if row["kind"] == "other")
+            rows.append({"stage": name, "kind": kind, "seconds": seconds, "share": share})
     return {"batch": len(images), "rows": rows, "outside_networks": other}
 
 
@@ -168,8 +169,8 @@ def benchmark(
         result[part] = measures[part]()
         result["taken"][part] = {"rounds": rounds, "load": [before, load()]}
         text, page = json.dumps(result, indent=1) + "\n", render(result) + "\n"
-        for name, content in (("performance.json", text), ("performance.md", page)):
-            write_atomically(Path(out) / name, lambda partial, content=content: partial.write_text(content, "utf-8"))
+        write_text(Path(out) / "performance.json", text)
+        write_text(Path(out) / "performance.md", page)
     print(Path(out) / "performance.md")
 
 

@@ -88,7 +88,7 @@ def compositions(network: Phanes, images: Tensor, batch: int | None = None) -> d
             "ours": no_grad(lambda: ours(volume, network)),
             "as published": no_grad(lambda: theirs(volume, published)),
         }
-    works = {"ours": no_grad(partial(network, images)), "as published": partial(published, images)}
+    works: dict[str, Work] = {"ours": no_grad(partial(network, images)), "as published": partial(published, images)}
     if has_bfloat16(images.device):
         works["ours, bfloat16"] = _bfloat16(works["ours"], images.device)
     return works

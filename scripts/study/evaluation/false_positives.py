@@ -1,4 +1,4 @@
-"""What the shipped label threshold marks in healthy slices: false positives with an interval, skull on and off."""
+"""Label thresholds fixed on healthy slices, and what the shipped one marks in others, with an interval."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +16,7 @@ from ...common.fingerprint import fingerprint
 from ...pipeline.inference import read_calibration
 from ...pipeline.thresholds import Thresholds
 from ...training.calibration import false_positives
+from ..baselines.protocol import AnomalySystem
 from .shapes import PIXEL_MM
 from .shifts import Shift
 from .tables import Line
@@ -61,6 +63,42 @@ class OperatingPoint:
             return Thresholds.of(record, "slices", self.override).label
         except SystemExit as error:  # how a workflow of its own would end
             raise PhanesInputError(str(error.code).removeprefix("Error: ")) from error
+
+
+class LabelThreshold:
+    """The rule that gives systems without a calibration their label threshold: the same for all of them.
+
+    Args:
+        benchmark: has healthy slices that no number is reported on.
+        brain: (H, W) boolean.
+        quantile: of a system's map over the brain's pixels of all slices; 0.99 marks 1 % of a healthy brain.
+        batch_size: slices analysed at once.
+        device: where.
+    """
+
+    def __init__(
+        self,
+        benchmark: Healthy,
+        brain: Tensor,
+        quantile: float = 0.99,
+        batch_size: int = 8,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.benchmark = benchmark
+        self.brain = brain
+        self.quantile = quantile
+        self.batch_size = batch_size
+        self.device = torch.device(device)
+
+    def stamp(self) -> str:
+        """Checksum of all that a threshold depends on, besides the system."""
+        return fingerprint(self.benchmark.healthy[0], self.brain, self.quantile)
+
+    def of(self, system: AnomalySystem) -> float:
+        """The threshold of a system."""
+        parts = self.benchmark.healthy[0].split(self.batch_size)
+        maps = torch.cat([system.analyse(part.to(self.device)).anomaly_map.cpu() for part in parts])
+        return float(np.quantile(maps[:, 0, self.brain].numpy(), self.quantile))
 
 
 class CleanSlices:

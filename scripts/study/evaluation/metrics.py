@@ -1,9 +1,8 @@
-"""Pooled metrics of anomaly maps: average precision, best achievable Dice, Dice on a grid, LPIPS by region.
+"""Metrics of anomaly maps: average precision, best achievable Dice, Dice at a threshold, LPIPS by region.
 
 All pixels of all images are pooled, as in Tables 1 and 2 of the paper. Every score that depends on a threshold is
-read off one `Ranking`: the pixels sorted once, highest score first, equal scores grouped, with cumulative counts.
-Values are fractions in [0, 1]; the tables multiply by 100. Arrays and tensors of any shape are accepted; scores and
-labels must have as many elements.
+read off one `Ranking`, scikit-learn's counts at each distinct score. Values are fractions in [0, 1]; the tables
+multiply by 100. Arrays and tensors of any shape are accepted; scores and labels must have as many elements.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from typing import TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.metrics import confusion_matrix_at_thresholds
 
 Array: TypeAlias = np.ndarray | torch.Tensor
 
@@ -26,7 +26,7 @@ class Ranking:
         thresholds: (K,) distinct scores, descending.
         true_positives: (K,) lesion pixels with a score >= threshold.
         predicted: (K,) pixels with a score >= threshold.
-        positives: number of lesion pixels.
+        positives: number of lesion pixels, with those that were never scored.
         total: number of pixels.
     """
 
@@ -41,17 +41,15 @@ class Ranking:
         """Fraction of pixels that belong to a lesion."""
         return self.positives / self.total
 
+    @property
     def precision(self) -> NDArray[np.float64]:
         """(K,) precision at each threshold."""
         return self.true_positives / self.predicted
 
+    @property
     def recall(self) -> NDArray[np.float64]:
         """(K,) recall at each threshold."""
         return self.true_positives / self.positives
-
-    def dice(self) -> NDArray[np.float64]:
-        """(K,) Dice at each threshold: 2 TP / (predicted + positives)."""
-        return 2.0 * self.true_positives / (self.predicted + self.positives)
 
 
 def flatten(scores: Array, labels: Array) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
@@ -73,51 +71,44 @@ def flatten(scores: Array, labels: Array) -> tuple[NDArray[np.floating], NDArray
     return flat, truth
 
 
-def rank(scores: Array, labels: Array) -> Ranking:
-    """Sort all pixels once; average precision, Dice and the precision-recall curve follow by cumulative sums.
+def rank(scores: Array, labels: Array, missed: int = 0) -> Ranking:
+    """Count lesion pixels and all pixels at or above each distinct score.
 
     Args:
         scores: higher means more abnormal.
         labels: > 0 means lesion.
+        missed: lesion pixels outside of what is scored; at no threshold are they found.
 
     Raises:
         ValueError: as `flatten`, or no lesion pixel (precision and recall are then undefined).
     """
     flat, truth = flatten(scores, labels)
-    if not truth.any():
+    if not truth.any() and not missed:
         raise ValueError("no lesion pixel: average precision and Dice are undefined")
-    order = np.argsort(flat)[::-1]
-    ranked = flat[order]
-    last_of_ties = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), ranked.size - 1)
-    hits = np.cumsum(truth[order], dtype=np.int64)
-    return Ranking(
-        thresholds=ranked[last_of_ties],
-        true_positives=hits[last_of_ties],
-        predicted=last_of_ties.astype(np.int64) + 1,
-        positives=int(hits[-1]),
-        total=flat.size,
-    )
+    _, false, _, true, thresholds = confusion_matrix_at_thresholds(truth, flat, pos_label=True)
+    hits, called = true.astype(np.int64), (true + false).astype(np.int64)
+    return Ranking(thresholds, hits, called, int(truth.sum()) + missed, flat.size)
 
 
 def average_precision(ranking: Ranking) -> float:
     """Area under the precision-recall curve as a step function, sum over k of (R_k - R_(k-1)) P_k.
 
-    The definition of `sklearn.metrics.average_precision_score`, equal to it within rounding.
+    The definition of `sklearn.metrics.average_precision_score`, without sorting again.
     """
-    gained = np.diff(ranking.true_positives, prepend=0)
-    return float(np.sum(gained * ranking.precision()) / ranking.positives)
+    return float(np.sum(np.diff(ranking.recall, prepend=0.0) * ranking.precision))
 
 
 def best_dice(ranking: Ranking) -> tuple[float, float]:
     """Best achievable Dice over *all* distinct scores, and the threshold (score >= threshold) that reaches it."""
-    dice = ranking.dice()
+    dice = 2.0 * ranking.true_positives / (ranking.predicted + ranking.positives)
     best = int(np.argmax(dice))
     return float(dice[best]), float(ranking.thresholds[best])
 
 
-def dice_at(ranking: Ranking, thresholds: Array) -> NDArray[np.float64]:
+def dice_at(ranking: Ranking, thresholds: Array | float) -> NDArray[np.float64]:
     """Dice of the prediction "score > threshold" at each of the given thresholds."""
-    kept = np.searchsorted(-ranking.thresholds, -_numpy(thresholds).reshape(-1), side="left")  # scores strictly above
+    wanted = np.atleast_1d(_numpy(thresholds))
+    kept = np.searchsorted(-ranking.thresholds, -wanted, side="left")  # distinct scores strictly above
     hits = np.append(0, ranking.true_positives)[kept]
     predicted = np.append(0, ranking.predicted)[kept]
     return 2.0 * hits / (predicted + ranking.positives)
@@ -135,9 +126,9 @@ def dice_all_positive(prevalence: float) -> float:
 
 def precision_recall_points(ranking: Ranking, points: int = 512) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Recall and precision at up to `points` thresholds, evenly spaced in recall: a curve small enough to store."""
-    recall = ranking.recall()
+    recall = ranking.recall
     picked = np.unique(np.searchsorted(recall, np.linspace(recall[0], 1.0, points)))
-    return recall[picked].astype(np.float32), ranking.precision()[picked].astype(np.float32)
+    return recall[picked].astype(np.float32), ranking.precision[picked].astype(np.float32)
 
 
 def lpips_by_region(
@@ -189,5 +180,5 @@ def evaluate_map(maps: Array, masks: Array) -> dict[str, float]:
     }
 
 
-def _numpy(values: Array) -> np.ndarray:
+def _numpy(values: Array | float) -> np.ndarray:
     return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)

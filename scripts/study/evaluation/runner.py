@@ -20,7 +20,7 @@ from ...common.fingerprint import fingerprint
 from ...common.versions import versions
 from ..baselines.protocol import AnomalySystem
 from .benchmarks import Benchmark, LesionSet
-from .false_positives import CLEAN, CleanSlices, clean_table
+from .false_positives import CLEAN, CleanSlices, LabelThreshold, clean_table
 from .figures import examples_figure, precision_recall_figure
 from .scoring import OWN, Maps, Result, Scorer, example_indices
 from .store import ResultStore, file_stem, to_plain, write_text
@@ -72,6 +72,7 @@ class Evaluation:
         paper_label: heading of their columns.
         figures: draw them.
         clean: measures false positives of the systems that have an operating point; None for not.
+        label: gives the other systems their label threshold; None leaves out the Dice of their labels.
         charts: further pictures of the tables' numbers.
     """
 
@@ -88,6 +89,7 @@ class Evaluation:
         paper_label: str = "paper",
         figures: bool = True,
         clean: CleanSlices | None = None,
+        label: LabelThreshold | None = None,
         charts: Sequence[Chart] = (),
     ) -> None:
         self.title = title
@@ -101,6 +103,7 @@ class Evaluation:
         self.paper_label = paper_label
         self.figures = figures
         self.clean = clean
+        self.label = label
         self.charts = list(charts)
         self.store = ResultStore(self.output_dir / "results")
         self._clean_rows: dict[str, list[dict[str, Any]]] = {}
@@ -136,10 +139,11 @@ class Evaluation:
                 try:
                     source = self._source(key)
                     built[key] = source.about
+                    threshold = self._threshold(source)
                     for name, seed in tasks:
                         bar.set_description(f"{key}, {name}" + ("" if seed is None else f", seed {seed}"))
-                        results[name, seed, key] = self._result(source, self.benchmark.load(name, seed), bar)
-                    self._measure_clean(source)
+                        results[name, seed, key] = self._result(source, self.benchmark.load(name, seed), threshold, bar)
+                    self._measure_clean(source, threshold)
                 except PhanesInputError as error:
                     failed[key] = str(error)
                     results = {index: result for index, result in results.items() if index[2] != key}
@@ -153,10 +157,10 @@ class Evaluation:
             )
         return cells
 
-    def _result(self, source: Source, lesions: LesionSet, bar: tqdm) -> Result:
+    def _result(self, source: Source, lesions: LesionSet, threshold: float | None, bar: tqdm) -> Result:
         """The stored result, or a fresh one."""
         maps = torch.empty(0) if source.read is None else source.read(lesions)
-        stamp = fingerprint(source.about["fingerprint"], maps, lesions.checksum, self.scorer.settings())
+        stamp = fingerprint(source.about["fingerprint"], maps, lesions.checksum, self.scorer.settings(), threshold)
         path = self.store.path(lesions.name, lesions.seed, source.key)
         stored = self.store.load(path, stamp)
         if stored is not None:
@@ -167,25 +171,38 @@ class Evaluation:
         else:
             found = Maps({OWN: maps}, None, float("nan"))
             bar.update(len(lesions.images))
-        result = self.scorer.score(found, lesions)
+        result = self.scorer.score(found, lesions, threshold)
         result.record.update(system=source.key, data=lesions.checksum)
         return self.store.save(path, stamp, Result(to_plain(result.record), result.arrays))
 
-    def _measure_clean(self, source: Source) -> None:
+    def _threshold(self, source: Source) -> float | None:
+        """The system's label threshold: its calibration's, else that of the common rule, stored or fresh."""
+        entry = self.systems[source.key]
+        try:
+            if entry.operating_point is not None:
+                return entry.operating_point.threshold()
+            if self.label is None or source.system is None or entry.role in ("oracle", "sanity"):
+                return None
+            stamp = fingerprint(source.about["fingerprint"], self.label.stamp())
+            path = self.store.path("label threshold", None, source.key)
+            stored = self.store.load(path, stamp)
+            if stored is None:
+                stored = self.store.save(path, stamp, Result({"threshold": self.label.of(source.system)}, {}))
+            return stored.record["threshold"]
+        except PhanesInputError as error:  # candidates are compared before they are calibrated
+            logger.warning("No Dice of the label of %s: %s", source.key, error)
+            return None
+
+    def _measure_clean(self, source: Source, threshold: float | None) -> None:
         """False positives on healthy slices, stored or fresh, of a system with an operating point."""
         entry = self.systems[source.key]
-        if self.clean is None or entry.operating_point is None or source.system is None or entry.part is None:
-            return
-        try:
-            threshold = entry.operating_point.threshold()
-        except PhanesInputError as error:  # candidates are compared before they are calibrated
-            logger.warning("No false positives of %s on clean slices: %s", source.key, error)
+        if self.clean is None or entry.operating_point is None or source.system is None or threshold is None:
             return
         stamp = fingerprint(source.about["fingerprint"], self.clean.stamp(threshold))
         path = self.store.path(CLEAN, None, source.key)
         stored = self.store.load(path, stamp)
         if stored is None:
-            rows = self.clean.measure(getattr(source.system, entry.part), threshold)
+            rows = self.clean.measure(getattr(source.system, str(entry.part)), threshold)
             stored = self.store.save(path, stamp, Result({"rows": to_plain(rows)}, {}))
         self._clean_rows[source.key] = stored.record["rows"]
 
@@ -269,7 +286,7 @@ class Evaluation:
         return (
             f"{first['slices']} slices of {first['subjects']} subjects{drawn}, {100 * prevalence:.2f} % lesion pixels; "
             f"all times 100; ± standard deviation over {over}; ⌈Dice⌉: best achievable; "
-            f"p: paired bootstrap against the best baseline's AUPRC."
+            f"p: paired bootstrap against the best baseline's AUPRC, corrected for the number of rows (Holm)."
         )
 
     def _draw(

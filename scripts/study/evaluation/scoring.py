@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from ...common.errors import PhanesInputError
 from ..baselines.protocol import AnomalySystem
 from .benchmarks import LesionSet
-from .metrics import evaluate_map, lpips_by_region, precision_recall_points, rank
+from .metrics import average_precision, best_dice, evaluate_map, lpips_by_region, precision_recall_points, rank
 from .statistics import bootstrap, resample_weights, subject_indices
 
-VERSION = 1  # of the scores; raise it when they change, so that stored results are not used again
+VERSION = 2  # of the scores; raise it when they change, so that stored results are not used again
 OWN = "own"  # the map a system defines itself, as against the common ones
 
 
@@ -115,8 +115,14 @@ class Scorer:
             raise PhanesInputError(f"The map of {system.name} holds NaN: its weights or its calibration are missing.")
         return Maps(maps, torch.cat(reconstructions) if reconstructions else None, seconds)
 
-    def score(self, found: Maps, lesions: LesionSet) -> Result:
-        """Measure maps and reconstruction against the set's masks and clean slices."""
+    def score(self, found: Maps, lesions: LesionSet, threshold: float | None = None) -> Result:
+        """Measure maps and reconstruction against the set's masks and clean slices.
+
+        Args:
+            found: what a system made of the set.
+            lesions: the set.
+            threshold: of the label, on the own map, fixed on healthy slices; None leaves the label's Dice out.
+        """
         record: dict[str, Any] = {
             "set": lesions.name,
             "seed": lesions.seed,
@@ -130,12 +136,13 @@ class Scorer:
             found = found._replace(maps={name: values * lesions.region for name, values in found.maps.items()})
         owners = subject_indices(lesions.subjects)
         subjects = int(owners.max()) + 1
-        weights = resample_weights(subjects, self.resamples, self.bootstrap_seed)
+        weights = resample_weights(subjects, self.resamples if subjects > 1 else 0, self.bootstrap_seed)
         for name, values in found.maps.items():
             record["maps"][name] = evaluate_map(values, lesions.masks)
-            if self.resamples and subjects > 1:
+            if len(weights):
                 resampled = bootstrap(values, lesions.masks, owners, weights)
                 arrays[f"{name}.auprc"], arrays[f"{name}.best_dice"] = resampled
+        self._by_subject(found.maps[OWN], lesions.masks, owners, weights, threshold, record, arrays)
         arrays["recall"], arrays["precision"] = precision_recall_points(rank(found.maps[OWN], lesions.masks))
         record["by_size"] = self._by_size(found.maps[OWN], lesions.masks)
         if found.reconstruction is not None and lesions.clean is not None and self.lpips is not None:
@@ -147,6 +154,37 @@ class Scorer:
         if found.reconstruction is not None:
             arrays["example.reconstruction"] = found.reconstruction[kept, 0].numpy()
         return Result(record, arrays)
+
+    @staticmethod
+    def _by_subject(
+        maps: Tensor,
+        masks: Tensor,
+        owners: NDArray[np.intp],
+        weights: NDArray[np.float64],
+        threshold: float | None,
+        record: dict[str, Any],
+        arrays: dict[str, NDArray],
+    ) -> None:
+        """Add the mean over subjects of the own map's scores, and the label's Dice, all subjects pooled."""
+        chosen = [torch.from_numpy(owners == n) for n in range(int(owners.max()) + 1)]
+        lesioned = np.array([bool(masks[own].any()) for own in chosen])
+        rankings = [rank(maps[own], masks[own]) for own, there in zip(chosen, lesioned, strict=True) if there]
+        means = {
+            "auprc": np.array([average_precision(ranking) for ranking in rankings]),
+            "best_dice": np.array([best_dice(ranking)[0] for ranking in rankings]),
+        }
+        record["maps"]["mean"] = {metric: float(values.mean()) for metric, values in means.items()}
+        drawn = weights[:, lesioned]
+        resampled = {f"mean.{metric}": drawn @ values / drawn.sum(axis=1) for metric, values in means.items()}
+        if threshold is not None:
+            label = maps > threshold
+            hits = np.array([int((label[own] & masks[own]).sum()) for own in chosen])
+            sizes = np.array([int(label[own].sum()) + int(masks[own].sum()) for own in chosen])
+            record["label_threshold"] = threshold
+            record["more"] = {"label.dice": 2.0 * hits.sum() / sizes.sum()}
+            resampled["label.dice"] = 2.0 * (weights @ hits) / (weights @ sizes)
+        if len(weights):
+            arrays |= resampled
 
     def _by_size(self, maps: Tensor, masks: Tensor) -> dict[str, dict[str, float]]:
         """The own map's scores on the slices of each size of lesion, each with its own best threshold."""

@@ -49,25 +49,31 @@ def bootstrap(
     subjects: NDArray[np.intp],
     weights: NDArray[np.float64],
     levels: int | None = 4096,
+    missed: NDArray[np.int64] | None = None,
 ) -> Resampled:
     """Pooled average precision and best Dice of every resample.
 
     Args:
         scores: (N, ...) maps, higher means more abnormal.
         labels: (N, ...), > 0 in the lesion.
-        subjects: (N,) subject of each map, 0 .. S - 1.
+        subjects: (N,) subject of each map, 0 .. S - 1. Maps of unequal size: all pixels in a row, and each one's.
         weights: (R, S) from `resample_weights`.
         levels: thresholds at most, evenly spaced in recall; None for all distinct ones, which is exact. Fewer make both
             scores fall short of their exact values, by about 2 / levels at most.
+        missed: (S,) lesion pixels of each subject that no score can find; None for none.
 
     Returns:
         `Resampled`, (R,) each.
     """
     flat, truth = flatten(scores, labels)
     owner = np.repeat(subjects, flat.size // len(subjects))
-    positives = weights @ np.bincount(owner[truth], minlength=weights.shape[1])
+    there = np.bincount(owner[truth], minlength=weights.shape[1])
+    positives = weights @ (there if missed is None else there + missed)
 
     thresholds = np.sort(flat[truth])
+    if thresholds.size == 0:  # every lesion lies where nothing was scored
+        nothing = np.where(positives > 0, 0.0, np.nan)
+        return Resampled(nothing, nothing.copy())
     if levels is not None and thresholds.size > levels:
         thresholds = thresholds[np.linspace(0, thresholds.size - 1, levels).astype(np.intp)]
     thresholds = np.unique(thresholds)  # ascending; bin 0 holds the pixels that reach the highest of them
@@ -118,6 +124,16 @@ def paired_p_value(system: NDArray[np.float64], reference: NDArray[np.float64]) 
     difference = difference[np.isfinite(difference)]
     tail = min(int((difference <= 0).sum()), int((difference >= 0).sum()))
     return min(1.0, 2.0 * (tail + 1) / (difference.size + 1))
+
+
+def holm(p_values: Sequence[float]) -> NDArray[np.float64]:
+    """p-values corrected for their number n (Holm 1979): the smallest times n, the next times n - 1, and so on."""
+    values = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(values)
+    steps = values[order] * np.arange(values.size, 0, -1)
+    corrected = np.empty_like(values)
+    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return corrected
 
 
 def _count(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .scoring import Result
-from .statistics import Spread, paired_p_value, spread, spread_over_seeds
+from .statistics import Spread, holm, paired_p_value, spread, spread_over_seeds
 
 METRICS = ("auprc", "best_dice")
+COMPARED = ("proposed", "baseline", "ablation")  # roles of the rows that p-values are about
 
 
 @dataclass(frozen=True)
@@ -21,11 +23,12 @@ class Cell:
     Attributes:
         set: name of the lesion set.
         system: key of the system.
-        measure: what was measured, `<map>.<metric>` or `lpips.<region>` or `size.<bin>.<metric>`.
+        measure: what was measured, `<map>.<metric>`, `lpips.<region>`, `size.<bin>.<metric>` or another with a dot.
         value: the pooled score, or its mean over seeds.
         std: over seeds, or the bootstrap's over subjects; NaN without either.
         bootstrap_mean: mean over the resamples; NaN without them.
-        p_value: that the best baseline scores alike; NaN for that baseline itself and where it cannot be said.
+        p_value: that the best baseline scores alike, corrected by Holm for the number of compared rows; NaN for that
+            baseline itself, for rows that are shown the truth or know their score, and where it cannot be said.
         seeds: number of seeds behind it; 0 for real lesions.
     """
 
@@ -71,7 +74,8 @@ def summarise(results: Mapping[tuple[str, int | None, str], Result], roles: Mapp
                 std = bootstrapped.std
             seeds = sum(result.record["seed"] is not None for result in group)
             cells.append(Cell(name, system, measure, over_seeds.mean, std, bootstrapped.mean, seeds=seeds))
-    return [_with_p_value(cell, cells, samples, roles) for cell in cells]
+    compared = _p_values(cells, samples, roles)
+    return [replace(cell, p_value=compared.get((cell.set, cell.system, cell.measure), float("nan"))) for cell in cells]
 
 
 def best_baseline(cells: Sequence[Cell], roles: Mapping[str, str], name: str, measure: str) -> str | None:
@@ -80,20 +84,25 @@ def best_baseline(cells: Sequence[Cell], roles: Mapping[str, str], name: str, me
     return max(rivals, key=lambda cell: cell.value).system if rivals else None
 
 
+def measures_of(record: Mapping[str, Any]) -> dict[str, float]:
+    """Every measure of one result, by name."""
+    sections = {**record["maps"], "lpips": record.get("lpips", {})}
+    sections |= {f"size.{label}": scores for label, scores in record.get("by_size", {}).items()}
+    found = {
+        f"{name}.{metric}": value
+        for name, scores in sections.items()
+        for metric, value in scores.items()
+        if metric in METRICS or name == "lpips"
+    }
+    return found | record.get("more", {})
+
+
 def _values(group: Sequence[Result]) -> dict[str, list[float]]:
     """Every measure of one system on one set, a value a seed."""
     values: dict[str, list[float]] = {}
     for result in group:
-        record = result.record
-        for name, scores in record["maps"].items():
-            for metric in METRICS:
-                values.setdefault(f"{name}.{metric}", []).append(scores[metric])
-        for region, mean in record.get("lpips", {}).items():
-            values.setdefault(f"lpips.{region}", []).append(mean)
-        for label, scores in record.get("by_size", {}).items():
-            for metric in METRICS:
-                if metric in scores:
-                    values.setdefault(f"size.{label}.{metric}", []).append(scores[metric])
+        for measure, value in measures_of(result.record).items():
+            values.setdefault(measure, []).append(value)
     return values
 
 
@@ -105,15 +114,21 @@ def _resampled(group: Sequence[Result], measure: str) -> NDArray[np.float64] | N
     return np.mean(arrays, axis=0)
 
 
-def _with_p_value(
-    cell: Cell,
-    cells: Sequence[Cell],
-    samples: Mapping[tuple[str, str, str], NDArray[np.float64]],
-    roles: Mapping[str, str],
-) -> Cell:
-    rival = best_baseline(cells, roles, cell.set, cell.measure)
-    ours = samples.get((cell.set, cell.system, cell.measure))
-    theirs = samples.get((cell.set, rival or "", cell.measure))
-    if ours is None or theirs is None or rival == cell.system:
-        return cell
-    return Cell(**{**vars(cell), "p_value": paired_p_value(ours, theirs)})
+def _p_values(
+    cells: Sequence[Cell], samples: Mapping[tuple[str, str, str], NDArray[np.float64]], roles: Mapping[str, str]
+) -> dict[tuple[str, str, str], float]:
+    """By set, system and measure: each compared row against the best baseline, corrected for the number of rows."""
+    found: dict[tuple[str, str, str], float] = {}
+    for name, measure in dict.fromkeys((cell.set, cell.measure) for cell in cells):
+        rival = best_baseline(cells, roles, name, measure)
+        reference = samples.get((name, rival or "", measure))
+        systems = [
+            cell.system
+            for cell in cells
+            if (cell.set, cell.measure) == (name, measure) and cell.system != rival
+            if roles.get(cell.system) in COMPARED and (name, cell.system, measure) in samples
+        ]
+        if reference is not None:
+            values = holm([paired_p_value(samples[name, system, measure], reference) for system in systems])
+            found |= {(name, system, measure): float(p) for system, p in zip(systems, values, strict=True)}
+    return found

@@ -20,6 +20,9 @@ SECTIONS = {
     "": {
         "own.auprc": "AUPRC",
         "own.best_dice": "⌈Dice⌉",
+        "label.dice": "Dice of the label",
+        "mean.auprc": "AUPRC, mean of subjects",
+        "mean.best_dice": "⌈Dice⌉, mean of subjects",
         "lpips.healthy": "LPIPS healthy",
         "lpips.anomaly": "LPIPS anomaly",
     },

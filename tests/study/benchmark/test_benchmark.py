@@ -149,7 +149,12 @@ def test_a_quick_run_fills_every_table_but_the_command_lines(tmp_path, monkeypat
 
 
 def test_a_cohort_is_the_arithmetic_of_the_measured_case_and_ratios_those_of_the_run():
-    command = {"imports": 1.0, "first result beyond imports": 0.5, "command beyond imports": 2.0, "a further case": 0.36}
+    command = {
+        "imports": 1.0,
+        "first result beyond imports": 0.5,
+        "command beyond imports": 2.0,
+        "a further case": 0.36,
+    }
     machine = dict.fromkeys(("processor", "instructions", "gpu", "system", "python", "torch"), "x")
     rows = [
         {"size": size, "system": system, "batch": "8", "slices": 8, "peak_mib": None,

@@ -90,6 +90,14 @@ def test_all_positive_dice_of_three_percent_is_the_papers_floor():
     assert 100 * dice_all_positive(0.030) == pytest.approx(5.825, abs=1e-3)
 
 
+def test_pixels_that_were_never_scored_are_missed_at_every_threshold():
+    scores, labels = noisy(pixels=600)
+    whole, missing = rank(scores, labels), rank(scores, labels, missed=7)
+    np.testing.assert_allclose(missing.recall, whole.true_positives / (labels.sum() + 7))
+    assert average_precision(missing) == pytest.approx(average_precision(whole) * labels.sum() / (labels.sum() + 7))
+    assert average_precision(rank(scores, np.zeros_like(labels), missed=7)) == 0.0
+
+
 def test_curve_points_lie_on_scikit_learns_curve():
     scores, labels = noisy()
     recall, precision = precision_recall_points(rank(scores, labels), points=64)

@@ -6,18 +6,21 @@ import csv
 import json
 import multiprocessing
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import average_precision_score, f1_score
 from torch import Tensor, nn
 
 from scripts.common.errors import PhanesInputError
 from scripts.study.baselines.maps import ResidualMap
 from scripts.study.baselines.protocol import AnomalySystem, ReconstructionSystem
 from scripts.study.evaluation.benchmarks import LesionSet
+from scripts.study.evaluation.false_positives import LabelThreshold
 from scripts.study.evaluation.runner import Evaluation
-from scripts.study.evaluation.scoring import Result, Scorer, example_indices, size_ranges
+from scripts.study.evaluation.scoring import Maps, Result, Scorer, example_indices, size_ranges
 from scripts.study.evaluation.store import ResultStore
 from scripts.study.evaluation.systems import ConstantMap, Entry, PerfectMap
 
@@ -132,6 +135,36 @@ def test_lpips_is_measured_against_the_clean_slice(tmp_path):
     assert cells["lpips.healthy"].value == pytest.approx(np.mean(outside), rel=1e-5)
 
 
+def test_means_over_subjects_and_the_labels_dice_are_those_by_hand(tmp_path):
+    lesions = Squares().load("squares", 0)
+    lesions.subjects[1] = lesions.subjects[0]  # two slices of one subject are pooled
+    maps = lesions.images.clone()
+    scored = Scorer(resamples=200).score(Maps({"own": maps}, None, 0.0), lesions, threshold=0.3)
+    groups = [[0, 1], *([n] for n in range(2, 10))]
+    expected = [average_precision_score(lesions.masks[g].flatten(), maps[g].flatten()) for g in groups]
+    assert scored.record["maps"]["mean"]["auprc"] == pytest.approx(np.mean(expected), abs=1e-9)
+    label = (maps > 0.3).flatten().numpy()
+    dice = f1_score(lesions.masks.flatten().numpy(), label)
+    assert scored.record["more"]["label.dice"] == pytest.approx(dice, abs=1e-9)
+    for measure, value in (("mean.auprc", np.mean(expected)), ("label.dice", dice)):
+        assert len(scored.arrays[measure]) == 200
+        assert scored.arrays[measure].mean() == pytest.approx(value, abs=0.02)
+
+
+def test_every_system_gets_its_label_threshold_by_one_rule(tmp_path):
+    brain = torch.zeros(SIZE, SIZE, dtype=torch.bool)
+    brain[4:20, 4:20] = True
+    lesions = Squares().load("squares", 7)
+    label = LabelThreshold(SimpleNamespace(healthy=(lesions.clean, lesions.subjects)), brain)
+    threshold = label.of(Flat())
+    marked = ((lesions.clean - 0.25).abs() > threshold)[:, 0, brain].float().mean()
+    assert marked.item() == pytest.approx(0.01, abs=0.001)
+    systems = {"flat": Entry(Flat(), role="proposed"), **sanity()}
+    cells = {(c.system, c.measure) for c in evaluation(tmp_path, systems, Squares((0,)), label=label).run()}
+    assert {(system, "label.dice") for system in ("flat", "perfect", "constant")} & cells == {("flat", "label.dice")}
+    assert "Dice of the label" in (tmp_path / "table.md").read_text()
+
+
 def test_a_finished_evaluation_is_not_run_again(tmp_path):
     first = evaluation(tmp_path, {"flat": Entry(Flat())}).run()
     again = Flat()
@@ -227,8 +260,9 @@ def test_p_values_compare_with_the_best_baseline_only(tmp_path):
     cells = {(c.system, c.measure): c for c in evaluation(tmp_path, systems).run()}
     assert cells["best", "own.auprc"].value > cells["bad", "own.auprc"].value
     assert np.isnan(cells["best", "own.auprc"].p_value)
-    assert cells["bad", "own.auprc"].p_value == pytest.approx(2 / 51)
-    assert cells["perfect", "own.auprc"].p_value == pytest.approx(2 / 51)
+    # 50 resamples: at least 2 / 51, and twice that for two compared rows (good and bad)
+    assert cells["bad", "own.auprc"].p_value == pytest.approx(2 * 2 / 51)
+    assert np.isnan(cells["perfect", "own.auprc"].p_value)
 
 
 def test_real_lesions_are_spread_by_bootstrap_and_told_apart_by_size(tmp_path):

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
+from scripts.study.evaluation.metrics import rank
 from scripts.study.evaluation.statistics import (
     bootstrap,
+    holm,
     paired_p_value,
     resample_weights,
     spread,
@@ -94,6 +96,28 @@ def test_the_paired_p_value_counts_both_tails_and_never_is_zero():
     assert paired_p_value(zero, zero) == 1.0
     quarter = np.where(np.arange(999) < 249, -1.0, 1.0)
     assert paired_p_value(quarter, zero) == pytest.approx(2 * 250 / 1000)
+
+
+def test_holms_correction_is_the_one_by_hand():
+    # sorted: 0.01 x 4, 0.02 x 3, 0.03 x 2 (no less than before), 0.5 x 1
+    np.testing.assert_allclose(holm([0.5, 0.01, 0.03, 0.02]), [0.5, 0.04, 0.06, 0.06])
+    assert holm([0.4, 0.3]).tolist() == [0.6, 0.6]
+    assert holm([]).size == 0
+
+
+def test_lesion_pixels_that_were_never_scored_lower_every_resample():
+    scores, labels = maps()
+    missed = np.full(12, 5)
+    weights = resample_weights(12, 5, seed=3)
+    found = bootstrap(scores, labels, np.arange(12), weights, levels=None, missed=missed)
+    # the same as pixels below all others
+    padded = np.concatenate([scores.reshape(12, -1), np.full((12, 5), -1.0)], axis=1)
+    truth = np.concatenate([labels.reshape(12, -1), np.ones((12, 5), dtype=bool)], axis=1)
+    for row, auprc in zip(weights, found.auprc, strict=True):
+        whole = rank(np.repeat(padded, row.astype(int), axis=0), np.repeat(truth, row.astype(int), axis=0))
+        reached = whole.thresholds > -1
+        area = np.sum(np.diff(whole.recall[reached], prepend=0.0) * whole.precision[reached])
+        assert auprc == pytest.approx(area, abs=1e-9)
 
 
 def test_spread_over_seeds_is_the_sample_standard_deviation():
