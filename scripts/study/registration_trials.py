@@ -17,8 +17,6 @@ import nibabel as nib
 import numpy as np
 from nibabel.affines import apply_affine, voxel_sizes
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 from skimage.measure import block_reduce
@@ -27,6 +25,7 @@ from tqdm import tqdm
 from ..common.errors import PhanesInputError
 from ..space.geometry import LEVEL_MM, TEMPLATE_CENTRE_XY
 from ..space.registration import Bounds, register
+from .evaluation.tables import show
 
 MAX_LEVEL_MM, MAX_DEGREES = 2.0, 2.0
 MARGIN_MM = 45.0  # air added around the head, so that moving it cuts nothing off
@@ -200,25 +199,12 @@ def registration_trials(
                 if writer and file:
                     writer.writerow(asdict(trial))
                     file.flush()
-    table = Table(title=f"Level within {MAX_LEVEL_MM:g} mm and {MAX_DEGREES:g} degrees after a known movement")
-    for title in (
-        "head",
-        "recovered",
-        "refused",
-        "level error, mm: median, 95 %, max",
-        "angle: median, 95 %, max",
-        "s",
-    ):
-        table.add_column(title)
+    rows = []
     for path in volumes:
         own = [trial for trial in found if trial.head == Path(path).name]
         spread = ["{:.2f}, {:.2f}, {:.2f}".format(*np.percentile([getattr(t, name) for t in own], [50, 95, 100]))
                   for name in ("level_error", "angle_error")]  # fmt: skip
-        table.add_row(
-            Path(path).name,
-            f"{sum(t.recovered for t in own)} of {len(own)}",
-            str(sum(bool(t.objection) for t in own)),
-            *spread,
-            f"{np.median([t.seconds for t in own]):.1f}",
-        )
-    Console(width=140).print(table)
+        counts = [f"{sum(t.recovered for t in own)} of {len(own)}", str(sum(bool(t.objection) for t in own))]
+        rows.append([Path(path).name, *counts, *spread, f"{np.median([t.seconds for t in own]):.1f}"])
+    headings = ["head", "recovered", "refused", "level error, mm: median, 95 %, max", "angle: median, 95 %, max", "s"]
+    show(f"Level within {MAX_LEVEL_MM:g} mm and {MAX_DEGREES:g} degrees after a known movement", headings, rows)

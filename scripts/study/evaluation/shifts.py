@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from monai.transforms import Randomizable
 from torch import Tensor
@@ -141,32 +141,20 @@ def shifted_name(name: str, shift: Shift) -> str:
 
 
 class ShiftChart:
-    """A picture of one score over all shifts: curves for those with a parameter, bars for the others.
+    """A picture of the AUPRC over all shifts: curves for those with a parameter, bars for the others.
 
     Args:
         shifts: as in the benchmark.
         sets: names of the unchanged sets, one row each; those that were not run are left out.
         neutral: value of each curve's parameter that changes nothing, where the unchanged set is drawn.
-        measure: which score.
-        heading: of its axis.
-        file: name of the PNG.
     """
 
-    def __init__(
-        self,
-        shifts: Sequence[Shift],
-        sets: Sequence[str],
-        neutral: Mapping[str, float],
-        measure: str = f"{OWN}.auprc",
-        heading: str = "AUPRC",
-        file: str = "shifts.png",
-    ) -> None:
+    MEASURE, FILE = f"{OWN}.auprc", "shifts.png"
+
+    def __init__(self, shifts: Sequence[Shift], sets: Sequence[str], neutral: Mapping[str, float]) -> None:
         self.shifts = list(shifts)
         self.sets = list(sets)
         self.neutral = dict(neutral)
-        self.measure = measure
-        self.heading = heading
-        self.file = file
 
     def draw(self, folder: Path, cells: Sequence[Cell], lines: Mapping[str, Line]) -> Path | None:
         """Draw what was measured; None when there is nothing.
@@ -176,7 +164,7 @@ class ShiftChart:
             cells: of the evaluation.
             lines: the systems.
         """
-        values = {(cell.set, cell.system): cell for cell in cells if cell.measure == self.measure}
+        values = {(cell.set, cell.system): cell for cell in cells if cell.measure == self.MEASURE}
         sets = [name for name in self.sets if any(name == found for found, _ in values)]
         if not sets:
             return None
@@ -185,67 +173,41 @@ class ShiftChart:
         widths = [1.0] * len(curves) + [0.35 * (len(bars) + 1)]
         figure = Figure(figsize=(3.2 * sum(widths), 2.9 * len(sets) + 0.6), layout="constrained")
         grid = figure.subplots(len(sets), len(widths), squeeze=False, sharey="row", width_ratios=widths)
-        colours = dict(zip(lines, matplotlib.colormaps["tab10"].colors, strict=False))  # type: ignore[attr-defined]
         for axes, name in zip(grid, sets, strict=True):
-            for axis, curve in zip(axes, curves, strict=False):
-                self._curve(axis, name, curve, values, lines, colours)
-            self._bars(axes[-1], name, bars, values, lines, colours)
-            axes[0].set_ylabel(f"{self.heading}, {name}")
+            groups = {UNCHANGED: name} | {shift.name: shifted_name(name, shift) for shift in bars}
+            width = 0.8 / len(lines)
+            for number, (key, line) in enumerate(lines.items()):
+                style: dict[str, Any] = {"color": matplotlib.colormaps["tab10"](number), "label": line.label}
+                for axis, curve in zip(axes, curves, strict=False):
+                    x, y, spread = _measured(values, key, self._points(name, curve))
+                    axis.errorbar(x, y, spread, marker="o", markersize=3, linewidth=1.2, capsize=2, **style)
+                    axis.set_xlabel(curve)
+                x, y, spread = _measured(values, key, dict(enumerate(groups.values())))
+                places = [place - 0.4 + (number + 0.5) * width for place in x]
+                axes[-1].bar(places, y, width, yerr=spread, error_kw={"linewidth": 0.8}, **style)
+            axes[-1].set_xticks(range(len(groups)), [group.replace(", ", ",\n") for group in groups], fontsize=7)
+            axes[0].set_ylabel(f"AUPRC, {name}")
             for axis in axes:
                 axis.grid(alpha=0.2, axis="y")
                 axis.set_ylim(0, 100)
         grid[0, -1].legend(fontsize=7, frameon=False, loc="upper right", ncols=len(lines))
-        write_figure(figure, folder / self.file)
-        return folder / self.file
+        write_figure(figure, folder / self.FILE)
+        return folder / self.FILE
 
-    def _curve(
-        self,
-        axis: Axes,
-        name: str,
-        curve: str,
-        values: Mapping[tuple[str, str], Cell],
-        lines: Mapping[str, Line],
-        colours: Mapping[str, object],
-    ) -> None:
-        """Score over the parameter; the unchanged set is a point of it where its neutral value is known."""
+    def _points(self, name: str, curve: str) -> dict[float, str]:
+        """Sets by the curve's parameter, ascending; the unchanged set is one where its neutral value is known."""
         points = {
             shift.value: shifted_name(name, shift)
             for shift in self.shifts
             if shift.curve == curve and shift.value is not None
         }
-        if curve in self.neutral:
-            points[self.neutral[curve]] = name
-        for key in lines:
-            found = [(x, values[points[x], key]) for x in sorted(points) if (points[x], key) in values]
-            heights = [100 * cell.value for _, cell in found]
-            axis.errorbar(
-                [x for x, _ in found], heights, yerr=_errors([cell for _, cell in found]), color=colours.get(key),
-                marker="o", markersize=3, linewidth=1.2, capsize=2,
-            )  # fmt: skip
-        axis.set_xlabel(curve)
-
-    def _bars(
-        self,
-        axis: Axes,
-        name: str,
-        bars: Sequence[Shift],
-        values: Mapping[tuple[str, str], Cell],
-        lines: Mapping[str, Line],
-        colours: Mapping[str, object],
-    ) -> None:
-        """A group of bars for the unchanged set and for each shift, a bar a system."""
-        groups = {UNCHANGED: name} | {shift.name: shifted_name(name, shift) for shift in bars}
-        width = 0.8 / len(lines)
-        for number, (key, line) in enumerate(lines.items()):
-            found = [(x, values[group, key]) for x, group in enumerate(groups.values()) if (group, key) in values]
-            axis.bar(
-                [x - 0.4 + (number + 0.5) * width for x, _ in found], [100 * cell.value for _, cell in found], width,
-                yerr=_errors([cell for _, cell in found]), color=colours.get(key), label=line.label,
-                error_kw={"linewidth": 0.8},
-            )  # fmt: skip
-        axis.set_xticks(range(len(groups)), [group.replace(", ", ",\n") for group in groups], fontsize=7)
+        return dict(sorted((points | ({self.neutral[curve]: name} if curve in self.neutral else {})).items()))
 
 
-def _errors(cells: Sequence[Cell]) -> list[float]:
-    """Half lengths of the error bars, times 100; none where there is no spread."""
-    return [100 * cell.std if np.isfinite(cell.std) else 0.0 for cell in cells]
+def _measured(
+    values: Mapping[tuple[str, str], Cell], system: str, sets: Mapping[float, str]
+) -> tuple[list[float], list[float], list[float]]:
+    """Where a system was measured: places, scores times 100, and their spread (0 where there is none)."""
+    found = {place: values[name, system] for place, name in sets.items() if (name, system) in values}
+    spread = [100 * cell.std if np.isfinite(cell.std) else 0.0 for cell in found.values()]
+    return list(found), [100 * cell.value for cell in found.values()], spread

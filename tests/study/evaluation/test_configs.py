@@ -165,19 +165,15 @@ def test_an_evaluation_changes_nothing_of_the_method_it_evaluates(overlay):
     assert shared <= {"dataset_dir", "output_dir", "initialize"}
 
 
-def test_all_ten_systems_of_the_tables_are_there():
+def test_the_rows_of_the_papers_tables_are_there_in_their_order():
+    """Others may stand among them: a new baseline needs no line here."""
     synthetic = read("evaluate_synthetic.json")
-    assert list(synthetic["system_defs"]) == [
-        "phanes",
-        "phanes_gt",
-        "phanes_absolute",
-        "phanes_one_filling",
-        "phanes_coarse",
-    ]
+    ours = ["phanes", "phanes_gt", "phanes_absolute", "phanes_one_filling", "phanes_coarse"]
+    assert list(synthetic["system_defs"]) == ours
     assert set(synthetic["sanity_defs"]) == {"constant", "perfect"}
-    assert list(trained_entries(BUNDLE / "configs" / "baselines", "runs")) == [
-        "ra", "si_vae", "vae", "dae", "anoddpm", "patchcore", "mkd", "zscore"
-    ]  # fmt: skip
+    papers = ["ra", "si_vae", "vae", "dae", "anoddpm", "patchcore", "mkd"]
+    rows = list(trained_entries(BUNDLE / "configs" / "baselines", "runs"))
+    assert [key for key in rows if key in papers] == papers
 
 
 def test_baselines_are_built_from_the_configs_that_train_them_and_their_weights_looked_for_where_these_write():
