@@ -45,3 +45,13 @@ def test_pages_speak_of_no_single_machine(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert not re.search(r"(?<![\w.])/(?:home|root|work|Users|mnt)/", text)
     assert "\t" not in text
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_an_entry_stands_in_the_config_that_the_page_names_beside_it(page: Path) -> None:
+    """`entry`, `other` in [`file.json`](...)."""
+    wrong = []
+    for names, target in re.findall(r"((?:`\w+`(?:, )?)+) in \[`[\w/]+\.json`\]\(([^)]+\.json)\)", prose(page)):
+        text = (page.parent / target).read_text(encoding="utf-8")
+        wrong += [f"{name} in {target}" for name in re.findall(r"\w+", names) if f'"{name}":' not in text]
+    assert not wrong

@@ -284,7 +284,7 @@ class Evaluation:
         drawn = f", {len(seeds)} seed{'s' if len(seeds) > 1 else ''} of lesions" if seeds else ""
         over = "seeds" if self.spread == "seeds" else f"{self.scorer.resamples} bootstrap resamples of the subjects"
         return (
-            f"{first['slices']} slices of {first['subjects']} subjects{drawn}, {100 * prevalence:.2f} % lesion pixels; "
+            f"{first['slices']} slices of {first['subjects']} subject{'s' * (first['subjects'] > 1)}{drawn}, {100 * prevalence:.2f} % lesion pixels; "
             f"all times 100; ± standard deviation over {over}; ⌈Dice⌉: best achievable; "
             f"p: paired bootstrap against the best baseline's AUPRC, corrected for the number of rows (Holm)."
         )
