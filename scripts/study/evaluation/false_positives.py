@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from ...pipeline.inference import read_calibration
 from ...pipeline.thresholds import Thresholds
 from ...training.calibration import false_positives
 from ..baselines.protocol import AnomalySystem
+from .benchmarks import SyntheticBenchmark
 from .shapes import PIXEL_MM
 from .shifts import Shift
 from .tables import Line
@@ -25,15 +26,6 @@ CLEAN = "clean slices"
 HEADINGS = (
     "System", "Slices", "Marked brain pixels, %", "95 % interval", "Marked, mm²", "Mask m, mm²", "Mask m, % of pixels",
 )  # fmt: skip
-
-
-class Healthy(Protocol):
-    """Where the slices come from: `SyntheticBenchmark`."""
-
-    @property
-    def healthy(self) -> tuple[Tensor, list[str]]:
-        """(N, 1, H, W) in [0, 1] and their subjects."""
-        ...
 
 
 class OperatingPoint:
@@ -78,7 +70,7 @@ class LabelThreshold:
 
     def __init__(
         self,
-        benchmark: Healthy,
+        benchmark: SyntheticBenchmark,
         brain: Tensor,
         quantile: float = 0.99,
         batch_size: int = 8,
@@ -105,7 +97,7 @@ class CleanSlices:
     """False positives on healthy slices, as they are and under shifts (skull off).
 
     Args:
-        benchmark: has the slices.
+        benchmark: has the healthy slices.
         brain: (H, W) boolean; the share of marked pixels is over these.
         shifts: changes under which the slices are looked at again.
         resamples: of the bootstrap over subjects.
@@ -117,7 +109,7 @@ class CleanSlices:
 
     def __init__(
         self,
-        benchmark: Healthy,
+        benchmark: SyntheticBenchmark,
         brain: Tensor,
         shifts: Sequence[Shift] = (),
         resamples: int = 1000,

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from .benchmarks import Benchmark, LesionSet
 from .false_positives import CLEAN, CleanSlices, LabelThreshold, clean_table
 from .figures import examples_figure, precision_recall_figure
 from .scoring import OWN, Maps, Result, Scorer, example_indices
+from .shifts import ShiftChart
 from .store import ResultStore, file_stem, to_plain, write_text
 from .summary import Cell, summarise
 from .systems import Entry
@@ -40,14 +41,6 @@ class Source(NamedTuple):
     about: dict[str, Any]
     system: AnomalySystem | None = None
     read: Callable[[LesionSet], Tensor] | None = None
-
-
-class Chart(Protocol):
-    """A picture of the tables' numbers."""
-
-    def draw(self, folder: Path, cells: Sequence[Cell], lines: Mapping[str, Line]) -> Path | None:
-        """Draw into the folder; None when there is nothing to draw."""
-        ...
 
 
 class Evaluation:
@@ -90,7 +83,7 @@ class Evaluation:
         figures: bool = True,
         clean: CleanSlices | None = None,
         label: LabelThreshold | None = None,
-        charts: Sequence[Chart] = (),
+        charts: Sequence[ShiftChart] = (),
     ) -> None:
         self.title = title
         self.benchmark = benchmark
@@ -284,7 +277,8 @@ class Evaluation:
         drawn = f", {len(seeds)} seed{'s' if len(seeds) > 1 else ''} of lesions" if seeds else ""
         over = "seeds" if self.spread == "seeds" else f"{self.scorer.resamples} bootstrap resamples of the subjects"
         return (
-            f"{first['slices']} slices of {first['subjects']} subject{'s' * (first['subjects'] > 1)}{drawn}, {100 * prevalence:.2f} % lesion pixels; "
+            f"{first['slices']} slices of {first['subjects']} subject{'s' * (first['subjects'] > 1)}{drawn}, "
+            f"{100 * prevalence:.2f} % lesion pixels; "
             f"all times 100; ± standard deviation over {over}; ⌈Dice⌉: best achievable; "
             f"p: paired bootstrap against the best baseline's AUPRC, corrected for the number of rows (Holm)."
         )

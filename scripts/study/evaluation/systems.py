@@ -35,7 +35,6 @@ class Entry:
         weights: file of its trained weights; None when its definition loads them, or it has none.
         part: attribute of the system that the weights belong to (PHANES' `network`); None for the system itself.
         overrides: config entries to replace, such as `{"size": "compact"}`.
-        definition: id of the system in those configs.
         maps_dir: instead of all these, a folder with the maps another tool made of the same images.
         label: name in the table; the system's own when None.
         role: "proposed", "baseline" (the best of these is what p-values compare with), "ablation", "oracle" (it is
@@ -54,7 +53,6 @@ class Entry:
         weights: str | Path | None = None,
         part: str | None = None,
         overrides: Mapping[str, Any] | None = None,
-        definition: str = "network_def",
         maps_dir: str | Path | None = None,
         label: str | None = None,
         role: str = "baseline",
@@ -72,7 +70,6 @@ class Entry:
         self.weights = None if weights is None else Path(weights)
         self.part = part
         self.overrides = dict(overrides or {})
-        self.definition = definition
         self.maps_dir = maps_dir
         self.label = label
         self.role = role
@@ -92,7 +89,7 @@ class Entry:
             parser = ConfigParser()
             parser.read_config(self.config_files)
             parser.update(self.overrides)
-            system = parser.get_parsed_content(self.definition)
+            system = parser.get_parsed_content("network_def")
         if self.weights is not None and self.part is None:
             system = load_system(system, self.weights)
         elif self.weights is not None and self.part is not None:
