@@ -18,6 +18,7 @@ from .study.docs_numbers import docs_numbers
 from .study.evaluation.gallery import draw_figures
 from .study.evaluation.stages import stages
 from .study.registration_trials import registration_trials
+from .training.gpu import pack, train_on_gpu
 
 
 class Commands:
@@ -27,6 +28,8 @@ class Commands:
     benchmark = staticmethod(benchmark)
     docs_numbers = staticmethod(docs_numbers)
     figures = staticmethod(draw_figures)
+    gpu = staticmethod(train_on_gpu)
+    pack_heads = staticmethod(pack)
     package = staticmethod(package)
     registration_trials = staticmethod(registration_trials)
     stages = staticmethod(stages)

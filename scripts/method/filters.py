@@ -1,4 +1,4 @@
-"""Gaussian and maximum filters of image batches, equal to scipy's, one image at a time."""
+"""Gaussian and maximum filters of batches of images and volumes, equal to scipy's, one image at a time."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def gaussian_filter(images: Tensor, sigma: float, truncate: float = 4.0) -> Tens
     (float64 stays float64); works under `torch.jit.script` and `torch.export`, and is differentiable.
 
     Args:
-        images: (B, C, H, W), any range.
-        sigma: standard deviation in pixels, >= 0; 0 returns the images unchanged.
+        images: (B, C, H, W) or (B, C, H, W, D), any range.
+        sigma: standard deviation in pixels, the same along all axes, >= 0; 0 returns the images unchanged.
         truncate: radius of the kernel in standard deviations.
 
     Returns:
-        (B, C, H, W) float32, or float64 for float64 input.
+        Same shape, float32, or float64 for float64 input.
     """
     if sigma < 0:
         raise ValueError(f"sigma is {sigma}, but a Gaussian's standard deviation must be >= 0.")
@@ -49,7 +49,9 @@ def gaussian_filter(images: Tensor, sigma: float, truncate: float = 4.0) -> Tens
     weights = [math.exp(-0.5 * (offset / sigma) ** 2) for offset in range(-radius, radius + 1)]
     total = sum(weights)
     weights = [weight / total for weight in weights]
-    return _filter_axis(_filter_axis(images, weights, 2), weights, 3)
+    for dim in range(2, images.dim()):
+        images = _filter_axis(images, weights, dim)
+    return images
 
 
 def maximum_filter(images: Tensor, size: int) -> Tensor:

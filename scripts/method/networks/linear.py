@@ -1,0 +1,153 @@
+"""The closed-form stage: probabilistic PCA of each axial level, trained in seconds, without a step of descent.
+
+A slice is mean + components x coefficients + noise. The reconstruction is the coefficients' posterior mean. It is
+reweighted: pixels far from the reconstruction count less and less (Cauchy weights), so that a lesion does not draw its
+own reconstruction. Left out of the sum altogether, the pixels of a hole are completed from the rest of the slice.
+
+The posterior is found by conjugate gradients with a fixed number of matrix products and not by a solver, so that ONNX
+can hold it. `scripts.training.linear` fits the buffers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..volume_map import median_within
+from .levels import level_index
+
+REWEIGHTINGS = 8
+PRODUCTS = 3  # conjugate gradient steps a reweighting; it starts where the last one ended. 10 change 1e-5 of the slice
+PRODUCTS_FILLING = 6  # with a hole the system is further from diagonal
+TAIL = 1.5  # Cauchy's scale in median absolute errors
+NOISE = 0.01  # variance of a pixel's noise; images in units of the head's median brightness
+BRIGHTNESS = 2.0  # 1.0 in the network's input is twice the median brightness of the head's brain
+
+
+class LinearAutoencoder(nn.Module):
+    """Posterior reconstruction of axial slices at any of the trained levels.
+
+    Only the brain's pixels are modelled; the rest of a slice is passed through. The pixels of all levels lie one after
+    the other in each buffer, because their number differs from level to level.
+
+    Args:
+        brain: (H, W, D) the template's brain at each level, > 0 inside.
+        heights: MNI z of each level, mm, evenly spaced, rising.
+        components: number of components a level.
+    """
+
+    def __init__(self, brain: Tensor, heights: Sequence[float], components: int = 100) -> None:
+        super().__init__()
+        inside = torch.as_tensor(brain).permute(2, 0, 1).flatten(1) > 0  # (D, H * W)
+        if len(heights) != len(inside):
+            raise ValueError(f"{len(heights)} heights for {len(inside)} levels of the brain.")
+        counts = inside.sum(dim=1)
+        total, levels = int(counts.sum()), len(inside)
+        self.heights = (float(heights[0]), float(heights[-1]))
+        self.largest = int(counts.max())  # pixels of the level that has most
+        self.register_buffer("counts", counts)
+        self.register_buffer("starts", counts.cumsum(0) - counts)
+        self.register_buffer("pixels", inside.nonzero()[:, 1])
+        self.register_buffer("mean", torch.full((total,), torch.nan, dtype=torch.float16))
+        self.register_buffer("components", torch.full((total, components), torch.nan, dtype=torch.float16))
+        self.register_buffer("variances", torch.full((levels, components), torch.nan))
+        self.counts: Tensor
+        self.starts: Tensor
+        self.pixels: Tensor
+        self.mean: Tensor
+        self.components: Tensor
+        self.variances: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The reweighted reconstruction.
+
+        Args:
+            x: (B, 2, H, W): slices in [0, 1], where 0.5 is the head's median brightness; a plane of their MNI z, mm.
+
+        Returns:
+            (B, 1, H, W); outside of the brain the slice's own values.
+        """
+        return self.reconstruct(x, None)
+
+    def fill(self, x: Tensor, hole: Tensor) -> Tensor:
+        """The slice completed from what surrounds a hole; nothing inside the hole is looked at.
+
+        Args:
+            x: (B, 2, H, W), as in `forward`.
+            hole: (B, 1, H, W), > 0 inside.
+
+        Returns:
+            (B, 1, H, W): the posterior in the whole brain, not only in the hole.
+        """
+        return self.reconstruct(x, hole)
+
+    def reconstruct(self, x: Tensor, hole: Tensor | None) -> Tensor:
+        """`forward` without a hole, `fill` with one."""
+        images = x[:, :1].flatten(2)[:, 0].float()
+        level = level_index(x[:, 1], self.heights, len(self.counts))
+        place = torch.arange(self.largest, device=x.device)
+        inside = place < self.counts[level][:, None]  # (B, P); shorter levels are padded
+        position = torch.where(inside, self.starts[level][:, None] + place, 0)
+        pixel = self.pixels[position]
+        components = self.components[position].float() * inside[:, :, None]  # (B, P, K)
+        mean = self.mean[position].float()
+        deviation = (BRIGHTNESS * images.gather(1, pixel) - mean) * inside
+        seen = inside.float()
+        if hole is not None:
+            seen = seen * (hole.flatten(2)[:, 0].gather(1, pixel) <= 0)
+        products = PRODUCTS if hole is None else PRODUCTS_FILLING
+        variances, present = self.variances[level], self.counts[level][:, None]
+        coefficients = torch.zeros_like(variances)
+        weights = seen
+        for reweighting in range(REWEIGHTINGS + 1):
+            if reweighting > 0:
+                error = (deviation - _times(components, coefficients)).abs()
+                usual = median_within(error[:, None], seen[:, None])[:, 0]
+                weights = seen / (1 + (error / (TAIL * usual + 1e-6)).square())
+            coefficients = _posterior(components, variances, deviation, weights, coefficients, present, products)
+        reconstruction = (mean + _times(components, coefficients)) / BRIGHTNESS
+        # Padding writes to the slice's spare last pixel, which is cut off again.
+        target = torch.where(inside, pixel, images.shape[1])
+        canvas = torch.cat([images, torch.zeros_like(images[:, :1])], dim=1)
+        result = canvas.scatter(1, target, reconstruction)[:, :-1]
+        return result.reshape(x[:, :1].shape)
+
+
+def _times(matrix: Tensor, vector: Tensor) -> Tensor:
+    """(B, M, N) x (B, N) -> (B, M)."""
+    return (matrix @ vector[:, :, None])[:, :, 0]
+
+
+def _posterior(
+    components: Tensor,
+    variances: Tensor,
+    deviation: Tensor,
+    weights: Tensor,
+    start: Tensor,
+    present: Tensor,
+    products: int,
+) -> Tensor:
+    """Preconditioned conjugate gradients for (W' diag(w) W + noise) c = W' diag(w) d, from `start`, (B, K).
+
+    With all weights 1 the matrix W' W is diagonal, `variances`; times the mean weight it is the preconditioner.
+    `present` (B, 1) counts the level's pixels.
+    """
+    transposed = components.transpose(1, 2)
+    share = weights.sum(dim=1, keepdim=True) / present
+    precondition = 1 / (variances * share + NOISE)
+    solution = start
+    rest = _times(transposed, weights * (deviation - _times(components, start))) - NOISE * start
+    preconditioned = precondition * rest
+    direction = preconditioned
+    energy = (rest * preconditioned).sum(dim=1, keepdim=True)
+    for _ in range(products):
+        image = _times(transposed, weights * _times(components, direction)) + NOISE * direction
+        step = energy / (direction * image).sum(dim=1, keepdim=True).clamp(min=1e-20)
+        solution = solution + step * direction
+        rest = rest - step * image
+        preconditioned = precondition * rest
+        before, energy = energy, (rest * preconditioned).sum(dim=1, keepdim=True)
+        direction = preconditioned + energy / before.clamp(min=1e-20) * direction
+    return solution

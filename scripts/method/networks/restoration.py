@@ -1,0 +1,158 @@
+"""The restoration network: it repaints what does not look healthy and leaves the rest as it is.
+
+It learns from healthy slices into which lesions were painted (`scripts.training.lessons`): input with the lesion,
+target without. So it sees the whole slice, is sharp, and is blind to what it was taught to repaint. Pixels of a hole
+are hidden from it and completed from the rest: the same network is stage 1 (no hole) and stage 2 (the mask as hole).
+
+A small U-Net on half the resolution: slices are folded (pixel-unshuffle) and the answer, a correction of the slice, is
+unfolded. No normalisation layers: a slice's correction depends on this slice alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .levels import level_index
+from .linear import BRIGHTNESS
+
+# The part of the 128 x 128 field that is looked at: the template's brain and six pixels around it. Its columns lie
+# symmetrically about the middle of the field, so that mirrored columns are the other side of the head.
+ROWS = (8, 120)
+COLUMNS = (16, 112)
+FOLD = 2
+CHANNELS = 6  # slice, mirrored slice, the level's mean and spread, its height, hole
+
+
+class Block(nn.Module):
+    """Two 3 x 3 convolutions beside a (projected) skip."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.second = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        same = in_channels == out_channels
+        self.skip: nn.Module = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
+        with torch.no_grad():
+            self.second.weight.mul_(0.5)  # without normalisation, deep sums would grow
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, H, W)."""
+        return F.relu(self.second(F.relu(self.first(x))) + self.skip(x))
+
+
+class RestorationNetwork(nn.Module):
+    """Slices at any level to healthy ones.
+
+    The buffers `mean` and `spread` are the training heads' at each level; `describe_levels` fills them.
+
+    Args:
+        heights: MNI z of each level, mm, evenly spaced, rising.
+        widths: channels at each resolution, from fine to coarse.
+    """
+
+    def __init__(self, heights: Sequence[float], widths: Sequence[int] = (32, 64, 128, 192)) -> None:
+        super().__init__()
+        self.heights = (float(heights[0]), float(heights[-1]))
+        self.levels = len(heights)
+        size = (len(heights), 1, ROWS[1] - ROWS[0], COLUMNS[1] - COLUMNS[0])
+        self.register_buffer("mean", torch.full(size, torch.nan, dtype=torch.float16))
+        self.register_buffer("spread", torch.full(size, torch.nan, dtype=torch.float16))
+        self.mean: Tensor
+        self.spread: Tensor
+        self.stem = nn.Conv2d(CHANNELS * FOLD**2, widths[0], 3, padding=1)
+        self.down = nn.ModuleList(
+            Block(narrow, wide) for narrow, wide in zip((widths[0], *widths), widths, strict=False)
+        )
+        self.project = nn.ModuleList(nn.Conv2d(wide, narrow, 1) for narrow, wide in pairwise(widths))
+        self.up = nn.ModuleList(Block(width, width) for width in widths[:-1])
+        self.head = nn.Conv2d(widths[0], 2 * FOLD**2, 3, padding=1)
+        for parameter in self.head.parameters():
+            nn.init.zeros_(parameter)  # at first every slice is returned as it came
+
+    def describe_levels(self, heads: Tensor, unit: float) -> None:
+        """Set what the network knows of each level beforehand.
+
+        Args:
+            heads: (N, 128, 128, D) healthy training heads, at least two.
+            unit: the heads' median brightness in the same numbers.
+        """
+        for level in range(self.levels):
+            cut = heads[:, slice(*ROWS), slice(*COLUMNS), level].float() / unit
+            cut = cut.clamp(max=BRIGHTNESS)
+            self.mean[level, 0] = cut.mean(dim=0)
+            self.spread[level, 0] = cut.std(dim=0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The slices as they would look without lesions.
+
+        Args:
+            x: (B, 2, 128, 128): slices in [0, 1], where 0.5 is the head's median brightness; a plane of their z in MNI
+                space, mm.
+
+        Returns:
+            (B, 1, 128, 128); around the brain the slice's own values.
+        """
+        return self.restore(x)[0]
+
+    def fill(self, x: Tensor, hole: Tensor) -> Tensor:
+        """The slices completed from what surrounds a hole, and restored there too.
+
+        Args:
+            x: (B, 2, 128, 128), as in `forward`; nothing inside the hole is looked at.
+            hole: (B, 1, 128, 128), > 0 inside.
+
+        Returns:
+            (B, 1, 128, 128).
+        """
+        return self.restore(x, hole)[0]
+
+    def restore(self, x: Tensor, hole: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Restored slices, and where the network sees something to restore.
+
+        Args:
+            x: (B, 2, 128, 128), as in `forward`.
+            hole: (B, 1, 128, 128), > 0 where pixels are hidden; none: nothing is.
+
+        Returns:
+            (B, 1, 128, 128) restored slice in [0, 1]; (B, 1, 128, 128) logit of a lesion, -inf around the brain.
+        """
+        images, cut = x[:, :1], x[:, :, ROWS[0] : ROWS[1], COLUMNS[0] : COLUMNS[1]]
+        level = level_index(x[:, 1], self.heights, self.levels)
+        hidden = None if hole is None else hole[:, :, ROWS[0] : ROWS[1], COLUMNS[0] : COLUMNS[1]]
+        restored, logit = self.correct(BRIGHTNESS * cut[:, :1], level, hidden)
+        margin = (COLUMNS[0], images.shape[3] - COLUMNS[1], ROWS[0], images.shape[2] - ROWS[1])
+        seen = F.pad(torch.ones_like(restored), margin)
+        around = torch.where(seen > 0, F.pad(restored / BRIGHTNESS, margin), images)
+        return around.clamp(0, 1), F.pad(logit, margin, value=-torch.inf)
+
+    def correct(self, images: Tensor, level: Tensor, hole: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The network itself, on the part of the field that is looked at.
+
+        Args:
+            images: (B, 1, h, w), in units of the head's median brightness.
+            level: (B,) int64, index of the level.
+            hole: (B, 1, h, w), > 0 where pixels are hidden.
+
+        Returns:
+            (B, 1, h, w) restored slice, same units; (B, 1, h, w) logit of a lesion.
+        """
+        mean, spread = self.mean[level].float(), self.spread[level].float()
+        hidden = torch.zeros_like(images) if hole is None else (hole > 0).to(images.dtype)
+        images = torch.where(hidden > 0, mean, images)
+        height = (2.0 * level / self.levels - 1).view(-1, 1, 1, 1).expand_as(images)
+        context = [images - 1, images.flip(3) - 1, mean - 1, 4 * spread, height, hidden]
+        features = self.stem(F.pixel_unshuffle(torch.cat(context, dim=1), FOLD))
+        skips: list[Tensor] = []
+        for depth, block in enumerate(self.down):
+            features = block(F.avg_pool2d(features, 2) if depth > 0 else features)
+            skips.append(features)
+        for depth in reversed(range(len(self.up))):
+            wider = F.interpolate(self.project[depth](features), scale_factor=2.0, mode="nearest")
+            features = self.up[depth](wider + skips[depth])
+        answer = F.pixel_shuffle(self.head(features), FOLD).float()
+        return images + answer[:, :1], answer[:, 1:]

@@ -1,0 +1,121 @@
+"""The map of a whole head: how far it is from its reconstruction, measured by how far healthy tissue is.
+
+Three steps (a departure from the paper, whose equation (4) is for one slice). The difference is opened by small cubes,
+so that what is thinner than a lesion (a rim along a sulcus, noise) falls away. It is divided by the local contrast,
+for along edges a reconstruction always errs. It is divided by the head's median error, for some scans are reconstructed
+less well than others everywhere.
+
+All functions are pure and treat every head of a batch on its own. Heads and maps are float tensors (B, 1, H, W, D)
+on the grid of levels; images in units of the head's median brightness. A single slice has D = 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .filters import gaussian_filter
+
+SIZES = (2, 3, 4)  # of the cubes, voxels
+WINDOW = 3.0  # standard deviation of the window of the local contrast, voxels
+LEAST_CONTRAST = 0.15  # added to the local contrast; in units of the median brightness
+LEAST_ERROR = 0.01  # added to the head's median error; in units of the median brightness
+
+
+def opening(maps: Tensor, size: int) -> Tensor:
+    """Grey-scale opening by a cube: what the cube, moved about inside, can cover.
+
+    Beyond the border there is nothing, so a cube has to fit into the volume. Where the volume has fewer levels than
+    `size`, the cube has as many as there are.
+
+    Args:
+        maps: (B, 1, H, W, D).
+        size: side of the cube, voxels.
+
+    Returns:
+        (B, 1, H, W, D), nowhere larger than `maps`.
+    """
+    sides = [min(size, length) for length in maps.shape[2:]]
+    result = -maps
+    for dim, side in enumerate(sides, start=2):
+        result = _running_maximum(result, side, dim)
+    result = F.pad(-result, [margin for side in reversed(sides) for margin in (side - 1, side - 1)], value=-torch.inf)
+    for dim, side in enumerate(sides, start=2):
+        result = _running_maximum(result, side, dim)
+    return result
+
+
+def _running_maximum(maps: Tensor, size: int, dim: int) -> Tensor:
+    """The largest of every `size` consecutive voxels of an axis, which gets shorter by `size` - 1."""
+    rest = maps.shape[dim] - size + 1
+    largest = maps.narrow(dim, 0, rest)
+    for offset in range(1, size):
+        largest = torch.maximum(largest, maps.narrow(dim, offset, rest))
+    return largest
+
+
+def opened_difference(difference: Tensor, sizes: Sequence[int] = SIZES) -> Tensor:
+    """What is too dark and what is too bright, opened apart by cubes; the mean over the cubes.
+
+    Args:
+        difference: (B, 1, H, W, D) image minus reconstruction, either sign.
+        sizes: sides of the cubes, voxels.
+
+    Returns:
+        (B, 1, H, W, D), >= 0.
+    """
+    total = torch.zeros_like(difference)
+    for side in (difference.clamp(min=0), (-difference).clamp(min=0)):
+        for size in sizes:
+            total = total + opening(side, size)
+    return total / len(sizes)
+
+
+def local_contrast(images: Tensor, window: float = WINDOW) -> Tensor:
+    """Standard deviation of the image in a Gaussian window, (B, 1, H, W, D) -> (B, 1, H, W, D).
+
+    Args:
+        images: any range.
+        window: standard deviation of the Gaussian, voxels.
+    """
+    mean = gaussian_filter(images, window)
+    return (gaussian_filter(images.square(), window) - mean.square()).clamp(min=0).sqrt()
+
+
+def median_within(maps: Tensor, region: Tensor) -> Tensor:
+    """Median of each map's values within a region: the lower one of the two middle values, as `torch.median` takes.
+
+    Args:
+        maps: (B, 1, ...).
+        region: same shape, or broadcastable to it; a map whose region is empty has the median 0.
+
+    Returns:
+        (B, 1, ..., 1), as many dimensions as `maps`.
+    """
+    inside = (region > 0).expand_as(maps).flatten(1)
+    count = inside.sum(dim=1, keepdim=True)
+    values = torch.where(inside, maps.flatten(1), torch.inf).sort(dim=1).values
+    median = values.gather(1, ((count - 1) // 2).clamp(min=0))
+    median = torch.where(count > 0, median, torch.zeros_like(median))
+    return median.reshape(-1, *([1] * (maps.dim() - 1)))
+
+
+def relative_map(image: Tensor, reconstruction: Tensor, brain: Tensor) -> Tensor:
+    """The opened difference, relative to local contrast and to the head's median error.
+
+    Args:
+        image: (B, 1, H, W, D), in units of the head's median brightness.
+        reconstruction: same shape and units.
+        brain: same shape, or broadcastable to it; > 0 in the brain.
+
+    Returns:
+        (B, 1, H, W, D), >= 0; 0 outside of the brain.
+    """
+    inside = (brain > 0).to(image.dtype)
+    difference = (image - reconstruction) * inside
+    error = median_within(difference.abs(), brain)
+    usual = (local_contrast(image) + LEAST_CONTRAST) * (error + LEAST_ERROR)
+    return opened_difference(difference) / usual * inside

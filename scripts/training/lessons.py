@@ -1,0 +1,164 @@
+"""What the restoration network learns from: healthy slices, changed as scans of other hospitals differ, with lesions.
+
+Everything is made on the device, a batch at a time. A change of contrast, brightness, sharpness or noise is the same in
+the slice with the lesion and in its target: what differs between the two is the lesion alone.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..method.networks.linear import BRIGHTNESS
+from ..method.networks.restoration import COLUMNS, ROWS
+from .draws import Draws, SmoothNoise, blur
+from .lesions import SCALES, LesionPainter
+from .prepared import BRAIN_VALUE
+
+CLEAN = 0.12  # share of slices without a lesion
+SECOND = 0.4  # share of the others with a second one
+HOLES = 0.3  # share of slices with hidden pixels
+LEAST_BRAIN = 250  # pixels of brain a level needs; less is skull base and vertex
+THICK = 0.5  # share of slices from a scan with thicker slices, up to a standard deviation of 1.5 levels (7 mm)
+ROTATION, SCALING, SHIFT = 3.0, 0.04, 0.015  # standard deviations: degrees, share, share of half the field
+BEND = 1.5  # largest standard deviation of a smooth displacement, pixels
+BENDS = range(2, 4)  # scales of it
+GAMMA = 0.2  # standard deviation of log gamma
+GAIN = 0.07  # of the logarithm of a factor: lesions move a head's median brightness
+BIAS = 0.12  # largest standard deviation of the log bias field
+SOFT = (0.4, 0.3, 0.9)  # share of blurred slices, and by how many pixels
+NOISE = (0.6, 0.005, 0.06)  # share of noisy slices, and the noise's standard deviation
+STRIPPED = 0.3  # share of slices without skull
+
+
+class Lessons(NamedTuple):
+    """A batch; every tensor but the last (B, 1, h, w), images in units of the head's median brightness.
+
+    Attributes:
+        image: what the network sees.
+        target: the same slice without lesions.
+        lesion: how much of a pixel was changed, in [0, 1].
+        hole: 1 where pixels are hidden from the network.
+        brain: 1 in the template's brain.
+        level: (B,) index of the level.
+    """
+
+    image: Tensor
+    target: Tensor
+    lesion: Tensor
+    hole: Tensor
+    brain: Tensor
+    level: Tensor
+
+
+class LessonMaker:
+    """Makes lessons without end.
+
+    Args:
+        heads: (N, 128, 128, D) uint8 registered healthy heads as `prepare` stores them.
+        brain: (128, 128, D), > 0 in the template's brain.
+        seed: the same seed gives the same lessons.
+        device: where the heads lie and the lessons are made.
+    """
+
+    def __init__(self, heads: Tensor, brain: Tensor, seed: int = 0, device: torch.device | str = "cpu") -> None:
+        box = (slice(*ROWS), slice(*COLUMNS))
+        self.heads = heads[:, box[0], box[1]].permute(0, 3, 1, 2).to(device).contiguous()  # (N, D, h, w)
+        self.brain = (brain[box] > 0).permute(2, 0, 1)[:, None].to(device).contiguous()  # (D, 1, h, w)
+        self.stripped = F.max_pool2d(self.brain.float(), 5, 1, 2)
+        area = self.brain.flatten(1).sum(dim=1)
+        self.weights = torch.where(area >= LEAST_BRAIN, area.float().sqrt(), 0.0)
+        self.draws = Draws(seed, device)
+        self.noise = SmoothNoise(self.draws, (ROWS[1] - ROWS[0], COLUMNS[1] - COLUMNS[0]), SCALES)
+        self.painter = LesionPainter(self.draws, self.noise)
+
+    def state(self) -> Tensor:
+        """Of the random numbers, for a checkpoint."""
+        return self.draws.generator.get_state()
+
+    def resume(self, state: Tensor) -> None:
+        """Go on where `state` was taken."""
+        self.draws.generator.set_state(state.cpu())
+
+    @torch.no_grad()
+    def __call__(self, count: int) -> Lessons:
+        """A batch of `count` lessons."""
+        target, level = self.healthy(count)
+        brain = self.brain[level]
+        image, lesion = target.clone(), torch.zeros_like(target)
+        chosen = self.draws.chosen(count, 1 - CLEAN)
+        for share in (1.0, SECOND):
+            chosen = chosen[self.draws.chosen(len(chosen), share)]
+            if len(chosen):
+                image[chosen], painted = self.painter.paint(image[chosen], brain[chosen])
+                lesion[chosen] = torch.maximum(lesion[chosen], painted)
+        image, target = self.acquired(image, target, level)
+        return Lessons(image, target, lesion, self.holes(lesion, brain), brain.to(target.dtype), level)
+
+    def healthy(self, count: int) -> tuple[Tensor, Tensor]:
+        """Levels of heads, moved and bent a little: (count, 1, h, w) and their levels (count,)."""
+        draws, levels = self.draws, self.heads.shape[1]
+        level = draws.index(self.weights, count)
+        head = draws.integers(len(self.heads), count)
+        images = self.heads[head, level].float()[:, None]
+        thick = draws.chosen(count, THICK)
+        if len(thick):
+            near = torch.arange(-3, 4, device=draws.device)
+            spread = draws.uniform(len(thick), 0.3, 1.5).view(-1, 1)
+            weights = torch.exp(-0.5 * (near / spread).square())
+            stack = self.heads[head[thick, None], (level[thick, None] + near).clamp(0, levels - 1)].float()
+            weights = weights / weights.sum(dim=1, keepdim=True)
+            images[thick, 0] = torch.einsum("bn,bnhw->bhw", weights, stack)
+        return self._moved((images / BRAIN_VALUE).clamp(max=BRIGHTNESS)), level
+
+    def _moved(self, images: Tensor) -> Tensor:
+        """Rotated, scaled, shifted, mirrored in half of the cases, bent; all about the template's frame."""
+        draws, (count, _, height, width) = self.draws, images.shape
+        angle = draws.normal(count, math.radians(ROTATION))
+        zoom_x, zoom_y = 1 + draws.normal(count, SCALING), 1 + draws.normal(count, SCALING)
+        side = torch.where(draws.coin(count, 0.5), -1.0, 1.0)
+        ratio = height / width  # coordinates run from -1 to 1 on either axis
+        columns = [angle.cos() * zoom_x, -angle.sin() * ratio, draws.normal(count, SHIFT)]
+        rows = [angle.sin() / ratio, angle.cos() * zoom_y, draws.normal(count, SHIFT)]
+        matrix = torch.cat([side * torch.cat(columns, 3), torch.cat(rows, 3)], dim=2)[:, 0]
+        grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
+        scale, amount = BENDS[draws.integer(len(BENDS))], draws.uniform(count, 0.0, BEND)
+        bend = [self.noise(count, scale) * amount * 2 / length for length in (width, height)]
+        bent = torch.cat(bend, dim=1)
+        grid = grid + (bent - bent.mean(dim=(2, 3), keepdim=True)).permute(0, 2, 3, 1)
+        return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+    def acquired(self, image: Tensor, target: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+        """Both as another scanner might have shown them: contrast, bias field, sharpness, noise, skull or none."""
+        draws, count = self.draws, len(image)
+        both = torch.cat([image, target], dim=1).clamp(min=1e-3) ** draws.normal(count, GAMMA).exp()
+        field = draws.uniform(count, 0.0, BIAS) * self.noise(count, draws.integer(3))
+        both = both * torch.exp(field + draws.normal(count, GAIN))
+        soft = draws.chosen(count, SOFT[0])
+        if len(soft):
+            both[soft] = blur(both[soft], draws.uniform(len(soft), *SOFT[1:]))
+        noisy = draws.chosen(count, NOISE[0])
+        if len(noisy):
+            grain = blur(draws.white((len(noisy), 1, *both.shape[2:])), draws.uniform(len(noisy), 0.1, 0.7))
+            both[noisy] += grain * draws.log_uniform(len(noisy), *NOISE[1:])
+        both = both.clamp(0, BRIGHTNESS)
+        bare = draws.chosen(count, STRIPPED)
+        if len(bare):
+            both[bare] *= self.stripped[level[bare]]
+        return both[:, :1], both[:, 1:]
+
+    def holes(self, lesion: Tensor, brain: Tensor) -> Tensor:
+        """Holes as in use: over what was painted and a little more, or elsewhere, or both; (B, 1, h, w), 0 or 1."""
+        hole = torch.zeros_like(lesion)
+        chosen = self.draws.chosen(len(lesion), HOLES)
+        if len(chosen):
+            own = F.max_pool2d((lesion[chosen] > 0.2).float(), 5, 1, 2)
+            other = (self.painter.shape(brain[chosen])[0] > 0.5).float()
+            draw = self.draws.uniform(len(chosen), 0.0, 1.0)
+            both = torch.maximum(own, other)
+            hole[chosen] = torch.where(draw < 0.4, own, torch.where(draw < 0.7, other, both))
+        return hole

@@ -1,0 +1,136 @@
+"""Fit the closed-form stage: means and principal components of every axial level, from sums that can be added up.
+
+Each level is described by the deviations of itself and of its two neighbours, each from its own level's mean: with 123
+heads these are 369 deviations for 100 components. `LevelMoments` holds what the fit needs, in a form in which two sets
+of heads add up to their union: sites of a federated training can send it instead of heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..common.errors import PhanesInputError
+from ..method.networks.linear import BRIGHTNESS, LinearAutoencoder
+
+REACH = 1  # neighbouring levels on either side that a level learns from
+RANK = 400  # most deviations kept a level: exact for 133 heads; beyond that the smallest variances are dropped
+BLOCK = 64  # heads whose deviations are taken at once; bounds the memory
+
+
+@dataclass(frozen=True)
+class LevelMoments:
+    """Number, mean and scatter of a set of registered heads.
+
+    Attributes:
+        heads: how many.
+        mean: (H, W, D) the mean head, in units of the median brightness.
+        brain: (H, W, D) bool, the template's brain; scatter is kept of its pixels only.
+        factors: a matrix (R, P) for each level, R at most RANK, P the brain's pixels: factor' factor is the sum, over
+            heads and over the level and its neighbours, of the outer products of the deviations from the mean.
+    """
+
+    heads: int
+    mean: Tensor
+    brain: Tensor
+    factors: tuple[Tensor, ...]
+
+    def __add__(self, other: LevelMoments) -> LevelMoments:
+        """The moments of both sets together."""
+        heads = self.heads + other.heads
+        apart = self.mean - other.mean
+        weight = (self.heads * other.heads / heads) ** 0.5
+        factors = [
+            _compressed(torch.cat([ours, theirs, weight * between[0]]))
+            for ours, theirs, between in zip(
+                self.factors, other.factors, _level_pixels(apart[None], self.brain), strict=True
+            )
+        ]
+        return LevelMoments(heads, self.mean - apart * (other.heads / heads), self.brain, tuple(factors))
+
+
+def level_moments(heads: Tensor, brain: Tensor) -> LevelMoments:
+    """The moments of some heads.
+
+    Args:
+        heads: (N, H, W, D) registered heads in [0, 1], where 0.5 is the head's median brightness.
+        brain: (H, W, D), > 0 in the template's brain.
+    """
+    brain = brain > 0
+    images = BRIGHTNESS * heads.float()
+    mean = images.mean(dim=0)
+    factors = [_compressed(rows.flatten(0, 1)) for rows in _level_pixels(images - mean, brain)]
+    return LevelMoments(len(heads), mean, brain, tuple(factors))
+
+
+def _level_pixels(heads: Tensor, brain: Tensor) -> Iterable[Tensor]:
+    """For each level its brain's pixels in the heads (N, H, W, D), at this level and at its neighbours: (N, 3, P)."""
+    levels = brain.shape[2]
+    for level in range(levels):
+        near = heads[..., max(level - REACH, 0) : level + REACH + 1]
+        yield near[:, brain[..., level]].transpose(1, 2)
+
+
+def _compressed(rows: Tensor) -> Tensor:
+    """At most RANK rows with the same (or, beyond that, nearly the same) sum of outer products."""
+    if len(rows) <= RANK:
+        return rows
+    _, directions = torch.linalg.eigh((rows @ rows.T).double())
+    return directions[:, -RANK:].T.to(rows.dtype) @ rows
+
+
+def fit_linear(network: LinearAutoencoder, moments: LevelMoments) -> None:
+    """Fill the network's buffers: mean and components (scaled by their standard deviations) of each level.
+
+    Levels with fewer deviations than components, as in training with a few heads, get components of zero.
+
+    Raises:
+        PhanesInputError: fewer than two heads.
+    """
+    if moments.heads < 2:
+        raise PhanesInputError(f"{moments.heads} head(s) to fit the linear stage to: give it at least two.")
+    wanted = network.components.shape[1]
+    for level, factor in enumerate(moments.factors):
+        start = int(network.starts[level])
+        at = slice(start, start + factor.shape[1])
+        near = min(level + REACH, len(moments.factors) - 1) - max(level - REACH, 0) + 1
+        scatter, directions = torch.linalg.eigh((factor @ factor.T).double())  # rising
+        kept = min(wanted, len(scatter), factor.shape[1])
+        components = directions[:, -kept:].flip(1).T.to(factor.dtype) @ factor / (moments.heads * near) ** 0.5
+        network.mean[at] = moments.mean[..., level][moments.brain[..., level]].to(network.mean.dtype)
+        network.components[at] = 0
+        network.components[at, :kept] = components.T.to(network.components.dtype)
+        network.variances[level] = 0
+        network.variances[level, :kept] = (scatter.flip(0)[:kept] / (moments.heads * near)).to(torch.float32)
+
+
+def train_linear(network: LinearAutoencoder, heads: Iterable[Tensor], brain: Tensor) -> None:
+    """Fit the network to heads, read one after the other.
+
+    Args:
+        network: its buffers are filled.
+        heads: (H, W, D) each, in [0, 1], where 0.5 is the head's median brightness.
+        brain: (H, W, D), > 0 in the template's brain.
+
+    Raises:
+        PhanesInputError: fewer than two heads.
+    """
+    moments: LevelMoments | None = None
+    block: list[Tensor] = []
+
+    def take(block: list[Tensor], moments: LevelMoments | None) -> LevelMoments:
+        new = level_moments(torch.stack(block), brain)
+        return new if moments is None else moments + new
+
+    for head in heads:
+        block.append(head)
+        if len(block) == BLOCK:
+            moments, block = take(block, moments), []
+    if block:
+        moments = take(block, moments)
+    if moments is None:
+        raise PhanesInputError("No heads to fit the linear stage to.")
+    fit_linear(network, moments)

@@ -1,0 +1,224 @@
+"""Train the restoration network: `train_restoration` on what `prepare` wrote; `fit` is the loop, readable in one go.
+
+The network published with the bundle is the running average of the weights (`model.pt` in the run's folder). A run that
+was stopped goes on from its `checkpoint.pt`, with optimiser, average, random numbers and step.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..common.checkpoints import save_state
+from ..common.errors import PhanesInputError
+from ..method.networks.restoration import RestorationNetwork
+from ..space.levels import LEVELS_MM, brain_of_levels
+from .lessons import LessonMaker, Lessons
+from .prepared import BRAIN_VALUE, read_prepared
+
+BATCH = 16
+LEARNING_RATE = 1e-3
+WARMUP = 200  # steps from 0 to the full learning rate; then it falls as a cosine
+WEIGHT_DECAY = 1e-2
+LARGEST_GRADIENT = 5.0  # norm; smaller limits slow the start down
+AVERAGED = 0.999  # how much of the average of the weights a step keeps, once 10,000 steps are done
+EDGES = 0.3  # weight of the error of the gradient beside the error of the grey value
+JUDGEMENT = 0.03  # weight of saying where the lesion is
+VISIBLE = 0.06  # change of brightness that counts as a whole lesion
+SAVE_SECONDS = 120.0
+LOG_STEPS = 200
+COLUMNS = ("step", "seconds", "loss", "error", "edges", "judgement", "lesion_error", "lesion_contrast")
+
+
+def restoration_loss(network: RestorationNetwork, lessons: Lessons) -> dict[str, Tensor]:
+    """What a step minimises, `loss`, and the parts that the curve shows; scalars.
+
+    `error`: mean absolute error over the brain; `edges`: the same of the gradient, which keeps the restored slice
+    sharp; `judgement`: cross-entropy of the lesion's place; `lesion_error`: mean absolute error where a lesion shows;
+    `lesion_contrast`: the same of the input.
+    """
+    image, target, lesion, hole, brain, level = lessons
+    restored, logit = network.correct(image, level, hole)
+    pixels = brain.sum().clamp(min=1)
+    error = restored - target
+    grey = (error.abs() * brain).sum() / pixels
+    edges = (
+        (error.diff(dim=2).abs() * brain[:, :, 1:]).sum() + (error.diff(dim=3).abs() * brain[..., 1:]).sum()
+    ) / pixels
+    change = F.max_pool2d((image - target).abs(), 5, 1, 2)
+    place = (1 - hole) * lesion * (change / VISIBLE).clamp(max=1)
+    judgement = (F.binary_cross_entropy_with_logits(logit, place, reduction="none") * brain).sum() / pixels
+    shown = place > 0.5
+    shown_pixels = shown.sum().clamp(min=1)
+    return {
+        "loss": grey + EDGES * edges + JUDGEMENT * judgement,
+        "error": grey.detach(),
+        "edges": edges.detach(),
+        "judgement": judgement.detach(),
+        "lesion_error": (error.detach().abs() * shown).sum() / shown_pixels,
+        "lesion_contrast": ((image - target).abs() * shown).sum() / shown_pixels,
+    }
+
+
+def fit(
+    network: RestorationNetwork,
+    maker: LessonMaker,
+    out: Path,
+    steps: int,
+    batch: int = BATCH,
+    minutes: float = math.inf,
+    resume: bool = True,
+) -> Path:
+    """Train until `steps` are done or the time is over, whichever comes first; the learning rate falls towards both.
+
+    Args:
+        network: on the device of the maker's lessons, its levels described.
+        maker: of the lessons.
+        out: folder of `checkpoint.pt`, `model.pt` and `curve.csv`.
+        steps: of training, those of earlier runs in the same folder counted.
+        batch: slices a step.
+        minutes: time limit of this run.
+        resume: go on from the folder's checkpoint when there is one.
+
+    Returns:
+        The file of the averaged weights.
+    """
+    device = next(network.parameters()).device
+    network.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    average = {name: value.detach().clone() for name, value in network.state_dict().items()}
+    optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
+    step, spent = 0, 0.0
+    if resume and (out / "checkpoint.pt").is_file():
+        state = torch.load(out / "checkpoint.pt", map_location=device, weights_only=True)
+        network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+        average, step, spent = state["average"], state["step"], state["seconds"]
+        maker.resume(state["random"])
+
+    if step == 0:
+        (out / "curve.csv").unlink(missing_ok=True)
+
+    def save() -> None:
+        save_state(
+            {
+                "network": network.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "average": average,
+                "step": step,
+                "seconds": spent + time.monotonic() - started,
+                "random": maker.state(),
+            },
+            out / "checkpoint.pt",
+        )
+        save_state({name: value.cpu() for name, value in average.items()}, out / "model.pt")
+
+    first, started, saved, sums = step, time.monotonic(), time.monotonic(), []
+    while step < steps:
+        elapsed = time.monotonic() - started
+        if elapsed > 60 * minutes:
+            break
+        progress = max(step / steps, elapsed / (60 * minutes))
+        rate = LEARNING_RATE * min(1.0, (step + 1) / WARMUP) * (0.5 + 0.5 * math.cos(math.pi * progress))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        lessons = maker(batch)
+        with torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device)):
+            parts = restoration_loss(network, lessons)
+        optimizer.zero_grad(set_to_none=True)
+        parts["loss"].backward()
+        nn.utils.clip_grad_norm_(network.parameters(), LARGEST_GRADIENT)
+        optimizer.step()
+        step += 1
+        kept = min(AVERAGED, 1 - 1 / (1 + 0.1 * step))  # a young average forgets faster
+        with torch.no_grad():
+            for name, value in network.named_parameters():
+                average[name].lerp_(value, 1 - kept)
+        sums.append(torch.stack([part.detach() for part in parts.values()]))
+        if step % LOG_STEPS == 0:
+            means = torch.stack(sums).mean(dim=0).tolist()
+            _write_row(out / "curve.csv", [step, round(spent + elapsed), *(f"{value:.5f}" for value in means)])
+            sums = []
+        if time.monotonic() - saved > SAVE_SECONDS:
+            save()
+            saved = time.monotonic()
+    if step > first or not (out / "model.pt").is_file():
+        save()
+    return out / "model.pt"
+
+
+def _write_row(path: Path, row: list[object]) -> None:
+    new = not path.is_file()
+    with path.open("a", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerows([COLUMNS, row] if new else [row])
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the processor computes in bfloat16 itself; where it does not, bfloat16 is slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+
+
+def read_heads(folder: str | Path) -> Tensor:
+    """All prepared heads of a folder, in the order of their names: (N, 128, 128, D) uint8.
+
+    Raises:
+        PhanesInputError: no heads, or a file that is none.
+    """
+    files = sorted(Path(folder).glob("*.nii.gz"))
+    if not files:
+        raise PhanesInputError(
+            f"No prepared heads (*.nii.gz) in '{folder}': make them with `python -m scripts prepare`."
+        )
+    heads = [torch.from_numpy(read_prepared(file) * BRAIN_VALUE).round().to(torch.uint8) for file in files]
+    return torch.stack(heads)
+
+
+def heads_in_unit_range(heads: Tensor) -> Iterator[Tensor]:
+    """Prepared heads as the linear stage is fitted to them: (H, W, D) each, in [0, 1], 0.5 the median brightness."""
+    for head in heads:
+        yield (head.float() / (2 * BRAIN_VALUE)).clamp(max=1)
+
+
+def train_restoration(
+    dataset_dir: str,
+    out: str,
+    steps: int = 40000,
+    minutes: float = math.inf,
+    seed: int = 0,
+    device: str = "cpu",
+) -> str:
+    """Train the restoration network on prepared heads.
+
+    Args:
+        dataset_dir: folder that `prepare` wrote; its `train` is read.
+        out: folder of the run; a run stopped there goes on.
+        steps: of training, batches of 16 slices.
+        minutes: time limit.
+        seed: of weights and lessons.
+        device: where everything lies.
+
+    Returns:
+        The file of the trained weights.
+    """
+    heads = read_heads(Path(dataset_dir) / "train")
+    network, maker = start(heads, seed, device)
+    return str(fit(network, maker, Path(out), steps, minutes=minutes))
+
+
+def start(heads: Tensor, seed: int, device: str | torch.device) -> tuple[RestorationNetwork, LessonMaker]:
+    """An untrained network and its lessons, from prepared heads (N, 128, 128, D) uint8."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = RestorationNetwork(LEVELS_MM)
+    network.describe_levels(heads, BRAIN_VALUE)
+    brain = torch.from_numpy(brain_of_levels().copy())
+    return network.to(device), LessonMaker(heads, brain, seed, device)

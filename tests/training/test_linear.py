@@ -1,0 +1,75 @@
+"""The closed-form stage's fit: what it finds, and that moments of two sets of heads add up to those of both."""
+
+import pytest
+import torch
+
+from scripts.common.errors import PhanesInputError
+from scripts.method.networks.linear import LinearAutoencoder
+from scripts.training.linear import fit_linear, level_moments, train_linear
+from tests.method.networks.test_linear import HEIGHTS, brain_mask, random_heads
+
+
+def fitted(heads: torch.Tensor, components: int = 6) -> LinearAutoencoder:
+    network = LinearAutoencoder(brain_mask(), HEIGHTS, components)
+    train_linear(network, heads, brain_mask())
+    return network
+
+
+def test_mean_and_components_are_those_of_the_deviations_of_three_levels():
+    brain, heads = brain_mask(), random_heads(30, brain_mask())
+    network, level = fitted(heads), 2
+    at = slice(int(network.starts[level]), int(network.starts[level] + network.counts[level]))
+    images = 2 * heads.double()
+    own = images[:, brain[..., level]][..., level]
+    torch.testing.assert_close(network.mean[at].double(), own.mean(0), atol=1e-3, rtol=0)
+    near = [images[:, brain[..., level]][..., k] for k in (1, 2, 3)]
+    rows = torch.cat([x - x.mean(0) for x in near])
+    covariance = rows.T @ rows / len(rows)
+    scale, directions = torch.linalg.eigh(covariance)
+    best = (directions[:, -6:] * scale[-6:]) @ directions[:, -6:].T
+    components = network.components[at].double()
+    torch.testing.assert_close(components @ components.T, best, atol=1e-4, rtol=0)
+    torch.testing.assert_close(network.variances[level].double(), scale.flip(0)[:6], atol=1e-5, rtol=1e-3)
+
+
+def test_moments_of_two_sites_add_up_to_those_of_both():
+    brain, heads = brain_mask(), random_heads(40, brain_mask())
+    heads[25:] *= 0.8  # the second site differs in brightness
+    together = level_moments(heads, brain)
+    added = level_moments(heads[:25], brain) + level_moments(heads[25:], brain)
+    assert added.heads == 40
+    torch.testing.assert_close(added.mean, together.mean, atol=1e-6, rtol=0)
+    for ours, theirs in zip(added.factors, together.factors, strict=True):
+        torch.testing.assert_close(ours.T @ ours, theirs.T @ theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_many_heads_are_kept_in_few_rows(monkeypatch):
+    """Beyond RANK rows the largest variances are kept."""
+    monkeypatch.setattr("scripts.training.linear.RANK", 60)
+    monkeypatch.setattr("scripts.training.linear.BLOCK", 16)
+    heads = random_heads(40, brain_mask())
+    moments = level_moments(heads, brain_mask())
+    assert max(len(factor) for factor in moments.factors) == 60
+    x = torch.cat([heads[:1].permute(3, 0, 1, 2), torch.tensor(HEIGHTS).view(-1, 1, 1, 1).expand(5, 1, 24, 24)], dim=1)
+    compressed = fitted(heads)(x)
+    monkeypatch.undo()
+    torch.testing.assert_close(compressed, fitted(heads)(x), atol=5e-3, rtol=0)
+
+
+def test_few_heads_leave_spare_components_at_zero():
+    network = fitted(random_heads(2, brain_mask()), components=20)
+    assert not network.components.isnan().any()
+    assert network.components[:, 10:].abs().max() == 0
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_too_few_heads_are_refused(count):
+    with pytest.raises(PhanesInputError, match="head"):
+        fitted(random_heads(2, brain_mask())[:count])
+
+
+def test_the_same_heads_give_the_same_fit():
+    heads = random_heads(10, brain_mask()).contiguous()
+    first, second = fitted(heads), LinearAutoencoder(brain_mask(), HEIGHTS, 6)
+    fit_linear(second, level_moments(heads, brain_mask()))
+    assert all(torch.equal(a, b) for a, b in zip(first.buffers(), second.buffers(), strict=True))
