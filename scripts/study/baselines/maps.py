@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
+from ...common.checkpoints import load_network
 from ...method.equalize import equalize_adapthist
 from ...method.filters import gaussian_filter
+from ...method.phanes import Phanes
 
 KINDS = ("residual", "squared", "residual_lpips", "eq_residual_lpips")
 
@@ -58,3 +62,32 @@ class ResidualMap(nn.Module):
             saliency = self.saliency(reconstruction, images) * self.saliency(equalized_reconstruction, equalized)
             return torch.abs(equalized_reconstruction - equalized) * saliency
         return residual
+
+
+class PhanesMap(nn.Module):
+    """PHANES' own map of any system's reconstruction: eq. (4) with what the shipped method adds to it.
+
+    The reconstruction stands for both images of PHANES: for the pseudo-healthy one in the anomaly map, and for the
+    coarse one in the relative map.
+
+    Args:
+        network: PHANES; its perceptual distance, anomaly map and relative map are used.
+        weights: of the network; None when it has them.
+
+    Raises:
+        PhanesInputError: the weights are missing or do not fit.
+    """
+
+    def __init__(self, network: Phanes, weights: str | Path | None = None) -> None:
+        super().__init__()
+        self.perceptual = network.perceptual
+        self.anomaly_map = network.anomaly_map
+        self.relative_map = network.relative_map
+        if weights is not None:
+            load_network(network, weights)
+
+    def forward(self, images: Tensor, reconstruction: Tensor) -> Tensor:
+        """Two (B, 1, H, W), the image in [0, 1]; the reconstruction is cut to it -> (B, 1, H, W), >= 0."""
+        reconstruction = reconstruction.clamp(0.0, 1.0)
+        anomaly = self.anomaly_map(images, reconstruction, self.perceptual(reconstruction, images))
+        return anomaly if self.relative_map is None else self.relative_map(anomaly, images, reconstruction)

@@ -27,7 +27,12 @@ from .published import AsPublished, AutoencoderStepAsPublished, InpainterStepAsP
 CONFIGS = Path("bundle/configs")
 LEVELS = range(65, 125)  # axial slices of the MNI152 template at 1 mm: 30 mm on either side of the trained level
 # What the published code does, without the randomness; both compositions can then be compared number by number.
-AS_PUBLISHED = {"size": "paper", "mask_threshold_rule": "calibrated", "sample_latent": False, "device": "cpu"}
+AS_PUBLISHED = {
+    "size": "paper",
+    "network_def::mask": {"_target_": "scripts.method.mask_rule.CalibratedMask", "sigma": 1.2},
+    "network_def::autoencoder::sample_latent": False,
+    "device": "cpu",
+}
 MASKED_SHARE = 0.03  # of the pixels, for networks that were never trained: about what training and lesions give
 LEARNING_RATE = 5e-5  # published
 
@@ -40,13 +45,13 @@ def template_slices(levels: range = LEVELS) -> Tensor:
     with tempfile.TemporaryDirectory() as folder:
         head = write_demo_input(folder)["stroke"]
         item = parser.get_parsed_content("preprocessing")({"image": str(head)})
-    return torch.as_tensor(item["image"].as_tensor()).float().movedim(-1, 0).contiguous()
+    return torch.as_tensor(item["image"].as_tensor())[:1].float().movedim(-1, 0).contiguous()
 
 
 def give_masks(network: Phanes, images: Tensor) -> Phanes:
     """Set an untrained network's threshold so that its masks cover about `MASKED_SHARE` of these images."""
     with torch.no_grad():
-        network.mask_threshold.copy_(network.coarse(images)[1].flatten().quantile(1.0 - MASKED_SHARE))
+        network.mask.threshold.copy_(network.coarse(images)[1].flatten().quantile(1.0 - MASKED_SHARE))  # type: ignore[operator]
     return network
 
 
@@ -54,10 +59,10 @@ def networks(images: Tensor, device: torch.device) -> dict[str, Phanes]:
     """The bundle's own, with and without refinements; the published size with random weights and published choices."""
     shipped, _ = bundle_network("bundle")
     torch.manual_seed(0)
-    paper = _parser(["train.json", "released_code.json"], **AS_PUBLISHED).get_parsed_content("network_def")
+    paper = _parser(["inference.json", "released_code.json"], **AS_PUBLISHED).get_parsed_content("network_def")
     give_masks(paper.eval().requires_grad_(False), images[:4])
     one_filling = cast(Phanes, copy.copy(shipped.to(device)))
-    one_filling.refinements = 0
+    one_filling.refinement = None
     return {"shipped": cast(Phanes, shipped), "one filling": one_filling, "paper": paper.to(device)}
 
 

@@ -27,6 +27,8 @@ SECTIONS = {
         "lpips.anomaly": "LPIPS anomaly",
     },
     "One map for all reconstructions": {
+        "phanes.auprc": "AUPRC, PHANES' map",
+        "phanes.best_dice": "⌈Dice⌉, PHANES' map",
         "residual.auprc": "AUPRC, residual",
         "residual.best_dice": "⌈Dice⌉, residual",
         "eq_residual_lpips.auprc": "AUPRC, eq-residual x LPIPS",
