@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
+from ...pipeline.thresholds import Thresholds
 from ...release.demo import dice, write_demo_input
 from ...release.export import bundle_network
 from ...reporting.pictures import fading_heat, save_figure
@@ -61,8 +62,8 @@ class Method:
         self.network = bundle_network(bundle_root)[0].to(self.device)
         parser = ConfigParser()
         parser.read_config(str(Path(bundle_root) / "configs" / "inference.json"))
-        parser["bundle_root"] = bundle_root
-        self.threshold: float = parser.get_parsed_content("threshold")
+        parser.update({"bundle_root": bundle_root, "slices": "mid"})
+        self.threshold = Thresholds.of(parser.get_parsed_content("calibration"), "slices").label
         self.preprocessing: Callable[[dict[str, Any]], Any] = parser.get_parsed_content("preprocessing")
 
     def __call__(self, images: Tensor) -> Tensor:
