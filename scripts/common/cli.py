@@ -14,6 +14,10 @@ from monai.bundle import ConfigParser
 from .errors import PhanesInputError
 from .safe_loading import REFUSED
 
+GONE = {
+    "slab_mm": "the whole brain is analysed (slices: brain); leave it out.",
+    "align": "every volume is registered, a single slice is placed; leave it out.",
+}
 # Options of `monai.bundle run` itself.
 RUN_OPTIONS = frozenset(
     {"run_id", "init_id", "final_id", "meta_file", "config_file", "logging_file", "tracking", "args_file"}
@@ -68,6 +72,8 @@ def check_overrides(argv: list[str] | None = None) -> None:
     known = set(ConfigParser.load_config_files(files)) | RUN_OPTIONS
     for name in flags:
         root = name.split("::")[0].split("#")[0]
+        if root in GONE:
+            fail(f"--{name} is gone: {GONE[root]}")
         if root not in known:
             close = difflib.get_close_matches(root, [k for k in known if not k.startswith("_")], n=1)
             hint = f"did you mean --{close[0]}?" if close else f"the options are the ids in {', '.join(files)}."

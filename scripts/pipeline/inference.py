@@ -14,7 +14,7 @@ import torch
 from ignite.engine import EventEnum
 from monai.data import Dataset
 from monai.engines import SupervisedEvaluator
-from monai.inferers import SliceInferer
+from monai.inferers import SimpleInferer
 from monai.transforms import apply_transform
 from torch import Tensor
 
@@ -76,7 +76,7 @@ class CaseDataset(Dataset):
             return {**record, "error": changed_while_read(item["image"]) if changed else sentence_of(error)}
 
 
-class HeadInferer(SliceInferer):
+class HeadInferer(SimpleInferer):
     """Hands a head (1, 2, H, W, D) to the network, under bfloat16 autocast where wanted.
 
     MONAI's own `amp` is for CUDA alone. It pays on GPUs and on CPUs with AMX or AVX-512 BF16 instructions
@@ -86,13 +86,14 @@ class HeadInferer(SliceInferer):
         amp: bfloat16 for convolutions and matrix products.
     """
 
-    def __init__(self, *args: Any, amp: bool | str = False, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, amp: bool | str = False) -> None:
+        super().__init__()
         self.amp = as_bool("amp", amp)
 
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=self.amp):
-            return super().__call__(inputs[:, :1], network, *args, **kwargs)
+            plain = torch.as_tensor(inputs).as_subclass(Tensor)  # MONAI's own loses its way where levels are a batch
+            return super().__call__(plain, network, *args, **kwargs)
 
 
 class CaseEvaluator(SupervisedEvaluator):

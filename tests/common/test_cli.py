@@ -16,9 +16,9 @@ TRAIN = str(BUNDLE / "configs" / "train.json")
 
 
 def test_known_options_pass() -> None:
-    check_overrides(["run", "inference", "--config_file", CONFIG, "--dataset_dir", "x", "--slab-mm=10"])
+    check_overrides(["run", "inference", "--config_file", CONFIG, "--dataset_dir", "x", "--num-workers=1"])
     check_overrides(["run", "--config_file", f"['{CONFIG}','{TRAIN}']", "--max_epochs", "3", "--run_id=inference"])
-    check_overrides(["run", "--config_file", CONFIG, "--inferer#sw_batch_size", "2", "--dataloader::num_workers", "1"])
+    check_overrides(["run", "--config_file", CONFIG, "--inferer#amp", "true", "--dataloader::num_workers", "1"])
     check_overrides([])
 
 
@@ -27,6 +27,11 @@ def test_misspelt_options_are_refused_with_a_suggestion() -> None:
         check_overrides(["run", "--config_file", CONFIG, "--dataset_dri", "x"])
     with pytest.raises(PhanesInputError, match=r"unknown option --qqq: the options are the ids in .*inference.json"):
         check_overrides(["run", f"--config_file={CONFIG}", "--qqq=1"])
+
+
+def test_options_that_are_gone_say_what_took_their_place() -> None:
+    with pytest.raises(PhanesInputError, match=r"--slab_mm is gone: the whole brain is analysed .*; leave it out"):
+        check_overrides(["run", "--config_file", CONFIG, "--slab-mm", "10"])
 
 
 def test_nothing_is_checked_in_other_programs() -> None:

@@ -82,11 +82,17 @@ def test_label_cannot_use_another_file_as_weights_unnoticed(packaged: Path, scan
     assert type(raised.value).__name__ == "PhanesInputError"
 
 
-def test_deploy_gives_the_bundles_own_label(
-    packaged: Path, scan: Path, expected: dict[str, np.ndarray], tmp_path: Path
-) -> None:
+def test_deploy_gives_the_bundles_own_label(packaged: Path, scan: Path, tmp_path: Path) -> None:
+    """From DICOM, which has no codes: the head is registered."""
     image = nib.load(scan)
-    with another_program(tmp_path):
+    image.header["sform_code"] = 1
+    nib.save(image, tmp_path / "head.nii.gz")
+    only = {f"save_{name}": False for name in ("pseudo_healthy", "coarse", "mask", "picture")}
+    out = tmp_path / "out"
+    run_inference(packaged, tmp_path / "head.nii.gz", out, label_threshold=THRESHOLD, report=False, **only)
+    expected = np.asarray(nib.load(out / "head" / "head_label.nii.gz").dataobj)
+    (tmp_path / "elsewhere").mkdir()
+    with another_program(tmp_path / "elsewhere"):
         sys.path.insert(0, str(packaged))
         parser = ConfigParser()
         parser.read_config(str(packaged / "configs" / "inference.json"))
@@ -99,8 +105,8 @@ def test_deploy_gives_the_bundles_own_label(
         lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ image.affine
         label = host.infer(np.asarray(image.dataobj, dtype=np.float32), lps)
     assert label.dtype == np.uint8
-    np.testing.assert_array_equal(label.transpose(2, 1, 0), expected["brain"])
-    assert not list(tmp_path.iterdir())
+    np.testing.assert_array_equal(label.transpose(2, 1, 0), expected)
+    assert not list((tmp_path / "elsewhere").iterdir())
 
 
 def test_the_config_of_the_hosts_stands_alone(packaged: Path) -> None:
