@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from monai.data import MetaTensor
+from monai.utils import MetaKeys, SpaceKeys
+from numpy.typing import NDArray
 
 
 def add_warning(image: MetaTensor, text: str) -> None:
     """Append a sentence to the image's warnings, which end in `summary.csv` and in the report."""
     if text:
         image.meta["warnings"] = "; ".join(filter(None, [str(image.meta.get("warnings", "")), text]))
+
+
+def ras_affine(image: MetaTensor) -> NDArray[np.float64]:
+    """(4, 4), voxel -> world, RAS, mm; some hosts hand over images whose world is DICOM's (LPS)."""
+    affine = np.asarray(image.affine, dtype=float)
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine if image.meta.get(MetaKeys.SPACE) == SpaceKeys.LPS else affine
 
 
 def spacing_of(image: MetaTensor) -> tuple[float, ...]:

@@ -13,6 +13,7 @@ from monai.transforms import MapTransform, Transform
 from scipy import ndimage
 
 from ..common.errors import PhanesInputError
+from ..common.metadata import ras_affine
 from ..method.phanes import CHANNELS
 from ..space.levels import level_affine
 from ..space.resampling import into_mni_of, onto_voxels, voxel_height
@@ -111,7 +112,7 @@ class NativeImagesd(Transform):
             shown["analysed"][0].bool().numpy(),
             heights,
             float(image.meta["thickness"]),
-            into_mni_of(image, source.affine.numpy()),
+            into_mni_of(image, ras_affine(source)),
             source.shape[1:],
         )
         found = {name: torch.from_numpy(values)[None] for name, values in maps.items()}
@@ -160,7 +161,7 @@ class FindingsOfHeadd(Transform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         image, source = d[self.ref_key], d[self.source_key]
-        affine = source.affine.numpy().astype(float)
+        affine = ras_affine(source)
         into_mni = into_mni_of(image, affine)
         whole = bool(image.meta["whole"])
         limits = self.heads if whole else self.slices
@@ -184,7 +185,7 @@ class FindingsOfHeadd(Transform):
 
 def voxel_size(image: MetaTensor, source: MetaTensor, whole: bool) -> float:
     """What a voxel of the input adds to a finding's size: mm3 of a head; of slices, mm2 of their plane in MNI space."""
-    affine = source.affine.numpy().astype(float)
+    affine = ras_affine(source)
     if whole:
         return float(abs(np.linalg.det(affine[:3, :3])))
     into_mni = into_mni_of(image, affine)

@@ -17,10 +17,10 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
-from monai.utils import MetaKeys
+from monai.utils import MetaKeys, SpaceKeys
 
 from ..common.errors import PhanesInputError
-from ..common.metadata import add_warning
+from ..common.metadata import add_warning, ras_affine
 from ..space.alignment import brain_outline_of
 from ..space.geometry import LEVEL_MM, TEMPLATE_CENTRE_XY
 from ..space.levels import LEVEL_BRIGHTNESS, LEVELS_MM, PIXEL_MM, STEP_MM, level_affine
@@ -75,7 +75,7 @@ class LevelsOfHeadd(MapTransform):
         return d
 
     def _levels(self, image: MetaTensor) -> tuple[MetaTensor, MetaTensor]:
-        volume, into_mni = image.as_tensor()[0].numpy(), into_mni_of(image, image.affine.numpy())
+        volume, into_mni = image.as_tensor()[0].numpy(), into_mni_of(image, ras_affine(image))
         single, whole = volume.shape[2] == 1, False
         thickness = STEP_MM
         if single:
@@ -106,6 +106,7 @@ class LevelsOfHeadd(MapTransform):
         meta = {
             **image.meta,
             MetaKeys.AFFINE: affine,
+            MetaKeys.SPACE: SpaceKeys.RAS,
             "heights": heights,
             "thickness": thickness,
             "whole": whole,

@@ -21,7 +21,7 @@ from nibabel.affines import apply_affine, voxel_sizes
 from numpy.typing import NDArray
 
 from ..common.errors import PhanesInputError
-from ..common.metadata import add_warning, nifti_codes, spacing_of
+from ..common.metadata import add_warning, nifti_codes, ras_affine, spacing_of
 from .geometry import LEVEL_MM, TEMPLATE_CENTRE_XY, head_centre, is_mni, is_template_slice
 from .levels import LEVELS_MM
 from .outline import assumed_pixel_mm, brain_outline, into_slice
@@ -59,9 +59,9 @@ class AlignHeadd(MapTransform):
 
 
 def _place_volume(image: MetaTensor) -> None:
-    volume, affine = image.as_tensor()[0].numpy(), settled(image.affine.numpy())
+    volume, affine = image.as_tensor()[0].numpy(), settled(ras_affine(image))
     as_it_lies = None
-    if is_mni(image.affine.numpy(), image.shape[1:], nifti_codes(image)):
+    if is_mni(ras_affine(image), image.shape[1:], nifti_codes(image)):
         as_it_lies = describe(np.eye(4), similarity_as_it_lies(volume, affine))
     if as_it_lies is not None and as_it_lies.similarity >= HEADER_SIMILARITY:
         _note(image, "header", as_it_lies)
@@ -99,7 +99,7 @@ def _note(image: MetaTensor, how: str, found: Registration) -> None:
 
 
 def _place_slice(image: MetaTensor) -> None:
-    affine = image.affine.numpy().astype(float)
+    affine = ras_affine(image)
     spacing, shape = spacing_of(image), image.shape[1:3]
     image.meta["alignment"] = "slice"
     if is_mni(affine, image.shape[1:], nifti_codes(image), in_plane=True):
