@@ -23,7 +23,7 @@ def test_mask_is_the_templates_at_the_trained_level() -> None:
 
 def test_mask_lies_on_the_preprocessed_template(tmp_path: Path) -> None:
     load_mni152_template(resolution=1).to_filename(tmp_path / "template.nii.gz")
-    brain = prepared(tmp_path / "template.nii.gz")[0, ..., 0].as_tensor() > 0.1
+    brain = prepared(tmp_path / "template.nii.gz", slices="mid")[0, ..., 0].as_tensor() > 0.1
     mask = template_brain_mask(dilation=0)
     overlap = 2 * (brain & mask).sum() / (brain.sum() + mask.sum())
     assert float(overlap) > 0.97

@@ -47,7 +47,7 @@ def parser_of(*names: str, **overrides) -> ConfigParser:
 
 def test_training_takes_network_and_preprocessing_from_inference_with_the_changes_of_an_overlay():
     for overlays in ([], ["paper.json"], ["released_code.json"]):
-        train, infer = parser_of("train.json", *overlays), parser_of("inference.json", *overlays)
+        train, infer = parser_of("train.json", *overlays), parser_of("inference.json", *overlays, slices="mid")
         networks = [parser.get_parsed_content("network_def") for parser in (train, infer)]
         assert choices(networks[0]) == choices(networks[1])
         shapes = [{name: value.shape for name, value in network.state_dict().items()} for network in networks]

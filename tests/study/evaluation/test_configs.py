@@ -161,7 +161,7 @@ def test_the_two_overlays_agree_on_systems_and_scores():
 def test_an_evaluation_changes_nothing_of_the_method_it_evaluates(overlay):
     """An overlay's entries replace those of the same name: `mask_cut` once was the lesions' masks' here, m's there."""
     shared = {key for key in read(overlay).keys() & read("inference.json").keys() if not key.startswith("_")}
-    assert shared <= {"dataset_dir", "output_dir", "slices", "initialize"}
+    assert shared <= {"dataset_dir", "output_dir", "slices", "size", "initialize"}
 
 
 def test_the_rows_of_the_papers_tables_are_there_in_their_order():
