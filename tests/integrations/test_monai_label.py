@@ -21,15 +21,18 @@ import pytest
 import requests
 import SimpleITK
 import torch
+from nibabel.affines import apply_affine
 from pydicom.uid import generate_uid
 
-from tests.conftest import BUNDLE, REPOSITORY, head_slice, ras_of_slice, run_inference, save_nifti
+from scripts.study.registration_trials import movement
+from tests.conftest import BUNDLE, REPOSITORY, run_inference, save_nifti
+from tests.heads import ball, on_grid
 from tests.integrations.conftest import free_port, running
 from tests.integrations.heads import series_of, stroke_series
 from tests.integrations.orthanc import Orthanc, own_network
 
 PLANES = ("axial", "sagittal")
-LABEL_INFO = [{"name": "anomaly", "model_name": "PHANES"}]
+LABEL_INFO = [{"name": f"finding {number}", "model_name": "PHANES"} for number in range(1, 21)]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -51,12 +54,14 @@ def upload(server: str, name: str, scan: Path) -> None:
 
 
 def head(path: Path, seed: int) -> Path:
-    """A small head in native space, stored left to right reversed, 3 mm slices."""
-    ras = ras_of_slice(head_slice(seed))
-    volume = np.concatenate([ras // 2, ras, ras, ras, ras // 2], axis=-1)[::-1]
-    affine = np.diag([-1.0, 1.0, 3.0, 1.0])
-    affine[:3, 3] = [98, -134, 15]
-    return save_nifti(path, np.ascontiguousarray(volume), affine)
+    """A small head in native space, stored left to right reversed, with a dark lesion."""
+    shape = (60, 72, 60)
+    affine = np.diag([-3.3, 3.3, 3.3, 1.0])
+    affine[:3, 3] = [97, -135, -80]
+    matrix = movement(seed, rotation=8, shift=8, scales=(0.95, 1.05))[0]
+    brain = on_grid(affine, shape, matrix)
+    lesion = ball(affine, shape, apply_affine(matrix, (38.0, -30.0, 20.0)), 15.0)
+    return save_nifti(path, np.round(brain * (1 - 0.8 * lesion)).astype(np.int16), affine)
 
 
 @pytest.fixture(scope="module")
@@ -106,11 +111,11 @@ def infer(server: str, folder: Path, image: str = "head", **options: object) -> 
 
 @pytest.fixture(scope="module")
 def expected(scan: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, nib.Nifti1Image]:
-    """The bundle's own results of `monai.bundle run inference`: one level, and a slab."""
+    """The bundle's own results of `monai.bundle run inference`: the paper's level, and the whole brain."""
     out = tmp_path_factory.mktemp("expected")
-    for name, options in {"mid": {}, "slab": {"slab_mm": 7}}.items():
-        run_inference(BUNDLE, scan, out / name, report=False, label_threshold=0.01, **options)
-    labels = {name: nib.load(out / name / "head" / "head_label.nii.gz") for name in ("mid", "slab")}
+    for name in ("mid", "brain"):
+        run_inference(BUNDLE, scan, out / name, report=False, label_threshold=0.01, slices=name)
+    labels = {name: nib.load(out / name / "head" / "head_label.nii.gz") for name in ("mid", "brain")}
     return {**labels, "map": nib.load(out / "mid" / "head" / "head_anomaly.nii.gz")}
 
 
@@ -123,28 +128,24 @@ def same(label: nib.Nifti1Image, other: nib.Nifti1Image) -> None:
 def test_the_model_is_offered_with_its_options(server: str) -> None:
     info = checked(requests.get(f"{server}/info/", timeout=60)).json()
     model = info["models"]["phanes"]
-    assert model["labels"] == {"anomaly": 1}
+    assert model["labels"] == {f"finding {number}": number for number in range(1, 21)}
     assert model["config"]["threshold"] == "calibrated"
-    assert model["config"]["slab_mm"] == 0
+    assert model["config"]["slices"] == ["brain", "mid"]
     assert info["trainers"]["phanes"]["config"]["pretrained"] is True
 
 
 def test_the_label_is_the_bundles_own(server: str, folder: Path, expected: dict[str, nib.Nifti1Image]) -> None:
-    assert np.asarray(expected["mid"].dataobj).any()
-    same(infer(server, folder, threshold=0.01), expected["mid"])
+    assert np.asarray(expected["brain"].dataobj).any()
+    same(infer(server, folder, threshold=0.01), expected["brain"])
 
 
 def test_the_options_panel_changes_the_label(server: str, folder: Path, expected: dict[str, nib.Nifti1Image]) -> None:
-    """Numbers, and text as Slicer's fields send it; without options the calibrated threshold."""
+    """Numbers, and text as Slicer's fields send it; a choice from the list."""
     anomaly = np.asarray(expected["map"].dataobj)
-    calibrated = json.loads((BUNDLE / "models/calibration.json").read_text())["label_threshold"]
-    by_default = np.asarray(infer(server, folder).dataobj)
-    np.testing.assert_array_equal(by_default, anomaly > calibrated)
-    lower = np.asarray(infer(server, folder, threshold="0.005").dataobj)
-    np.testing.assert_array_equal(lower, anomaly > 0.005)
-    assert lower.sum() > np.asarray(expected["mid"].dataobj).sum()
-    same(infer(server, folder, threshold="0.01", slab_mm="7"), expected["slab"])
-    same(infer(server, folder, threshold=0.01), expected["mid"])
+    lower = np.asarray(infer(server, folder, threshold="0", slices="mid").dataobj)
+    np.testing.assert_array_equal(lower > 0, anomaly > 0)
+    same(infer(server, folder, threshold="0.01", slices="mid"), expected["mid"])
+    same(infer(server, folder, threshold=0.01, slices="brain"), expected["brain"])
 
 
 def submit(server: str, image: str, label: Path) -> None:
@@ -220,11 +221,15 @@ def header(folder: Path) -> pydicom.Dataset:
 
 
 def frames(segmentation: pydicom.Dataset) -> dict[str, np.ndarray]:
-    """SOP Instance UID of a source image -> its segment, for those that have any."""
+    """SOP Instance UID of a source image -> all its segments together, for those that have any."""
     pixels = segmentation.pixel_array.reshape(-1, segmentation.Rows, segmentation.Columns)
     sources = [frame.DerivationImageSequence[0] for frame in segmentation.PerFrameFunctionalGroupsSequence]
     uids = [str(source.SourceImageSequence[0].ReferencedSOPInstanceUID) for source in sources]
-    return {uid: one for uid, one in zip(uids, pixels, strict=True) if one.any()}
+    found: dict[str, np.ndarray] = {}
+    for uid, one in zip(uids, pixels, strict=True):
+        if one.any():
+            found[uid] = found.get(uid, np.zeros_like(one)) | one
+    return found
 
 
 def same_frames(frames: dict[str, np.ndarray], others: dict[str, np.ndarray]) -> None:

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,45 +21,53 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
+from scripts.pipeline.findings import Finding
 from scripts.pipeline.summary import CaseResult
+from scripts.reporting.pictures import Shown
 from scripts.reporting.report import COLOUR_MAPS, write_report
 from scripts.reporting.view import case_view, save_view, view_path
+from scripts.space.levels import level_affine
 from tests.conftest import head_slice
 
 Browser = webdriver.Chrome
 THRESHOLD = 0.02
 EVIL = "<img src=x onerror=alert(1)>"
-HEALTHY = [0.0001 * n for n in range(60)]
+PATCH = (slice(60, 80), slice(40, 56))  # rows, columns
+LEVELS = 7
 
 
-def images(seed: int, depth: int = 1) -> dict[str, MetaTensor]:
+def analysed(seed: int, depth: int = 1) -> dict[str, Any]:
     """A phantom with a generated patch (brighter by half) and an anomaly map in it, as the pipeline hands it on."""
-    plane = head_slice(seed).astype(np.float32)[::-1].T  # anterior up -> RAS
-    source = np.repeat(plane[..., None], depth, axis=-1)
+    plane = head_slice(seed, (128, 128)).astype(np.float32)
     blob = np.zeros_like(plane)
-    blob[60:80, 110:135] = 1
-    mask = np.repeat(blob[..., None], depth, axis=-1)
-    anomaly = np.repeat(0.1 * gaussian_filter(blob, 4)[..., None], depth, axis=-1) * mask
+    blob[PATCH] = 1
+    source, mask, spread = (np.repeat(a[..., None], depth, axis=-1) for a in (plane, blob, gaussian_filter(blob, 4)))
+    anomaly = 0.1 * spread * mask
     arrays = {
         "source": source,
+        "coarse": source,
         "mask": mask,
-        "pseudo_healthy": np.where(mask > 0, np.minimum(source * 1.5, 255), source),
+        "pseudo_healthy": np.where(mask > 0, source * 1.5, source),
         "anomaly": anomaly,
         "pred": (anomaly > THRESHOLD).astype(np.float32),
         "analysed": np.ones_like(source),
     }
-    affine = np.array([[1.0, 0, 0, -98], [0, 1, 0, -134], [0, 0, 1, 20], [0, 0, 0, 1]])
+    heights = [17.0 + 2 * k for k in range(depth)]
+    middle = level_affine(heights[0])[:3] @ [70, 48, depth // 2, 1]
+    finding = Finding(1, 900.0, *middle, *middle, "left", "", 0.05, 0.1, 0.1)
+    meta = {"heights": heights, "thickness": 2.0, "whole": depth > 1, "alignment": "mni"}
     return {
-        name: MetaTensor(torch.from_numpy(np.ascontiguousarray(array))[None], meta={"original_affine": affine})
-        for name, array in arrays.items()
+        "image": MetaTensor(torch.zeros(2, 128, 128, depth), meta=meta),
+        "shown": {name: MetaTensor(torch.from_numpy(array)[None]) for name, array in arrays.items()},
+        "findings": [finding],
+        "threshold": THRESHOLD,
     }
 
 
 def cohort(folder: Path, count: int) -> Path:
-    """A report of `count` cases: the last one failed, the first is a slab of seven slices, one has a hostile name."""
+    """A report of `count` cases: the last one failed, the first has seven levels, one has a hostile name."""
     results = []
-    views = [case_view(images(0, 7), list(range(7)), [255.0] * 7, THRESHOLD)]
-    views += [case_view(images(seed), [0], [255.0], THRESHOLD) for seed in (1, 2)]
+    views = [case_view(analysed(0, LEVELS))] + [case_view(analysed(seed)) for seed in (1, 2)]
     for number in range(count - 1):
         case = EVIL.replace("/", "_") if number == 2 else f"case-{number:04d}"
         (folder / case).mkdir(parents=True)
@@ -66,7 +75,7 @@ def cohort(folder: Path, count: int) -> Path:
         score = ((number * 37) % 101) / 20000
         results.append(CaseResult(case, f"in/{case}", slices="0", anomaly_score=score, volume_mm3=float(number)))
     results.append(CaseResult("broken", "in/broken", status="failed", error=f"'broken' cannot be read. {EVIL}"))
-    return write_report(results, folder, {"Settings": {"slices": "mid"}, EVIL: {EVIL: EVIL}}, HEALTHY)
+    return write_report(results, folder, {"Settings": {"slices": "brain"}, EVIL: {EVIL: EVIL}})
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +137,7 @@ def stage_pixel(browser: Browser, row: float, column: float) -> list[int]:
 
 def drawn(browser: Browser) -> list[str]:
     """Everything that the viewer draws, as the browser encodes it."""
-    script = "return ['distribution', 'legend', 'stage'].map((name) => document.getElementById(name).toDataURL())"
+    script = "return ['legend', 'stage'].map((name) => document.getElementById(name).toDataURL())"
     time.sleep(0.2)  # the drawings beside the stage
     return browser.execute_script(script)
 
@@ -140,9 +149,13 @@ def column(browser: Browser, number: int) -> list[str]:
     return browser.execute_script(script, number)
 
 
-# The patch of `images` in fractions of the picture (233 rows, 197 columns, anterior up).
-INSIDE = (1 - 122.5 / 233, 70.5 / 197)
-OUTSIDE = (0.5, 0.72)
+def fractions(row: float, column: float) -> tuple[float, float]:
+    """Of the picture's height and width, which shows the head without the air around it."""
+    rows, columns = Shown.of(analysed(0, LEVELS)).window()
+    return (row - rows.start) / (rows.stop - rows.start), (column - columns.start) / (columns.stop - columns.start)
+
+
+INSIDE, OUTSIDE = fractions(70.5, 48.5), fractions(64.5, 90.5)
 
 
 def test_divider_and_opacity_compare_input_with_pseudo_healthy_image(browser: Browser, page: Path) -> None:
@@ -167,19 +180,23 @@ def test_divider_and_opacity_compare_input_with_pseudo_healthy_image(browser: Br
         assert (stage_pixel(browser, *INSIDE) == [red, green, blue]) == (colours == COLOUR_MAPS[0])
 
 
-def test_the_level_and_the_healthy_scans_are_told(browser: Browser, page: Path) -> None:
+def test_the_level_and_the_findings_are_told_and_lead_to_each_other(browser: Browser, page: Path) -> None:
     opened(browser, page)
-    assert element(browser, "level-text").text.startswith("Slice 3, z = 23 mm")
-    assert "higher than 0 of the 60 healthy scans" in element(browser, "healthy-text").text
+    assert element(browser, "level-text").text.startswith("z = +23 mm in MNI152 space")
+    finding = element(browser, "findings").find_element(By.TAG_NAME, "button")
+    assert finding.text == "Finding 1"
+    set_range(browser, "slice", 0)
+    wait_for(browser, "z = +17 mm")
+    finding.click()
+    wait_for(browser, "z = +23 mm")
     opened(browser, page, case=2)
-    assert "there is no sagittal view" in element(browser, "level-text").text
-    assert "higher than 19 of the 60 healthy scans" in element(browser, "healthy-text").text
+    assert "one slice has no sagittal view" in element(browser, "level-text").text
 
 
 def test_a_case_that_is_shown_again_looks_as_at_first(browser: Browser, page: Path) -> None:
     opened(browser, page, case=2)
     drawings = [drawn(browser)]
-    for key, case in (("n", "/0"), ("p", "case-0001/0")):
+    for key, case in (("n", "/z"), ("p", "case-0001/z")):
         browser.find_element(By.TAG_NAME, "body").send_keys(key)
         wait_for(browser, case)
         drawings.append(drawn(browser))
@@ -207,9 +224,9 @@ def test_everything_can_be_done_from_the_keyboard(browser: Browser, page: Path) 
     opened(browser, page)
     body = browser.find_element(By.TAG_NAME, "body")
     body.send_keys("]")
-    wait_for(browser, "case-0000/4")
+    wait_for(browser, "case-0000/z = +25")
     body.send_keys("n")
-    wait_for(browser, "case-0001/0")
+    wait_for(browser, "case-0001/z")
     body.send_keys("a")
     assert element(browser, "opacity").get_attribute("value") == "0"
     body.send_keys("a", "m")
@@ -218,7 +235,7 @@ def test_everything_can_be_done_from_the_keyboard(browser: Browser, page: Path) 
     element(browser, "divider").send_keys(Keys.ARROW_LEFT)
     assert element(browser, "divider").get_attribute("value") == "49"
     browser.find_element(By.CSS_SELECTOR, "#case-5 a").send_keys(Keys.ENTER)
-    wait_for(browser, "case-0004/0")
+    wait_for(browser, "case-0004/z")
     for _ in range(7):
         body.send_keys("n")
     assert "cannot be read" in element(browser, "viewer-note").text
