@@ -1,0 +1,318 @@
+"""`evaluate_heads.json`: every system on every set of whole heads, resumable; then tables, pictures and a record."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from ...common.cli import fail
+from ...common.errors import PhanesInputError
+from ...common.fingerprint import fingerprint
+from ...common.versions import versions
+from .heads_data import HeadSet, load
+from .heads_pictures import best_middle_worst, heads_figure, most_lesion, shown_slice
+from .heads_scoring import (
+    OperatingPoint,
+    ScoredHead,
+    froc,
+    healthy_scores,
+    lesion_scores,
+    operating_point,
+    per_head,
+    scored_head,
+)
+from .heads_scoring import resampled as resampled_scores
+from .heads_systems import HeadSystem
+from .heads_tables import healthy_cells, healthy_table, lesion_tables
+from .metrics import average_precision, best_dice, rank
+from .scoring import Result
+from .statistics import resample_weights
+from .store import ResultStore, file_stem, to_plain, write_text
+from .summary import Cell, summarise
+from .tables import Line, show, to_csv, to_markdown
+
+VERSION = 1  # of the scores; raise it when they change, so that stored results are not used again
+PACKAGES = ("torch", "monai", "numpy", "scipy", "SimpleITK", "nibabel")
+
+logger = logging.getLogger(__name__)
+
+
+class HeadEvaluation:
+    """Runs systems over sets of whole heads and writes what was found to `output_dir`.
+
+        results/<set>[-<seed>]/<system>.json, .npz   one result each, found again when the evaluation is restarted
+        table.md, table.csv, record.json             the tables; versions and checksums
+        heads_<set>.png                              the best, the middle and the worst head
+
+    A system that cannot run costs its own rows only: the others get theirs, and `run` raises at the end.
+
+    Args:
+        title: of the report.
+        sets: in the report's order.
+        calibration: healthy heads that fix each system's operating point; none of `sets`' heads if these are reported.
+        systems: rows of the tables by key, in their order.
+        output_dir: made when it is not there.
+        chosen: keys of the systems to run, a list or one string with commas; None for all.
+        chosen_sets: names of the sets, likewise.
+        resamples: of the bootstrap over heads.
+        seed: of the bootstrap.
+        pictures: draw them.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        sets: Sequence[HeadSet],
+        calibration: HeadSet,
+        systems: Mapping[str, HeadSystem],
+        output_dir: str | Path,
+        chosen: Sequence[str] | str | None = None,
+        chosen_sets: Sequence[str] | str | None = None,
+        resamples: int = 1000,
+        seed: int = 0,
+        pictures: bool = True,
+    ) -> None:
+        self.title = title
+        self.sets = {one.name: one for one in sets}
+        self.calibration = calibration
+        self.systems = dict(systems)
+        self.output_dir = Path(output_dir)
+        self.chosen = _listed(chosen)
+        self.chosen_sets = _listed(chosen_sets)
+        self.resamples = resamples
+        self.seed = seed
+        self.pictures = pictures
+        self.store = ResultStore(self.output_dir / "results")
+
+    def run(self) -> list[Cell]:
+        """Evaluate, report, and return the numbers of the tables.
+
+        Raises:
+            SystemExit: one sentence on the command line (`PhanesInputError` elsewhere) when an unknown system or set
+                was asked for, there is nothing to evaluate on, or a system could not run; in the last case the report
+                of the others has been written.
+        """
+        try:
+            return self._evaluate()
+        except PhanesInputError as error:
+            fail(str(error))
+
+    def _evaluate(self) -> list[Cell]:
+        keys = _chosen("systems", self.chosen, self.systems)
+        names = _chosen("sets", self.chosen_sets, self.sets)
+        checksums = {(name, seed): self.sets[name].checksum(seed) for name in names for seed in self.sets[name].seeds}
+        results: dict[tuple[str, int | None, str], Result] = {}
+        failed: dict[str, str] = {}
+        with tqdm(total=len(keys) * len(checksums), unit="set", dynamic_ncols=True) as bar:
+            for key in keys:
+                try:
+                    system = self.systems[key]
+                    stamp = fingerprint(VERSION, system.fingerprint(), self.calibration.checksum(None))
+                    point = self._operating_point(key, system, stamp, bar)
+                    for (name, seed), checksum in checksums.items():
+                        bar.set_description(f"{key}, {name}" + ("" if seed is None else f", seed {seed}"))
+                        own = fingerprint(stamp, checksum, self.resamples, self.seed)
+                        results[name, seed, key] = self._result(system, key, name, seed, own, point)
+                        bar.update()
+                except PhanesInputError as error:
+                    failed[key] = str(error)
+                    results = {index: result for index, result in results.items() if index[2] != key}
+                    bar.write(f"{key} left out: {error}")
+        cells = self._report(results, [key for key in keys if key not in failed], failed) if results else []
+        if failed:
+            raise PhanesInputError(f"{len(failed)} of {len(keys)} systems could not run. " + " ".join(failed.values()))
+        return cells
+
+    def _operating_point(self, key: str, system: HeadSystem, stamp: str, bar: tqdm) -> OperatingPoint:
+        """Stored or found on the healthy heads kept for it."""
+        bar.set_description(f"{key}, operating point")
+        path = self.store.path("operating_point", None, key)
+        stored = self.store.load(path, stamp)
+        if stored is None:
+            point = operating_point(_analysed(system, self.calibration, None)[0])
+            stored = self.store.save(path, stamp, Result(to_plain(vars(point)), {}))
+        return OperatingPoint(*(stored.record[name] for name in ("threshold", "smallest_mm3", "at_false_voxels")))
+
+    def _result(
+        self, system: HeadSystem, key: str, name: str, seed: int | None, stamp: str, point: OperatingPoint
+    ) -> Result:
+        path = self.store.path(name, seed, key)
+        stored = self.store.load(path, stamp)
+        if stored is not None:
+            return stored
+        heads, names, ages, slices, seconds = _analysed(system, self.sets[name], seed)
+        record: dict[str, Any] = {"set": name, "seed": seed, "system": key, "heads": len(heads), "seconds": seconds}
+        arrays: dict[str, NDArray] = {}
+        if self.sets[name].healthy:
+            each = healthy_scores(heads, point)
+            record["maps"] = {}
+        else:
+            each = per_head(heads, point)
+            scores = lesion_scores(heads, point)
+            weights = resample_weights(len(heads), self.resamples, self.seed)
+            arrays |= resampled_scores(heads, point, weights)
+            arrays |= {f"slice.{case}": values.astype(np.float16) for case, values in zip(names, slices, strict=True)}
+            record |= _as_summary(scores, froc(heads), heads)
+        record["each"] = [
+            {"name": case, "age": age} | {measure: float(values[index]) for measure, values in each.items()}
+            for index, (case, age) in enumerate(zip(names, ages, strict=True))
+        ]
+        return self.store.save(path, stamp, Result(to_plain(record), arrays))
+
+    def _report(
+        self, results: dict[tuple[str, int | None, str], Result], keys: Sequence[str], failed: Mapping[str, str]
+    ) -> list[Cell]:
+        """Write tables, pictures and the record; print the tables."""
+        roles = {key: self.systems[key].role for key in keys}
+        with_lesions = {index: result for index, result in results.items() if not self.sets[index[0]].healthy}
+        cells = summarise(with_lesions, roles, "bootstrap")
+        text = [f"# {self.title}\n"]
+        for name in dict.fromkeys(name for name, _, _ in results):
+            group = {index: result for index, result in results.items() if index[0] == name}
+            lines = {key: Line(self.systems[key].label, roles[key], _seconds(group, key)) for key in keys}
+            if self.sets[name].healthy:
+                each = {key: result.record["each"] for (_, _, key), result in group.items()}
+                cells += healthy_cells(name, each)
+                shown = [("", *healthy_table(each, lines, self.resamples, self.seed))]
+                caption = f"{next(iter(group.values())).record['heads']} healthy heads; intervals over heads."
+            else:
+                shown = lesion_tables(cells, name, lines)
+                caption = self._caption(group)
+                if self.pictures:
+                    self._draw(name, group, lines)
+            text.append(f"## {name}\n\n{caption}\n")
+            for title, headings, rows in shown:
+                show(title or name, headings, rows)
+                text += [*([f"{title}:\n"] if title else []), to_markdown(headings, rows)]
+        text += [f"Left out: {key} ({reason})\n" for key, reason in failed.items()]
+        everything = {key: Line(self.systems[key].label, roles[key]) for key in keys}
+        write_text(self.output_dir / "table.md", "\n".join(text))
+        write_text(self.output_dir / "table.csv", to_csv(cells, everything, "bootstrap"))
+        record = {
+            "title": self.title,
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "versions": versions(PACKAGES),
+            "resamples": self.resamples,
+            "systems": {key: {"label": self.systems[key].label, "role": roles[key]} for key in keys},
+            "left_out": failed,
+            "results": [result.record for result in results.values()],
+        }
+        write_text(self.output_dir / "record.json", json.dumps(to_plain(record), indent=1))
+        logger.info("Tables, pictures and record written to %s", self.output_dir)
+        return cells
+
+    def _caption(self, group: Mapping[tuple[str, int | None, str], Result]) -> str:
+        first = next(iter(group.values())).record
+        seeds = len({seed for _, seed, _ in group if seed is not None})
+        shares = [result.record["prevalence"] for result in group.values()]
+        return (
+            f"{first['heads']} heads{f', {seeds} seeds of painted lesions' if seeds else ''}, "
+            f"{100 * sum(shares) / len(shares):.2f} % lesion; times 100; pooled over the voxels of all heads unless "
+            f"a column says a head; ± standard deviation over {self.resamples} bootstrap resamples of the heads; "
+            "⌈Dice⌉: best achievable; p: paired bootstrap against the best baseline's AUPRC."
+        )
+
+    def _draw(self, name: str, group: Mapping[tuple[str, int | None, str], Result], lines: Mapping[str, Line]) -> None:
+        """The best, the middle and the worst head of the first row, of the first seed."""
+        seed = self.sets[name].seeds[0]
+        shown = {key: result for (_, its, key), result in group.items() if its == seed and lines[key].role != "sanity"}
+        if not shown:
+            return
+        first = next(iter(shown.values())).record["each"]
+        kept = [first[index]["name"] for index in best_middle_worst([head["best_dice"] for head in first])]
+        cases = {case.name: case for case in self.sets[name].cases(seed) if case.name in kept}
+        heads_figure(
+            self.output_dir / f"heads_{file_stem(name)}.png",
+            [cases[case] for case in kept],
+            {lines[k].label: [r.arrays[f"slice.{case}"].astype(np.float32) for case in kept] for k, r in shown.items()},
+            {
+                lines[key].label: [
+                    next(head["best_dice"] for head in result.record["each"] if head["name"] == case) for case in kept
+                ]
+                for key, result in shown.items()
+            },
+        )
+
+
+def _analysed(
+    system: HeadSystem, heads: HeadSet, seed: int | None
+) -> tuple[list[ScoredHead], list[str], list[float], list[NDArray], float]:
+    """Every head with its map; names, ages, the slices for pictures, and seconds a head.
+
+    Raises:
+        PhanesInputError: a map that cannot be scored.
+    """
+    scored, names, ages, slices, seconds = [], [], [], [], 0.0
+    for case in heads.cases(seed):
+        began = time.perf_counter()
+        found = system(case)
+        seconds += time.perf_counter() - began
+        try:
+            scored.append(scored_head(found.anomaly, case.brain, case.truth, case.voxel_mm3, found.label, case.size))
+        except ValueError as error:
+            raise PhanesInputError(f"The map of '{case.name}' by {system.label} cannot be scored: {error}.") from error
+        affine = np.asarray(load(case.image).affine)
+        slices.append(shown_slice(found.anomaly, affine, most_lesion(case)))
+        names.append(case.name)
+        ages.append(case.age)
+    return scored, names, ages, slices, seconds / len(scored)
+
+
+def _as_summary(
+    scores: Mapping[str, float], curves: Mapping[str, Mapping[str, float]], heads: Sequence[ScoredHead]
+) -> dict[str, Any]:
+    """Scores under the names that `summary.summarise` reads."""
+    more = {
+        "label.dice": scores["label_dice"],
+        "label.mean_dice": scores["mean_label_dice"],
+        "label.dice_at_1_percent": scores["dice_at_1_percent"],
+    }
+    for volume, curve in curves.items():
+        more |= {f"froc.{volume} {at}": share for at, share in curve.items() if at != "lesions"}
+    by_size = {}
+    for size in sorted({head.size for head in heads} - {-1}):
+        own = [head for head in heads if head.size == size]
+        ranking = rank(
+            np.concatenate([head.scores for head in own]),
+            np.concatenate([head.lesion for head in own]),
+            sum(head.missed for head in own),
+        )
+        by_size[str(size)] = {"auprc": average_precision(ranking), "best_dice": best_dice(ranking)[0]}
+    return {
+        "maps": {
+            "own": {"auprc": scores["auprc"], "best_dice": scores["best_dice"]},
+            "mean": {"auprc": scores["mean_auprc"], "best_dice": scores["mean_best_dice"]},
+        },
+        "prevalence": scores["prevalence"],
+        "more": more,
+        "froc": {size: dict(curve) for size, curve in curves.items()},
+        "by_size": by_size,
+    }
+
+
+def _seconds(group: Mapping[tuple[str, int | None, str], Result], key: str) -> float:
+    values = [result.record["seconds"] for (_, _, system), result in group.items() if system == key]
+    return sum(values) / len(values) if values else float("nan")
+
+
+def _listed(names: Sequence[str] | str | None) -> list[str] | None:
+    if isinstance(names, str):
+        return [name.strip() for name in names.split(",")]
+    return None if names is None else list(names)
+
+
+def _chosen(what: str, chosen: Sequence[str] | None, there: Mapping[str, Any]) -> list[str]:
+    keys = list(there) if chosen is None else list(chosen)
+    unknown = [key for key in keys if key not in there]
+    if unknown or not keys:
+        raise PhanesInputError(f"{what} is {keys}: choose among {', '.join(there)}.")
+    return keys

@@ -1,0 +1,300 @@
+"""Score anomaly maps of whole heads, in the heads' own voxels, over the template's brain.
+
+A lesion's voxels outside of that brain count as missed. A *finding* is a connected piece (26 neighbours) of the label.
+It is a true one when at least a tenth of it is lesion, else a false one; a lesion (a connected piece of the truth) is
+found when true findings cover at least a tenth of it. So neither a speck nor a label of half the brain finds anything.
+All values are fractions; the tables multiply by 100.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from .metrics import average_precision, best_dice, rank
+from .statistics import bootstrap
+
+OVERLAP = 0.1
+CURVE_FINDING_MM3 = 50.0  # smallest finding on the FROC curve, the same for all systems
+FALSE_A_HEAD = (0.5, 1.0, 2.0, 4.0)  # where the curve is read off
+LESION_ML = ((0.05, 0.3), (0.3, 2.0), (2.0, 15.0), (15.0, np.inf))  # a smaller piece of a mask is no lesion
+CURVE_TAILS = np.geomspace(0.05, 1e-6, 40)  # shares of the pooled voxels above the curve's thresholds
+NEIGHBOURS = np.ones((3, 3, 3), dtype=bool)
+
+LABELLED_SHARE = 0.002  # of a healthy brain, on average
+FINDINGS_A_HEAD = 1.0  # in a healthy head, on average
+FALSE_VOXELS = 0.01  # of healthy brains, where benchmarks fix their threshold
+
+
+@dataclass(frozen=True)
+class ScoredHead:
+    """A map and a truth in the box around the template's brain.
+
+    Attributes:
+        anomaly: (X, Y, Z) float32.
+        brain: (X, Y, Z) boolean.
+        truth: (X, Y, Z) boolean.
+        voxel_mm3: volume of a voxel.
+        label: (X, Y, Z) boolean, the system's own label; None when it gives none.
+        missed: lesion voxels outside of the brain.
+        size: range of size that was painted; -1 for a real lesion.
+    """
+
+    anomaly: NDArray[np.float32]
+    brain: NDArray[np.bool_]
+    truth: NDArray[np.bool_]
+    voxel_mm3: float
+    label: NDArray[np.bool_] | None = None
+    missed: int = 0
+    size: int = -1
+
+    @property
+    def scores(self) -> NDArray[np.float32]:
+        """(N,) the map within the brain."""
+        return self.anomaly[self.brain]
+
+    @property
+    def lesion(self) -> NDArray[np.bool_]:
+        """(N,) the truth within the brain."""
+        return self.truth[self.brain]
+
+
+def scored_head(
+    anomaly: NDArray,
+    brain: NDArray[np.bool_],
+    truth: NDArray[np.bool_] | None,
+    voxel_mm3: float,
+    label: NDArray | None = None,
+    size: int = -1,
+) -> ScoredHead:
+    """Cut to the brain's box; arrays (X, Y, Z) of one grid.
+
+    Raises:
+        ValueError: shapes differ, there is no brain, or the map is not finite.
+    """
+    if anomaly.shape != brain.shape:
+        raise ValueError(f"the map has {anomaly.shape} voxels, the head {brain.shape}")
+    if not brain.any():
+        raise ValueError("the template's brain lies outside of the head")
+    truth = np.zeros(brain.shape, dtype=bool) if truth is None else truth
+    box = ndimage.find_objects(brain.astype(np.uint8))[0]
+    values = np.asarray(anomaly[box], dtype=np.float32)
+    if not np.isfinite(values).all():
+        raise ValueError("the map holds NaN or infinity")
+    own = None if label is None else (np.asarray(label[box]) > 0) & brain[box]
+    return ScoredHead(values, brain[box], truth[box] & brain[box], voxel_mm3, own, int((truth & ~brain).sum()), size)
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """How a label is made of a map.
+
+    Attributes:
+        threshold: more is labelled.
+        smallest_mm3: smaller findings are dropped.
+        at_false_voxels: the threshold above which `FALSE_VOXELS` of healthy brains lie.
+    """
+
+    threshold: float
+    smallest_mm3: float
+    at_false_voxels: float
+
+    def label(self, head: ScoredHead) -> NDArray[np.bool_]:
+        """The system's own label, or that of the threshold."""
+        if head.label is not None:
+            return head.label
+        return without_small((head.anomaly > self.threshold) & head.brain, head.voxel_mm3, self.smallest_mm3)
+
+
+def operating_point(healthy: Sequence[ScoredHead]) -> OperatingPoint:
+    """The threshold above which 0.2 % of healthy brains lie; then the size that leaves one finding a head, on average.
+
+    Args:
+        healthy: heads kept for this.
+
+    Raises:
+        ValueError: without any head.
+    """
+    if not healthy:
+        raise ValueError("an operating point needs healthy heads")
+    pooled = np.concatenate([head.scores for head in healthy])
+    share, at_false_voxels = np.quantile(pooled, [1.0 - LABELLED_SHARE, 1.0 - FALSE_VOXELS], method="higher")
+    volumes = np.concatenate(
+        [piece_sizes((head.anomaly > share) & head.brain) * head.voxel_mm3 for head in healthy] + [np.zeros(1)]
+    )
+    allowed = int(FINDINGS_A_HEAD * len(healthy))
+    too_many = np.sort(volumes)[::-1][allowed:]
+    smallest = float(too_many[0]) * (1 + 1e-6) if too_many.size else 0.0
+    return OperatingPoint(float(share), smallest, float(at_false_voxels))
+
+
+def pieces(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
+    """Connected pieces (26 neighbours), numbered from 1, and how many there are."""
+    found, count = ndimage.label(mask, NEIGHBOURS)
+    return found, int(count)
+
+
+def piece_sizes(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Voxels of each connected piece."""
+    found, count = pieces(mask)
+    return np.bincount(found.ravel(), minlength=count + 1)[1:]
+
+
+def without_small(mask: NDArray[np.bool_], voxel_mm3: float, smallest_mm3: float) -> NDArray[np.bool_]:
+    """The mask without its pieces of less than `smallest_mm3`."""
+    found, count = pieces(mask)
+    large = np.bincount(found.ravel(), minlength=count + 1) * voxel_mm3 >= smallest_mm3
+    large[0] = False
+    return large[found]
+
+
+def dice(label: NDArray[np.bool_], head: ScoredHead) -> float:
+    """Dice of a label (X, Y, Z) with the head's lesion; the lesion outside of the brain is missed."""
+    both, lesion = int((label & head.truth).sum()), int(head.truth.sum()) + head.missed
+    return 2.0 * both / (int(label.sum()) + lesion) if label.any() or lesion else float("nan")
+
+
+def found_lesions(
+    label: NDArray[np.bool_], truth: NDArray[np.bool_], lesions: NDArray[np.int32], count: int
+) -> tuple[NDArray[np.bool_], int]:
+    """Which lesions a label finds, (count,), and how many of its findings are false.
+
+    Args:
+        label: (X, Y, Z).
+        truth: (X, Y, Z).
+        lesions: pieces of the truth, numbered from 1.
+        count: how many there are.
+    """
+    findings, n = pieces(label)
+    sizes = np.bincount(findings.ravel(), minlength=n + 1)
+    hits = np.bincount(findings[truth], minlength=n + 1)
+    true = hits >= np.maximum(1, OVERLAP * sizes)
+    true[0] = False
+    covered = np.bincount(lesions[true[findings]], minlength=count + 1)[1:]
+    whole = np.bincount(lesions.ravel(), minlength=count + 1)[1:]
+    return covered >= np.maximum(1, OVERLAP * whole), int(n - true[1:].sum())
+
+
+def froc(heads: Sequence[ScoredHead]) -> dict[str, dict[str, float]]:
+    """Share of the lesions found at so many false findings a head, by volume of the lesion.
+
+    The curve is followed from its strictest threshold on and left where a number of false findings is passed first.
+
+    Returns:
+        By range of volume, in ml, and for "all": `lesions`, how many there are, and `at 0.5`, `at 1`, ....
+    """
+    pooled = np.concatenate([head.scores for head in heads])
+    thresholds = np.unique(np.quantile(pooled, 1.0 - CURVE_TAILS, method="higher"))[::-1]
+    found: list[list[NDArray[np.bool_]]] = []  # by head and threshold
+    volumes: list[NDArray[np.float64]] = []
+    false = np.zeros(len(thresholds))
+    for head in heads:
+        lesions, count = pieces(head.truth)
+        volumes.append(np.bincount(lesions.ravel(), minlength=count + 1)[1:] * head.voxel_mm3 / 1000)
+        found.append([])
+        for index, threshold in enumerate(thresholds):
+            label = without_small((head.anomaly > threshold) & head.brain, head.voxel_mm3, CURVE_FINDING_MM3)
+            own, wrong = found_lesions(label, head.truth, lesions, count)
+            found[-1].append(own)
+            false[index] += wrong / len(heads)
+    curves = {}
+    ranges = {f"{low:g}-{high:g} ml" if np.isfinite(high) else f">{low:g} ml": (low, high) for low, high in LESION_ML}
+    for name, (low, high) in {"all": (LESION_ML[0][0], np.inf), **ranges}.items():
+        inside = [(ml >= low) & (ml < high) for ml in volumes]
+        lesions_there = sum(int(chosen.sum()) for chosen in inside)
+        entry: dict[str, float] = {"lesions": lesions_there}
+        if lesions_there:
+            share = np.array([
+                sum(int((own[index] & chosen).sum()) for own, chosen in zip(found, inside, strict=True)) / lesions_there
+                for index in range(len(thresholds))
+            ])  # fmt: skip
+            for allowed in FALSE_A_HEAD:
+                passed = np.flatnonzero(false > allowed)
+                reached = share[: passed[0]] if passed.size else share
+                entry[f"at {allowed:g}"] = float(reached.max(initial=0.0))
+        curves[name] = entry
+    return curves
+
+
+def lesion_scores(heads: Sequence[ScoredHead], point: OperatingPoint | None) -> dict[str, float]:
+    """Pooled and mean-per-head scores of heads with lesions.
+
+    Returns:
+        `auprc`, `best_dice`, `mean_auprc`, `mean_best_dice`, `prevalence`; with an operating point `label_dice`
+        (pooled), `mean_label_dice`
+        and `dice_at_1_percent` (mean a head).
+    """
+    pooled = rank(*_pooled(heads), sum(head.missed for head in heads))
+    each = per_head(heads, point)
+    scores = {
+        "auprc": average_precision(pooled),
+        "best_dice": best_dice(pooled)[0],
+        "mean_auprc": float(each["auprc"].mean()),
+        "mean_best_dice": float(each["best_dice"].mean()),
+        "prevalence": pooled.positives / (pooled.total + sum(head.missed for head in heads)),
+    }
+    if point is not None:
+        labels = [point.label(head) for head in heads]
+        both = sum(int((label & head.truth).sum()) for label, head in zip(labels, heads, strict=True))
+        marked = sum(int(label.sum()) for label in labels)
+        scores["label_dice"] = 2.0 * both / (marked + pooled.positives)
+        scores["mean_label_dice"] = float(each["label_dice"].mean())
+        scores["dice_at_1_percent"] = float(each["dice_at_1_percent"].mean())
+    return scores
+
+
+def per_head(heads: Sequence[ScoredHead], point: OperatingPoint | None) -> dict[str, NDArray[np.float64]]:
+    """(N,) of `auprc`, `best_dice` and, with an operating point, `label_dice` and `dice_at_1_percent`, head by head."""
+    rankings = [rank(head.scores, head.lesion, head.missed) for head in heads]
+    each = {
+        "auprc": np.array([average_precision(ranking) for ranking in rankings]),
+        "best_dice": np.array([best_dice(ranking)[0] for ranking in rankings]),
+    }
+    if point is not None:
+        each["label_dice"] = np.array([dice(point.label(head), head) for head in heads])
+        each["dice_at_1_percent"] = np.array(
+            [dice((head.anomaly > point.at_false_voxels) & head.brain, head) for head in heads]
+        )
+    return each
+
+
+def resampled(
+    heads: Sequence[ScoredHead], point: OperatingPoint | None, weights: NDArray[np.float64]
+) -> dict[str, NDArray[np.float64]]:
+    """(R,) scores of each resample of the heads, under the names that `summary.summarise` reads.
+
+    Args:
+        heads: N heads with lesions.
+        point: for the scores of the label; None leaves them out.
+        weights: (R, N) from `statistics.resample_weights`.
+    """
+    owner = np.repeat(np.arange(len(heads)), [int(head.brain.sum()) for head in heads])
+    pooled = bootstrap(*_pooled(heads), owner, weights, missed=np.array([head.missed for head in heads]))
+    each = per_head(heads, point)
+    found = {"own.auprc": pooled.auprc, "own.best_dice": pooled.best_dice}
+    names = {"mean.auprc": "auprc", "mean.best_dice": "best_dice"}
+    if point is not None:
+        names |= {"label.mean_dice": "label_dice", "label.dice_at_1_percent": "dice_at_1_percent"}
+        labels = [point.label(head) for head in heads]
+        both = np.array([int((label & head.truth).sum()) for label, head in zip(labels, heads, strict=True)])
+        lesion = np.array([int(head.truth.sum()) + head.missed for head in heads])
+        marked = np.array([int(label.sum()) for label in labels])
+        found["label.dice"] = 2.0 * (weights @ both) / (weights @ (marked + lesion))
+    return found | {name: weights @ each[measure] / len(heads) for name, measure in names.items()}
+
+
+def healthy_scores(heads: Sequence[ScoredHead], point: OperatingPoint) -> dict[str, NDArray[np.float64]]:
+    """(N,) of `labelled_share` of the brain and `false_findings`, healthy head by healthy head."""
+    labels = [point.label(head) for head in heads]
+    return {
+        "labelled_share": np.array([label.sum() / head.brain.sum() for label, head in zip(labels, heads, strict=True)]),
+        "false_findings": np.array([float(pieces(label)[1]) for label in labels]),
+    }
+
+
+def _pooled(heads: Sequence[ScoredHead]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    return np.concatenate([head.scores for head in heads]), np.concatenate([head.lesion for head in heads])

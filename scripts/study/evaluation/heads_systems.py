@@ -1,0 +1,257 @@
+"""What analyses whole heads: the bundle's inference, functions of the registered levels, other tools, controls.
+
+A system takes a `HeadCase` and gives maps on that head's own voxels. It reads nothing of the case but the image, unless
+it is an oracle. Whatever it needs (weights, training heads) it reads with its first case, so that a missing file costs
+one row and not the whole evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from monai.transforms import Compose
+from numpy.typing import NDArray
+from torch import nn
+
+from ...common.checkpoints import load_network
+from ...common.errors import PhanesInputError
+from ...common.files import sha256_of_file
+from ...common.fingerprint import fingerprint
+from ...space.levels import GRID, LEVELS_MM, STEP_MM, brain_of_levels
+from ...space.resampling import median_of_brain, onto_levels, onto_voxels, scanned
+from ...training.prepared import read_prepared
+from .heads_data import HeadCase, Registrations, heads_in, load
+from .systems import ROLES
+
+BRIGHTEST = 2.0  # brain medians; the rest is clipped
+MIN_SD = 0.05  # brain medians, added to the standard deviation
+
+
+class HeadMaps(NamedTuple):
+    """Both (X, Y, Z): the anomaly map, and the label where the system makes one of its own."""
+
+    anomaly: NDArray[np.float32]
+    label: NDArray[np.bool_] | None = None
+
+
+class HeadSystem:
+    """A row of the table.
+
+    Args:
+        label: its name there.
+        role: see `systems.ROLES`.
+
+    Raises:
+        ValueError: for another role.
+    """
+
+    def __init__(self, label: str, role: str = "baseline") -> None:
+        if role not in ROLES:
+            raise ValueError(f"role must be one of {', '.join(ROLES)}, got {role!r}")
+        self.label = label
+        self.role = role
+
+    def __call__(self, case: HeadCase) -> HeadMaps:
+        """Analyse one head."""
+        raise NotImplementedError
+
+    def fingerprint(self) -> str:
+        """Checksum of all that its maps depend on, besides the head."""
+        raise NotImplementedError
+
+
+class LevelSystem(HeadSystem):
+    """What works on the registered head: levels in, map of the levels out.
+
+    Args:
+        label: its name in the table.
+        registrations: shared with the sets.
+        role: see `systems.ROLES`.
+    """
+
+    def __init__(self, label: str, registrations: Registrations, role: str = "baseline") -> None:
+        super().__init__(label, role)
+        self.registrations = registrations
+
+    def levels_map(self, levels: NDArray[np.float32]) -> NDArray:
+        """(H, W, D) in units of the brain's median -> (H, W, D), higher is more abnormal."""
+        raise NotImplementedError
+
+    def __call__(self, case: HeadCase) -> HeadMaps:
+        head = load(case.image)
+        into_mni = np.linalg.inv(self.registrations(case.image)) @ np.asarray(head.affine)
+        levels = onto_levels(np.asarray(head.dataobj, dtype=np.float32), into_mni)
+        brain = brain_of_levels() & scanned(head.shape, into_mni)
+        median = median_of_brain(levels, brain)
+        if not median > 0:
+            raise PhanesInputError(f"'{case.image}' is empty where the template's brain lies: check its registration.")
+        found = self.levels_map(levels / np.float32(median))
+        _, maps = onto_voxels({"anomaly": (found, False)}, brain, LEVELS_MM, STEP_MM, into_mni, head.shape)
+        return HeadMaps(maps["anomaly"])
+
+
+class ZScoreHeads(LevelSystem):
+    """|x - mean| / (sd + 0.05) over healthy heads, voxel by voxel of the levels.
+
+    Args:
+        folder: of training heads as `prepare` writes them, `*.nii.gz`.
+        registrations: shared with the sets.
+        label: its name in the table.
+    """
+
+    def __init__(self, folder: str | Path, registrations: Registrations, label: str = "z-score") -> None:
+        super().__init__(label, registrations)
+        self.folder = Path(folder).expanduser()
+        self._healthy: tuple[NDArray, NDArray] | None = None
+
+    def levels_map(self, levels: NDArray[np.float32]) -> NDArray:
+        if self._healthy is None:
+            self._healthy = mean_and_sd(self.folder)
+        mean, sd = self._healthy
+        return np.abs(np.clip(levels, 0.0, BRIGHTEST) - mean) / (sd + MIN_SD)
+
+    def fingerprint(self) -> str:
+        return fingerprint("z-score", MIN_SD, BRIGHTEST, [sha256_of_file(file) for file in heads_in(self.folder)])
+
+
+def mean_and_sd(folder: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(H, W, D) each, of all prepared heads in a folder, clipped to twice the brain's median.
+
+    Raises:
+        PhanesInputError: none there, or one that is not on the grid of levels.
+    """
+    total, squares = np.zeros(GRID), np.zeros(GRID)
+    files = heads_in(folder)
+    for file in files:
+        values = np.clip(read_prepared(file).astype(np.float64), 0.0, BRIGHTEST)
+        total += values
+        squares += values**2
+    mean = total / len(files)
+    return mean, np.sqrt(np.maximum(squares / len(files) - mean**2, 0.0))
+
+
+class BundleSystem(HeadSystem):
+    """The bundle's inference as `inference.json` defines it: from the raw file to map and label on its own voxels.
+
+    Args:
+        preprocessing: from {"image": path} to the network's input.
+        network: filled with `weights` at the first case.
+        inferer: as the evaluator calls it.
+        postprocessing: ends with `anomaly` and the label `pred`, (1, X, Y, Z) each.
+        weights: state dict of the network; None when it is ready.
+        label: its name in the table.
+        role: see `systems.ROLES`.
+        device: where.
+    """
+
+    def __init__(
+        self,
+        preprocessing: Compose,
+        network: nn.Module,
+        inferer: Callable[..., Any],
+        postprocessing: Compose,
+        weights: str | Path | None = None,
+        label: str = "PHANES",
+        role: str = "proposed",
+        device: str | torch.device = "cpu",
+    ) -> None:
+        super().__init__(label, role)
+        self.preprocessing = preprocessing
+        self.network = network
+        self.inferer = inferer
+        self.postprocessing = postprocessing
+        self.weights = weights
+        self.device = torch.device(device)
+        self._ready = weights is None
+
+    def _prepare(self) -> None:
+        if not self._ready and self.weights is not None:
+            load_network(self.network, self.weights)
+            self._ready = True
+        self.network.eval().to(self.device)
+
+    @torch.inference_mode()
+    def __call__(self, case: HeadCase) -> HeadMaps:
+        self._prepare()
+        data = dict(self.preprocessing({"image": str(case.image), "case": case.name}))
+        data["pred"] = self.inferer(data["image"][None].to(self.device), self.network)[0].cpu()
+        found = self.postprocessing(data)
+        anomaly, label = (torch.as_tensor(found[key])[0].cpu().numpy() for key in ("anomaly", "pred"))
+        return HeadMaps(anomaly.astype(np.float32), label > 0)
+
+    def fingerprint(self) -> str:
+        self._prepare()
+        return fingerprint(self.network, [self.preprocessing, self.postprocessing])
+
+
+class MapsOfAnotherTool(HeadSystem):
+    """Maps from a folder: `<folder>/<set>/<case>.nii.gz`, or as inference writes them, `<case>/<case>_anomaly.nii.gz`.
+
+    A label is read from `<case>_label.nii.gz` beside the map where there is one. Of a painted set, `<set>` has the seed
+    behind it, `strokes-0`.
+
+    Args:
+        folder: of the maps.
+        label: its name in the table.
+        role: see `systems.ROLES`.
+    """
+
+    def __init__(self, folder: str | Path, label: str, role: str = "baseline") -> None:
+        super().__init__(label, role)
+        self.folder = Path(folder).expanduser()
+
+    def __call__(self, case: HeadCase) -> HeadMaps:
+        place = self.folder / case.group
+        choices = (place / f"{case.name}.nii.gz", place / case.name / f"{case.name}_anomaly.nii.gz")
+        file = next((choice for choice in choices if choice.exists()), None)
+        if file is None:
+            raise PhanesInputError(f"No map of '{case.name}' from {self.label}: neither {choices[0]} nor {choices[1]}.")
+        beside = file.with_name(f"{case.name}_label.nii.gz")
+        label = np.asarray(load(beside).dataobj) > 0 if beside.exists() else None
+        anomaly = np.asarray(load(file).dataobj, dtype=np.float32)
+        for values, source in ((anomaly, file), (label, beside)):
+            if values is not None and values.shape != case.brain.shape:
+                raise PhanesInputError(
+                    f"'{source}' has {values.shape} voxels, its head {case.brain.shape}: resample it."
+                )
+        return HeadMaps(anomaly, label)
+
+    def fingerprint(self) -> str:
+        files = sorted(self.folder.glob("**/*.nii.gz"))
+        return fingerprint([(str(file.relative_to(self.folder)), sha256_of_file(file)) for file in files])
+
+
+class ConstantHeads(HeadSystem):
+    """Every voxel is as abnormal as any other: its average precision is the prevalence."""
+
+    def __init__(self, label: str = "constant map") -> None:
+        super().__init__(label, "sanity")
+
+    def __call__(self, case: HeadCase) -> HeadMaps:
+        return HeadMaps(np.ones(case.brain.shape, dtype=np.float32))
+
+    def fingerprint(self) -> str:
+        return "constant"
+
+
+class PerfectHeads(HeadSystem):
+    """The truth as the map: what is missing to 100 lies outside of the template's brain."""
+
+    def __init__(self, label: str = "perfect map") -> None:
+        super().__init__(label, "sanity")
+
+    def __call__(self, case: HeadCase) -> HeadMaps:
+        truth = np.zeros(case.brain.shape, dtype=bool) if case.truth is None else case.truth
+        return HeadMaps(truth.astype(np.float32), truth)
+
+    def fingerprint(self) -> str:
+        return "perfect"
+
+
+def external_systems(folders: Mapping[str, str | Path]) -> dict[str, HeadSystem]:
+    """Rows for other tools' maps: folder by name."""
+    return {name: MapsOfAnotherTool(folder, name) for name, folder in folders.items()}
