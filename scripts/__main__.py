@@ -19,6 +19,7 @@ from .study.evaluation.gallery import draw_figures
 from .study.evaluation.stages import stages
 from .study.registration_trials import registration_trials
 from .training.gpu import pack, train_on_gpu
+from .training.prepare import prepare
 
 
 class Commands:
@@ -31,6 +32,7 @@ class Commands:
     gpu = staticmethod(train_on_gpu)
     pack_heads = staticmethod(pack)
     package = staticmethod(package)
+    prepare = staticmethod(prepare)
     registration_trials = staticmethod(registration_trials)
     stages = staticmethod(stages)
     train_baselines = staticmethod(train_baselines)

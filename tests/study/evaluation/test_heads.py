@@ -26,7 +26,7 @@ from scripts.study.evaluation.heads_systems import (
 )
 from scripts.training.prepared import write_prepared
 
-from .heads import found_at_once, write_heads, write_shapes
+from ...synthetic_heads import found_at_once, write_heads, write_shapes
 
 
 class Darkness(LevelSystem):

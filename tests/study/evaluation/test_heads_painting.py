@@ -19,7 +19,7 @@ from scripts.study.evaluation.heads_painting import (
     recipes,
 )
 
-from .heads import PLACE, head_affine, head_image, write_shapes
+from ...synthetic_heads import PLACE, head_affine, head_image, write_shapes
 
 
 @pytest.fixture(scope="module")
