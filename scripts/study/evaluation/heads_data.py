@@ -116,17 +116,19 @@ class HealthyHeads:
         self.name = name
         self.folder = Path(folder).expanduser()
         self.registrations = registrations
-        self.ages = {} if ages is None else _ages(Path(ages))
+        self.ages_file = None if ages is None else Path(ages).expanduser()
 
     def cases(self, seed: int | None = None) -> Iterator[HeadCase]:
         """Sorted by name."""
+        ages = {} if self.ages_file is None else _ages(self.ages_file)
         for file in heads_in(self.folder):
             name = stem(file)
-            yield _case(name, self.name, file, self.registrations(file), None, age=self.ages.get(name, float("nan")))
+            yield _case(name, self.name, file, self.registrations(file), None, age=ages.get(name, float("nan")))
 
     def checksum(self, seed: int | None = None) -> str:
-        """Names and contents of the heads."""
-        return fingerprint([(file.name, sha256_of_file(file)) for file in heads_in(self.folder)])
+        """Names, contents and ages of the heads."""
+        ages = None if self.ages_file is None else sha256_of_file(self.ages_file)
+        return fingerprint([(file.name, sha256_of_file(file)) for file in heads_in(self.folder)], ages)
 
 
 class PaintedHeads:
@@ -232,19 +234,21 @@ class LesionHeads:
         self.folder = Path(folder).expanduser()
         self.endings = image_ending, mask_ending
         self.registrations = registrations
-        self.chosen = None if split_file is None else _patients(Path(split_file), split)
+        self.split_file = None if split_file is None else Path(split_file).expanduser()
+        self.split = split
 
     def files(self) -> dict[str, tuple[Path, Path]]:
         """Image and mask by case.
 
         Raises:
-            PhanesInputError: none there, or an image without its mask.
+            PhanesInputError: none there, none of that split, or an image without its mask.
         """
         found = {}
+        chosen = None if self.split_file is None else _patients(self.split_file, self.split)
         for image in sorted(self.folder.glob(f"*{self.endings[0]}")):
             name = image.name.removesuffix(self.endings[0])
             mask = image.with_name(name + self.endings[1])
-            if self.chosen is not None and name not in self.chosen:
+            if chosen is not None and name not in chosen:
                 continue
             if not mask.exists():
                 raise PhanesInputError(

@@ -180,7 +180,7 @@ def test_lesion_heads_are_pairs_of_a_split(made, tmp_path):
     assert [case.name for case in chosen] == ["b"]
     assert chosen[0].truth.sum() == 64
     with pytest.raises(PhanesInputError, match="no patient of split 'train'"):
-        LesionHeads(*options, tmp_path / "split.csv", "train")
+        LesionHeads(*options, tmp_path / "split.csv", "train").files()
     (tmp_path / "a_mask.nii.gz").unlink()
     with pytest.raises(PhanesInputError, match=r"no mask 'a_mask.nii.gz'"):
         list(LesionHeads(*options).cases())

@@ -1,0 +1,70 @@
+"""`evaluate_heads.json` by `monai.bundle run evaluate`, from raw heads to the tables."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from scripts.common.files import sha256_of_file
+from scripts.space import alignment
+
+from ...synthetic_heads import PLACE, found_at_once, write_heads, write_shapes
+from .test_configs import read, run
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Heads, shapes and one head with a real lesion, laid out as the shared data are."""
+    root = tmp_path_factory.mktemp("data")
+    heads = write_heads(root / "ixi_heads/val", 3)
+    (root / "ixi_heads/ages.csv").write_text("subject,age_years,sex\nhead0,34.5,F\n")
+    for part in ("even", "odd"):  # of each size one for val heads and one for test heads
+        for file in write_shapes(root / part).iterdir():
+            name = f"{file.name.removesuffix('.nii.gz')}_{part}.nii.gz"
+            (root / "stroke_masks_3d").mkdir(exist_ok=True)
+            file.rename(root / "stroke_masks_3d" / name)
+    tumours = root / "tumour_heads"
+    tumours.mkdir()
+    (tumours / "a_t1w.nii.gz").write_bytes((heads / "head2.nii.gz").read_bytes())
+    head = nib.load(heads / "head2.nii.gz")
+    mask = np.zeros(head.shape, np.uint8)
+    mask[24:30, 20:26, 22:28] = 1
+    nib.save(nib.Nifti1Image(mask, head.affine), tumours / "a_mask.nii.gz")
+    (tumours / "split.csv").write_text("patient,split\na,val\nb,test\n")
+    return root
+
+
+def known_registrations(data: Path, out: Path) -> None:
+    """As if these heads had been registered in an earlier run."""
+    (out / "registrations").mkdir(parents=True)
+    for file in data.glob("*_heads/**/*.nii.gz"):
+        record = {"matrix": PLACE.tolist(), "similarity": 0.9}
+        (out / "registrations" / f"{sha256_of_file(file)}.json").write_text(json.dumps(record))
+
+
+@pytest.mark.slow
+def test_the_bundle_and_the_controls_have_rows(data, scratch_bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr(alignment, "register", found_at_once)
+    known_registrations(data, tmp_path)
+    options = {"seeds": 1, "set_names": ["strokes", "gliomas", "healthy"], "systems": ["phanes", "constant", "perfect"]}
+    run("evaluate_heads.json", scratch_bundle, data_dir=str(data), output_dir=str(tmp_path), **options)
+    record = json.loads((tmp_path / "record.json").read_text())
+    results = {(result["set"], result["system"]): result for result in record["results"]}
+    assert len(results) == 9
+    assert results["strokes", "perfect"]["maps"]["own"]["auprc"] > 0.999
+    assert results["gliomas", "perfect"]["maps"]["own"]["auprc"] > 0.999
+    assert results["strokes", "phanes"]["maps"]["own"]["auprc"] > 0
+    assert len(results["healthy", "phanes"]["each"]) == 3
+    assert results["healthy", "phanes"]["each"][0]["age"] == 34.5
+
+
+def test_the_config_paints_other_masks_for_val_than_for_test():
+    config = read("evaluate_heads.json")
+    strokes = config["set_defs"][0]
+    assert strokes["part"] == "$['val', 'test'].index(@split)"
+    assert config["calibration_heads"]["folder"].endswith("ixi_heads/val'")
+    assert config["split"] == "val"
