@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from ...common.fingerprint import fingerprint
 from ...common.versions import versions
 from .heads_data import HeadSet, load
 from .heads_pictures import best_middle_worst, heads_figure, most_lesion, shown_slice
+from .heads_registrations import HeadNotAnalysed
 from .heads_scoring import (
     OperatingPoint,
     ScoredHead,
@@ -31,7 +33,7 @@ from .heads_scoring import (
     scored_head,
 )
 from .heads_scoring import resampled as resampled_scores
-from .heads_systems import HeadSystem
+from .heads_systems import HeadMaps, HeadSystem
 from .heads_tables import healthy_cells, healthy_table, lesion_tables
 from .metrics import average_precision, best_dice, rank
 from .scoring import Result
@@ -138,7 +140,11 @@ class HeadEvaluation:
         path = self.store.path("operating_point", None, key)
         stored = self.store.load(path, stamp)
         if stored is None:
-            point = operating_point(_analysed(system, self.calibration, None)[0])
+            done = analysed(system, self.calibration, None)
+            there = [head for head, name in zip(done.heads, done.names, strict=True) if name not in done.refused]
+            if not there:
+                raise PhanesInputError(f"{system.label} analyses none of the healthy heads that fix its threshold.")
+            point = operating_point(there)
             stored = self.store.save(path, stamp, Result(to_plain(vars(point)), {}))
         return OperatingPoint(*(stored.record[name] for name in ("threshold", "smallest_mm3", "at_false_voxels")))
 
@@ -149,8 +155,16 @@ class HeadEvaluation:
         stored = self.store.load(path, stamp)
         if stored is not None:
             return stored
-        heads, names, ages, slices, seconds = _analysed(system, self.sets[name], seed)
-        record: dict[str, Any] = {"set": name, "seed": seed, "system": key, "heads": len(heads), "seconds": seconds}
+        done = analysed(system, self.sets[name], seed)
+        heads, names = done.heads, done.names
+        record: dict[str, Any] = {
+            "set": name,
+            "seed": seed,
+            "system": key,
+            "heads": len(heads),
+            "refused": done.refused,
+            "seconds": done.seconds / len(heads),
+        }
         arrays: dict[str, NDArray] = {}
         if self.sets[name].healthy:
             each = healthy_scores(heads, point)
@@ -160,11 +174,13 @@ class HeadEvaluation:
             scores = lesion_scores(heads, point)
             weights = resample_weights(len(heads), self.resamples, self.seed)
             arrays |= resampled_scores(heads, point, weights)
-            arrays |= {f"slice.{case}": values.astype(np.float16) for case, values in zip(names, slices, strict=True)}
+            arrays |= {
+                f"slice.{case}": values.astype(np.float16) for case, values in zip(names, done.slices, strict=True)
+            }
             record |= _as_summary(scores, froc(heads), heads)
         record["each"] = [
             {"name": case, "age": age} | {measure: float(values[index]) for measure, values in each.items()}
-            for index, (case, age) in enumerate(zip(names, ages, strict=True))
+            for index, (case, age) in enumerate(zip(names, done.ages, strict=True))
         ]
         return self.store.save(path, stamp, Result(to_plain(record), arrays))
 
@@ -189,6 +205,8 @@ class HeadEvaluation:
                 caption = self._caption(group)
                 if self.pictures:
                     self._draw(name, group, lines)
+            for key, refused in _refused(group).items():
+                caption += f" {self.systems[key].label} refuses {', '.join(refused)}: nothing found there."
             text.append(f"## {name}\n\n{caption}\n")
             for title, headings, rows in shown:
                 show(title or name, headings, rows)
@@ -243,28 +261,52 @@ class HeadEvaluation:
         )
 
 
-def _analysed(
-    system: HeadSystem, heads: HeadSet, seed: int | None
-) -> tuple[list[ScoredHead], list[str], list[float], list[NDArray], float]:
-    """Every head with its map; names, ages, the slices for pictures, and seconds a head.
+@dataclass
+class Analysed:
+    """The heads of a set and what a system made of them, head by head.
+
+    Attributes:
+        heads: with their maps.
+        names: of the cases.
+        ages: years.
+        slices: of the maps, for pictures.
+        refused: cases that the system did not analyse; their maps are empty.
+        seconds: of all heads together.
+    """
+
+    heads: list[ScoredHead] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    ages: list[float] = field(default_factory=list)
+    slices: list[NDArray] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def analysed(system: HeadSystem, heads: HeadSet, seed: int | None) -> Analysed:
+    """Run a system over a set.
 
     Raises:
         PhanesInputError: a map that cannot be scored.
     """
-    scored, names, ages, slices, seconds = [], [], [], [], 0.0
+    done = Analysed()
     for case in heads.cases(seed):
         began = time.perf_counter()
-        found = system(case)
-        seconds += time.perf_counter() - began
         try:
-            scored.append(scored_head(found.anomaly, case.brain, case.truth, case.voxel_mm3, found.label, case.size))
+            found = system(case)
+        except HeadNotAnalysed as error:
+            logger.warning("%s: %s", system.label, error)
+            found = HeadMaps(np.zeros(case.brain.shape, dtype=np.float32))
+            done.refused.append(case.name)
+        done.seconds += time.perf_counter() - began
+        try:
+            head = scored_head(found.anomaly, case.brain, case.truth, case.voxel_mm3, found.label, case.size)
         except ValueError as error:
             raise PhanesInputError(f"The map of '{case.name}' by {system.label} cannot be scored: {error}.") from error
-        affine = np.asarray(load(case.image).affine)
-        slices.append(shown_slice(found.anomaly, affine, most_lesion(case)))
-        names.append(case.name)
-        ages.append(case.age)
-    return scored, names, ages, slices, seconds / len(scored)
+        done.heads.append(head)
+        done.names.append(case.name)
+        done.ages.append(case.age)
+        done.slices.append(shown_slice(found.anomaly, np.asarray(load(case.image).affine), most_lesion(case)))
+    return done
 
 
 def _as_summary(
@@ -297,6 +339,14 @@ def _as_summary(
         "froc": {size: dict(curve) for size, curve in curves.items()},
         "by_size": by_size,
     }
+
+
+def _refused(group: Mapping[tuple[str, int | None, str], Result]) -> dict[str, list[str]]:
+    """Cases that were not analysed, by system."""
+    found: dict[str, set[str]] = {}
+    for (_, _, key), result in group.items():
+        found.setdefault(key, set()).update(result.record["refused"])
+    return {key: sorted(names) for key, names in found.items() if names}
 
 
 def _seconds(group: Mapping[tuple[str, int | None, str], Result], key: str) -> float:

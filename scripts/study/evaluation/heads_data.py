@@ -7,8 +7,7 @@ that other tools can be run on the very same files.
 from __future__ import annotations
 
 import csv
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...common.errors import PhanesInputError
-from ...common.files import sha256_of_file, write_atomically
+from ...common.files import sha256_of_file
 from ...common.fingerprint import fingerprint
-from ...space.registration import register
 from ...training.prepared import write_nifti
 from .heads_painting import ANY_SIZE_ML, STROKE_SIZES_ML, LesionShape, brain_in_head, paint, read_shapes, recipes
+from .heads_registrations import Registrations
 
 SIZES = {"stroke": STROKE_SIZES_ML, "any": ANY_SIZE_ML}
 
@@ -72,29 +71,6 @@ class HeadSet(Protocol):
     def checksum(self, seed: int | None) -> str:
         """Of all that the cases depend on."""
         ...
-
-
-class Registrations:
-    """Where the template lies in a head; found once for each content of a file and kept in a folder.
-
-    Args:
-        folder: made when needed.
-        find: (X, Y, Z) and (4, 4) affine -> `Registration`.
-    """
-
-    def __init__(self, folder: str | Path, find: Callable[[NDArray, NDArray], Any] = register) -> None:
-        self.folder = Path(folder)
-        self.find = find
-
-    def __call__(self, image: Path) -> NDArray[np.float64]:
-        """(4, 4), MNI world -> head world, mm."""
-        kept = self.folder / f"{sha256_of_file(image)}.json"
-        if not kept.exists():
-            head = load(image)
-            found = self.find(np.asarray(head.dataobj, dtype=np.float32), np.asarray(head.affine))
-            record = {"matrix": found.matrix.tolist(), "similarity": found.similarity}
-            write_atomically(kept, lambda path: path.write_text(json.dumps(record), encoding="utf-8"), shared=True)
-        return np.array(json.loads(kept.read_text(encoding="utf-8"))["matrix"])
 
 
 class HealthyHeads:

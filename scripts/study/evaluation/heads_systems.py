@@ -21,10 +21,12 @@ from ...common.checkpoints import load_network
 from ...common.errors import PhanesInputError
 from ...common.files import sha256_of_file
 from ...common.fingerprint import fingerprint
+from ...space.alignment import AlignHeadd
 from ...space.levels import GRID, LEVELS_MM, STEP_MM, brain_of_levels
 from ...space.resampling import median_of_brain, onto_levels, onto_voxels, scanned
 from ...training.prepared import read_prepared
-from .heads_data import HeadCase, Registrations, heads_in, load
+from .heads_data import HeadCase, heads_in, load
+from .heads_registrations import HeadNotAnalysed, Registrations
 from .systems import ROLES
 
 BRIGHTEST = 2.0  # brain medians; the rest is clipped
@@ -56,7 +58,11 @@ class HeadSystem:
         self.role = role
 
     def __call__(self, case: HeadCase) -> HeadMaps:
-        """Analyse one head."""
+        """Analyse one head.
+
+        Raises:
+            HeadNotAnalysed: it refuses this head; the others go on.
+        """
         raise NotImplementedError
 
     def fingerprint(self) -> str:
@@ -82,6 +88,7 @@ class LevelSystem(HeadSystem):
         raise NotImplementedError
 
     def __call__(self, case: HeadCase) -> HeadMaps:
+        self.registrations.refuse_failed(case.image)
         head = load(case.image)
         into_mni = np.linalg.inv(self.registrations(case.image)) @ np.asarray(head.affine)
         levels = onto_levels(np.asarray(head.dataobj, dtype=np.float32), into_mni)
@@ -141,6 +148,7 @@ class BundleSystem(HeadSystem):
         preprocessing: from {"image": path} to the network's input.
         network: filled with `weights` at the first case.
         inferer: as the evaluator calls it.
+        registrations: shared with the sets; takes the place of `AlignHeadd`, which would find the same.
         postprocessing: ends with `anomaly` and the label `pred`, (1, X, Y, Z) each.
         weights: state dict of the network; None when it is ready.
         label: its name in the table.
@@ -154,6 +162,7 @@ class BundleSystem(HeadSystem):
         network: nn.Module,
         inferer: Callable[..., Any],
         postprocessing: Compose,
+        registrations: Registrations,
         weights: str | Path | None = None,
         label: str = "PHANES",
         role: str = "proposed",
@@ -164,6 +173,7 @@ class BundleSystem(HeadSystem):
         self.network = network
         self.inferer = inferer
         self.postprocessing = postprocessing
+        self.registrations = registrations
         self.weights = weights
         self.device = torch.device(device)
         self._ready = weights is None
@@ -177,7 +187,15 @@ class BundleSystem(HeadSystem):
     @torch.inference_mode()
     def __call__(self, case: HeadCase) -> HeadMaps:
         self._prepare()
-        data = dict(self.preprocessing({"image": str(case.image), "case": case.name}))
+        data: dict[str, Any] = {"image": str(case.image), "case": case.name}
+        try:
+            for step in self.preprocessing.transforms:
+                if isinstance(step, AlignHeadd):
+                    data["image"] = self.registrations.placed(data["image"], case.image)
+                else:
+                    data = step(data)
+        except PhanesInputError as error:
+            raise HeadNotAnalysed(str(error)) from error
         data["pred"] = self.inferer(data["image"][None].to(self.device), self.network)[0].cpu()
         found = self.postprocessing(data)
         anomaly, label = (torch.as_tensor(found[key])[0].cpu().numpy() for key in ("anomaly", "pred"))

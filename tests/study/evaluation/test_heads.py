@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 
 from scripts.common.errors import PhanesInputError
+from scripts.space import alignment
 from scripts.space.levels import GRID
-from scripts.study.evaluation.heads import HeadEvaluation
-from scripts.study.evaluation.heads_data import HealthyHeads, LesionHeads, PaintedHeads, Registrations
+from scripts.study.evaluation import heads_registrations
+from scripts.study.evaluation.heads import HeadEvaluation, analysed
+from scripts.study.evaluation.heads_data import HealthyHeads, LesionHeads, PaintedHeads
 from scripts.study.evaluation.heads_pictures import best_middle_worst
+from scripts.study.evaluation.heads_registrations import HeadNotAnalysed, Registrations
 from scripts.study.evaluation.heads_systems import (
     ConstantHeads,
     HeadMaps,
@@ -46,12 +49,20 @@ class Darkness(LevelSystem):
         return "darkness"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _registered():
+    """No search for registrations."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(alignment, "register", found_at_once)
+        yield
+
+
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made(tmp_path_factory, _registered):
     """Sets of four heads, an operating point from two others."""
     root = tmp_path_factory.mktemp("heads")
     heads = write_heads(root / "test", 4)
-    registrations = Registrations(root / "registrations", found_at_once)
+    registrations = Registrations(root / "registrations")
     (root / "ages.csv").write_text("subject,age_years,sex\nhead0,34.5,F\nhead1,,M\nhead2,67.0,F\n")
     painted = PaintedHeads("strokes", heads, write_shapes(root / "shapes"), registrations, root / "painted", seeds=2)
     healthy = HealthyHeads("healthy", heads, registrations, root / "ages.csv")
@@ -189,3 +200,22 @@ def test_lesion_heads_are_pairs_of_a_split(made, tmp_path):
 def test_best_middle_and_worst():
     assert best_middle_worst([0.2, 0.9, 0.5, 0.1, 0.4]) == [1, 4, 3]
     assert best_middle_worst([0.3]) == [0]
+
+
+def test_a_head_that_is_not_registered_counts_as_analysed_without_a_finding(made, tmp_path, monkeypatch):
+    def refused(volume, affine):
+        found = found_at_once(volume, affine)
+        return type(found)(found.matrix, 0.1, found.scales, found.rotation)
+
+    monkeypatch.setattr(alignment, "register", refused)
+    monkeypatch.setattr(heads_registrations, "register", refused)
+    registrations = Registrations(tmp_path / "registrations")
+    folder = write_heads(tmp_path / "in", 1)
+    (folder / "head0.nii.gz").rename(folder / "stranger.nii.gz")
+    case = next(HealthyHeads("healthy", folder, registrations).cases())
+    assert case.brain.any()  # it is scored all the same
+    with pytest.raises(HeadNotAnalysed, match=r"stranger.*0.10"):
+        Darkness(registrations)(case)
+    done = analysed(Darkness(registrations), HealthyHeads("healthy", folder, registrations), None)
+    assert done.refused == ["stranger"]
+    assert not done.heads[0].anomaly.any()

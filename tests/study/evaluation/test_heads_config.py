@@ -9,10 +9,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from scripts.common.files import sha256_of_file
 from scripts.space import alignment
 
-from ...synthetic_heads import PLACE, found_at_once, write_heads, write_shapes
+from ...synthetic_heads import found_at_once, write_heads, write_shapes
 from .test_configs import read, run
 
 
@@ -38,18 +37,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def known_registrations(data: Path, out: Path) -> None:
-    """As if these heads had been registered in an earlier run."""
-    (out / "registrations").mkdir(parents=True)
-    for file in data.glob("*_heads/**/*.nii.gz"):
-        record = {"matrix": PLACE.tolist(), "similarity": 0.9}
-        (out / "registrations" / f"{sha256_of_file(file)}.json").write_text(json.dumps(record))
-
-
 @pytest.mark.slow
 def test_the_bundle_and_the_controls_have_rows(data, scratch_bundle, tmp_path, monkeypatch):
     monkeypatch.setattr(alignment, "register", found_at_once)
-    known_registrations(data, tmp_path)
     options = {"seeds": 1, "set_names": ["strokes", "gliomas", "healthy"], "systems": ["phanes", "constant", "perfect"]}
     run("evaluate_heads.json", scratch_bundle, data_dir=str(data), output_dir=str(tmp_path), **options)
     record = json.loads((tmp_path / "record.json").read_text())
