@@ -233,7 +233,7 @@ class HeadEvaluation:
         seeds = len({seed for _, seed, _ in group if seed is not None})
         shares = [result.record["prevalence"] for result in group.values()]
         return (
-            f"{first['heads']} heads{f', {seeds} seeds of painted lesions' if seeds else ''}, "
+            f"{first['heads']} heads{f', lesions painted {seeds} times' if seeds else ''}, "
             f"{100 * sum(shares) / len(shares):.2f} % lesion; times 100; pooled over the voxels of all heads unless "
             f"a column says a head; ± standard deviation over {self.resamples} bootstrap resamples of the heads; "
             "⌈Dice⌉: best achievable; p: paired bootstrap against the best baseline's AUPRC."
@@ -321,14 +321,14 @@ def _as_summary(
     for volume, curve in curves.items():
         more |= {f"froc.{volume} {at}": share for at, share in curve.items() if at != "lesions"}
     by_size = {}
-    for size in sorted({head.size for head in heads} - {-1}):
+    for size in dict.fromkeys(head.size for head in heads if head.size):
         own = [head for head in heads if head.size == size]
         ranking = rank(
             np.concatenate([head.scores for head in own]),
             np.concatenate([head.lesion for head in own]),
             sum(head.missed for head in own),
         )
-        by_size[str(size)] = {"auprc": average_precision(ranking), "best_dice": best_dice(ranking)[0]}
+        by_size[size] = {"auprc": average_precision(ranking), "best_dice": best_dice(ranking)[0]}
     return {
         "maps": {
             "own": {"auprc": scores["auprc"], "best_dice": scores["best_dice"]},

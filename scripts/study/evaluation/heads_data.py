@@ -37,7 +37,7 @@ class HeadCase:
         brain: (X, Y, Z) boolean, the template's brain in its voxels.
         truth: (X, Y, Z) boolean; None for a healthy head.
         voxel_mm3: volume of a voxel.
-        size: range of size that was painted; -1 otherwise.
+        size: range of size that was painted, "2-15 ml"; empty otherwise.
         age: years; NaN where unknown.
     """
 
@@ -47,7 +47,7 @@ class HeadCase:
     brain: NDArray[np.bool_] = field(repr=False)
     truth: NDArray[np.bool_] | None = field(repr=False)
     voxel_mm3: float
-    size: int = -1
+    size: str = ""
     age: float = float("nan")
 
 
@@ -172,7 +172,8 @@ class PaintedHeads:
                 _write(truth, where.astype(np.uint8), source)
                 _write(painted, _as_stored(image, source), source)
             lesion = np.asarray(load(truth).dataobj) > 0
-            yield _case(stem(file), f"{self.name}-{seed}", painted, registration, lesion, recipe.size)
+            size = "{:g}-{:g} ml".format(*self.sizes[recipe.size])
+            yield _case(stem(file), f"{self.name}-{seed}", painted, registration, lesion, size)
 
     def checksum(self, seed: int | None) -> str:
         """Heads, shapes and settings."""
@@ -292,7 +293,7 @@ def _case(
     image: Path,
     registration: NDArray,
     truth: NDArray[np.bool_] | None,
-    size: int = -1,
+    size: str = "",
     age: float = float("nan"),
 ) -> HeadCase:
     head = load(image)

@@ -22,7 +22,7 @@ OVERLAP = 0.1
 CURVE_FINDING_MM3 = 50.0  # smallest finding on the FROC curve, the same for all systems
 FALSE_A_HEAD = (0.5, 1.0, 2.0, 4.0)  # where the curve is read off
 LESION_ML = ((0.05, 0.3), (0.3, 2.0), (2.0, 15.0), (15.0, np.inf))  # a smaller piece of a mask is no lesion
-CURVE_TAILS = np.geomspace(0.05, 1e-6, 40)  # shares of the pooled voxels above the curve's thresholds
+CURVE_TAILS = np.geomspace(0.3, 1e-6, 40)  # shares of the pooled voxels that reach the curve's thresholds
 NEIGHBOURS = np.ones((3, 3, 3), dtype=bool)
 
 LABELLED_SHARE = 0.002  # of a healthy brain, on average
@@ -41,7 +41,7 @@ class ScoredHead:
         voxel_mm3: volume of a voxel.
         label: (X, Y, Z) boolean, the system's own label; None when it gives none.
         missed: lesion voxels outside of the brain.
-        size: range of size that was painted; -1 for a real lesion.
+        size: range of size that was painted, "2-15 ml"; empty for a real lesion.
     """
 
     anomaly: NDArray[np.float32]
@@ -50,7 +50,7 @@ class ScoredHead:
     voxel_mm3: float
     label: NDArray[np.bool_] | None = None
     missed: int = 0
-    size: int = -1
+    size: str = ""
 
     @property
     def scores(self) -> NDArray[np.float32]:
@@ -69,7 +69,7 @@ def scored_head(
     truth: NDArray[np.bool_] | None,
     voxel_mm3: float,
     label: NDArray | None = None,
-    size: int = -1,
+    size: str = "",
 ) -> ScoredHead:
     """Cut to the brain's box; arrays (X, Y, Z) of one grid.
 
@@ -197,7 +197,7 @@ def froc(heads: Sequence[ScoredHead]) -> dict[str, dict[str, float]]:
         volumes.append(np.bincount(lesions.ravel(), minlength=count + 1)[1:] * head.voxel_mm3 / 1000)
         found.append([])
         for index, threshold in enumerate(thresholds):
-            label = without_small((head.anomaly > threshold) & head.brain, head.voxel_mm3, CURVE_FINDING_MM3)
+            label = without_small((head.anomaly >= threshold) & head.brain, head.voxel_mm3, CURVE_FINDING_MM3)
             own, wrong = found_lesions(label, head.truth, lesions, count)
             found[-1].append(own)
             false[index] += wrong / len(heads)

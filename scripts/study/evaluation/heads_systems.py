@@ -153,6 +153,7 @@ class BundleSystem(HeadSystem):
         weights: state dict of the network; None when it is ready.
         label: its name in the table.
         role: see `systems.ROLES`.
+        own_label: take the label that the postprocessing makes; False where its calibration is another network's.
         device: where.
     """
 
@@ -166,6 +167,7 @@ class BundleSystem(HeadSystem):
         weights: str | Path | None = None,
         label: str = "PHANES",
         role: str = "proposed",
+        own_label: bool = True,
         device: str | torch.device = "cpu",
     ) -> None:
         super().__init__(label, role)
@@ -175,6 +177,7 @@ class BundleSystem(HeadSystem):
         self.postprocessing = postprocessing
         self.registrations = registrations
         self.weights = weights
+        self.own_label = own_label
         self.device = torch.device(device)
         self._ready = weights is None
 
@@ -199,11 +202,11 @@ class BundleSystem(HeadSystem):
         data["pred"] = self.inferer(data["image"][None].to(self.device), self.network)[0].cpu()
         found = self.postprocessing(data)
         anomaly, label = (torch.as_tensor(found[key])[0].cpu().numpy() for key in ("anomaly", "pred"))
-        return HeadMaps(anomaly.astype(np.float32), label > 0)
+        return HeadMaps(anomaly.astype(np.float32), label > 0 if self.own_label else None)
 
     def fingerprint(self) -> str:
         self._prepare()
-        return fingerprint(self.network, [self.preprocessing, self.postprocessing])
+        return fingerprint(self.network, [self.preprocessing, self.postprocessing, self.own_label])
 
 
 class MapsOfAnotherTool(HeadSystem):

@@ -44,7 +44,7 @@ def lesion_tables(
     made = []
     for title, headings in (
         ("", {m: h for m, h in MAIN.items() if m in measures}),
-        ("By size of the painted lesion, ml", sizes),
+        ("By size of the painted lesion", sizes),
         ("Share of the lesions found, by their volume, at so many false findings a head", curves),
     ):
         if headings:
@@ -68,7 +68,7 @@ def _table(
         row = [line.label]
         for cell, measure in zip(own, headings, strict=True):
             text = NOTHING if cell is None or math.isnan(cell.value) else number(cell.value, cell.std)
-            row.append(f"**{text}**" if cell is not None and cell.value == best[measure] else text)
+            row.append(f"**{text}**" if cell is not None and cell.value == best[measure] > 0 else text)
         if main:
             p_value = own[0].p_value if own[0] is not None else math.nan
             row.append(NOTHING if math.isnan(p_value) else p_text(p_value))
