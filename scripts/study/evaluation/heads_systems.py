@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from monai.data import MetaTensor
 from monai.transforms import Compose
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from ...common.checkpoints import load_network
 from ...common.errors import PhanesInputError
@@ -23,7 +24,7 @@ from ...common.files import sha256_of_file
 from ...common.fingerprint import fingerprint
 from ...space.alignment import AlignHeadd
 from ...space.levels import GRID, LEVELS_MM, STEP_MM, brain_of_levels
-from ...space.resampling import median_of_brain, onto_levels, onto_voxels, scanned
+from ...space.resampling import into_mni_of, median_of_brain, onto_levels, onto_voxels, scanned
 from ...training.prepared import read_prepared
 from .heads_data import HeadCase, heads_in, load
 from .heads_registrations import HeadNotAnalysed, Registrations
@@ -199,14 +200,46 @@ class BundleSystem(HeadSystem):
                     data = step(data)
         except PhanesInputError as error:
             raise HeadNotAnalysed(str(error)) from error
-        data["pred"] = self.inferer(data["image"][None].to(self.device), self.network)[0].cpu()
+        data["pred"] = self.predict(data["image"].as_tensor()[None].to(self.device), data["image"], case)[0].cpu()
         found = self.postprocessing(data)
         anomaly, label = (torch.as_tensor(found[key])[0].cpu().numpy() for key in ("anomaly", "pred"))
         return HeadMaps(anomaly.astype(np.float32), label > 0 if self.own_label else None)
 
+    def predict(self, inputs: Tensor, image: MetaTensor, case: HeadCase) -> Tensor:
+        """The network's four channels, (1, 4, H, W, D).
+
+        Args:
+            inputs: (1, C, H, W, D), as the network takes them.
+            image: the same, whose meta data say where the levels lie.
+            case: the head.
+        """
+        return torch.as_tensor(self.inferer(inputs, self.network))
+
     def fingerprint(self) -> str:
         self._prepare()
-        return fingerprint(self.network, [self.preprocessing, self.postprocessing, self.own_label])
+        parts = [self.preprocessing, self.postprocessing, self.own_label, type(self).__qualname__]
+        return fingerprint(self.network, parts)
+
+
+class CoarseHeads(BundleSystem):
+    """The first stage alone: its map of eq. (3) before the threshold, and its reconstruction."""
+
+    def predict(self, inputs: Tensor, image: MetaTensor, case: HeadCase) -> Tensor:
+        coarse, suspicion = self.network.coarse(inputs)
+        return torch.cat([suspicion, coarse, torch.zeros_like(coarse), coarse], dim=1)
+
+
+class GroundTruthHeads(BundleSystem):
+    """The filling with the true lesion as its mask: an oracle, whose map is 0 outside of it."""
+
+    def predict(self, inputs: Tensor, image: MetaTensor, case: HeadCase) -> Tensor:
+        mask = torch.zeros_like(inputs[:, :1])
+        if case.truth is not None:
+            into_mni = into_mni_of(image, np.asarray(load(case.image).affine))
+            heights = [float(height) for height in image.meta["heights"]]
+            mask += torch.from_numpy(onto_levels(case.truth, into_mni, heights) > 0.5).to(mask)
+        anomaly, pseudo_healthy = self.network.forward_with_mask(inputs, mask)
+        return torch.cat([anomaly, pseudo_healthy, mask, pseudo_healthy], dim=1)
 
 
 class MapsOfAnotherTool(HeadSystem):

@@ -9,8 +9,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
+from monai.transforms import Compose, CopyItemsd, EnsureChannelFirstd, Orientationd
 
 from scripts.common.errors import PhanesInputError
+from scripts.pipeline.postprocessing import NativeImagesd, SplitMapsd
+from scripts.pipeline.readers import CaseLoadImaged
+from scripts.pipeline.transforms import LevelsOfHeadd, NormalizeHeadd, WithHeightsd
 from scripts.space import alignment
 from scripts.space.levels import GRID
 from scripts.study.evaluation import heads_registrations
@@ -19,7 +24,9 @@ from scripts.study.evaluation.heads_data import HealthyHeads, LesionHeads, Paint
 from scripts.study.evaluation.heads_pictures import best_middle_worst
 from scripts.study.evaluation.heads_registrations import HeadNotAnalysed, Registrations
 from scripts.study.evaluation.heads_systems import (
+    CoarseHeads,
     ConstantHeads,
+    GroundTruthHeads,
     HeadMaps,
     HeadSystem,
     LevelSystem,
@@ -219,3 +226,59 @@ def test_a_head_that_is_not_registered_counts_as_analysed_without_a_finding(made
     done = analysed(Darkness(registrations), HealthyHeads("healthy", folder, registrations), None)
     assert done.refused == ["stranger"]
     assert not done.heads[0].anomaly.any()
+
+
+class TwoStages(torch.nn.Module):
+    """A network whose stages can be told apart."""
+
+    def coarse(self, image):
+        return image[:, :1], 1.0 - image[:, :1]
+
+    def forward_with_mask(self, image, mask):
+        return 3.0 * mask, image[:, :1]
+
+
+@pytest.fixture
+def levels_only(made):
+    """Arguments of a `BundleSystem`: the levels of a head in, the map back on its voxels."""
+    before = Compose(
+        [
+            CaseLoadImaged("image"),
+            EnsureChannelFirstd("image"),
+            CopyItemsd("image", names="source"),
+            Orientationd("image", axcodes="PRS", labels=None),
+            alignment.AlignHeadd("image"),
+            LevelsOfHeadd("image"),
+            NormalizeHeadd("image"),
+            WithHeightsd("image"),
+        ]
+    )
+
+    def after(data):
+        data = NativeImagesd()(SplitMapsd("pred")(data))
+        return {**data, "pred": torch.zeros_like(data["anomaly"])}
+
+    return {
+        "preprocessing": before,
+        "network": TwoStages(),
+        "inferer": lambda inputs, network: 1 / 0,
+        "postprocessing": after,
+        "registrations": made[1],
+        "own_label": False,
+    }
+
+
+def test_the_oracle_is_given_the_lesion_where_the_network_sees_it(made, levels_only):
+    case = list(made[2].cases(0))[2]  # the largest lesion
+    found = GroundTruthHeads(**levels_only)(case)
+    assert found.label is None
+    labelled = found.anomaly > 1.5
+    assert 2 * (labelled & case.truth).sum() / (labelled.sum() + case.truth.sum()) > 0.75
+    healthy = next(made[3].cases())
+    assert not GroundTruthHeads(**levels_only)(healthy).anomaly.any()
+
+
+def test_the_coarse_stage_has_a_row_of_its_own(made, levels_only):
+    case = list(made[2].cases(0))[2]
+    anomaly = CoarseHeads(**levels_only)(case).anomaly
+    assert anomaly[case.truth].mean() > anomaly[case.brain & ~case.truth].mean() + 0.1
