@@ -16,12 +16,13 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...common.checkpoints import load_network
 from ...common.errors import PhanesInputError
 from ...common.files import sha256_of_file
 from ...common.fingerprint import fingerprint
+from ...method.phanes import Phanes
 from ...space.alignment import AlignHeadd
 from ...space.levels import GRID, LEVELS_MM, STEP_MM, brain_of_levels
 from ...space.resampling import into_mni_of, median_of_brain, onto_levels, onto_voxels, scanned
@@ -161,7 +162,7 @@ class BundleSystem(HeadSystem):
     def __init__(
         self,
         preprocessing: Compose,
-        network: nn.Module,
+        network: Phanes,
         inferer: Callable[..., Any],
         postprocessing: Compose,
         registrations: Registrations,
