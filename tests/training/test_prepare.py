@@ -11,9 +11,12 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from monai.transforms import Compose, EnsureChannelFirstd, Orientationd
 from PIL import Image
 
 from scripts.common.errors import PhanesInputError
+from scripts.pipeline.readers import CaseLoadImaged
+from scripts.pipeline.transforms import WHITE, LevelsOfHeadd, NormalizeHeadd
 from scripts.space import alignment
 from scripts.space.levels import LEVELS_MM, brain_of_levels, level_affine
 from scripts.space.resampling import onto_levels
@@ -63,6 +66,24 @@ def test_heads_become_levels_with_a_table_and_a_sheet(tmp_path, registered, caps
     assert np.abs(levels - expected.clip(0, 2.55)).max() < 0.02
     sheet = np.asarray(Image.open(tmp_path / "out/contact_sheet.png"))
     assert sheet.shape[1] == 3 * (3 * 128 + contact_sheet.GAP)
+
+
+def test_a_head_is_trained_on_as_it_is_analysed(tmp_path, registered):
+    write_heads(tmp_path / "in", 1)
+    prepare(str(tmp_path / "in"), str(tmp_path / "out"), workers=1)
+    inference = Compose(
+        [
+            CaseLoadImaged("image"),
+            EnsureChannelFirstd("image"),
+            Orientationd("image", axcodes="PRS", labels=None),
+            alignment.AlignHeadd("image"),
+            LevelsOfHeadd("image"),
+            NormalizeHeadd("image"),
+        ]
+    )
+    seen = inference({"image": str(tmp_path / "in/head0.nii.gz")})["image"][0].numpy()
+    trained = (read_prepared(tmp_path / "out/head0.nii.gz") / WHITE).clip(0, 1)
+    assert np.abs(seen - trained).max() <= 0.51 / BRAIN_VALUE / WHITE
 
 
 @pytest.mark.parametrize("axes", ["RAS", "LPS", "SAL"])

@@ -14,6 +14,8 @@ from scripts.space import alignment
 from ...synthetic_heads import found_at_once, write_heads, write_shapes
 from .test_configs import read, run
 
+SYSTEMS = ["phanes", "phanes_coarse", "phanes_gt", "constant", "perfect"]
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -40,14 +42,16 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_the_bundle_and_the_controls_have_rows(data, scratch_bundle, tmp_path, monkeypatch):
     monkeypatch.setattr(alignment, "register", found_at_once)
-    options = {"seeds": 1, "set_names": ["strokes", "gliomas", "healthy"], "systems": ["phanes", "constant", "perfect"]}
+    options = {"seeds": 1, "set_names": ["strokes", "gliomas", "healthy"], "systems": SYSTEMS}
     run("evaluate_heads.json", scratch_bundle, data_dir=str(data), output_dir=str(tmp_path), **options)
     record = json.loads((tmp_path / "record.json").read_text())
     results = {(result["set"], result["system"]): result for result in record["results"]}
-    assert len(results) == 9
+    assert len(results) == 3 * len(SYSTEMS)
     assert results["strokes", "perfect"]["maps"]["own"]["auprc"] > 0.999
     assert results["gliomas", "perfect"]["maps"]["own"]["auprc"] > 0.999
-    assert results["strokes", "phanes"]["maps"]["own"]["auprc"] > 0
+    assert 0 < results["strokes", "phanes"]["maps"]["own"]["auprc"] < 0.9
+    assert results["strokes", "phanes_gt"]["maps"]["own"]["auprc"] > 0.8
+    assert results["strokes", "phanes_coarse"]["maps"]["own"] != results["strokes", "phanes"]["maps"]["own"]
     assert len(results["healthy", "phanes"]["each"]) == 3
     assert results["healthy", "phanes"]["each"][0]["age"] == 34.5
 
