@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
+from typing import Any
+
 import numpy as np
 import torch
 from monai.data import MetaTensor
@@ -11,8 +14,13 @@ from numpy.typing import NDArray
 
 def add_warning(image: MetaTensor, text: str) -> None:
     """Append a sentence to the image's warnings, which end in `summary.csv` and in the report."""
+    add_note(image.meta, text)
+
+
+def add_note(meta: MutableMapping[str, Any], text: str) -> None:
+    """The same, of the meta data that a reader makes."""
     if text:
-        image.meta["warnings"] = "; ".join(filter(None, [str(image.meta.get("warnings", "")), text]))
+        meta["warnings"] = "; ".join(filter(None, [str(meta.get("warnings", "")), text]))
 
 
 def ras_affine(image: MetaTensor) -> NDArray[np.float64]:

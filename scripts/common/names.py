@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 import unicodedata
 
 # Room for `_pseudo_healthy.nii.gz` and the like within the 255 bytes of a file name.
@@ -21,6 +22,8 @@ def case_name(text: str) -> str:
     """
     text = unicodedata.normalize("NFC", text.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
     name = "".join(c if c.isprintable() and c not in "/\\\N{REPLACEMENT CHARACTER}" else "_" for c in text).strip()
+    # Where paths are ASCII (LC_ALL=C with PYTHONUTF8=0) a folder can have no other name.
+    name = name.encode(sys.getfilesystemencoding(), "replace").decode(sys.getfilesystemencoding()).replace("?", "_")
     if not name or name.startswith((*FORMULA, ".")) or name.casefold() in RESERVED:
         name = f"_{name}"
     encoded = name.encode("utf-8")

@@ -131,6 +131,8 @@ class Target:
 
     def __init__(self, source: SourceSeries, software: Software) -> None:
         self.images = [_completed(image) for image in source.images]
+        completed = dict(zip(map(id, source.images), self.images, strict=True))
+        self.frames = [(completed[id(frame.image)], frame.number) for frame in source.frames]
         self.software = software
         self.now = datetime.now()
         number = header_number(self.images[0], "SeriesNumber") or 0

@@ -87,8 +87,7 @@ def _derived_slice(
     target: Target,
     identity: dict[str, Any],
 ) -> Any:
-    multiframe = len(target.images) == 1 and "NumberOfFrames" in target.reference
-    source = target.images[0 if multiframe else number]
+    source, frame = target.frames[number]
     identity = {k: v for k, v in identity.items() if k not in ("content_date", "content_time")}
     image = highdicom.base.SOPClass(
         study_instance_uid=source.StudyInstanceUID,
@@ -122,12 +121,12 @@ def _derived_slice(
     image.ImageComments = NOTICE
     image.DerivationDescription = "Pseudo-healthy image: marked tissue replaced by generated tissue. Research use only."
     image.DerivationCodeSequence = [highdicom.sr.CodedConcept.from_code(SYNTHESIS)]
-    image.SourceImageSequence = DicomSequence([_reference(source, number + 1 if multiframe else None)])
+    image.SourceImageSequence = DicomSequence([_reference(source, None if frame is None else frame + 1)])
     image.BurnedInAnnotation = "NO"
     image.RecognizableVisualFeatures = "YES"
 
     position, orientation = volume.get_plane_position(plane)[0], volume.get_plane_orientation()[0]
-    exact = None if multiframe else source  # bit for bit the source's own place
+    exact = source if frame is None else None  # bit for bit the source's own place
     image.ImagePositionPatient = (exact or position).ImagePositionPatient
     image.ImageOrientationPatient = (exact or orientation).ImageOrientationPatient
     image.PixelSpacing = exact.PixelSpacing if exact else volume.get_pixel_measures()[0].PixelSpacing

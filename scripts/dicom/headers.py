@@ -13,25 +13,40 @@ from typing import Any
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
-from pydicom.misc import is_dicom
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from ..common.errors import PhanesInputError
 
 DEFLATED = str(DeflatedExplicitVRLittleEndian).encode()
+FIRST_KINDS = (b"UL", b"OB", b"UI", b"CS", b"DA", b"TM", b"DT", b"SH", b"LO")  # of the first elements of a data set
 MAX_DEFLATED_BYTES = 2**28  # an enhanced object of 16 bits and 512 x 512 x 400
 
 logger = logging.getLogger(__name__)
 
 
 def is_dicom_file(path: Path) -> bool:
-    """True for a readable file with a DICOM preamble, or with the suffix `.dcm` (files without preamble exist)."""
+    """True for a readable file with a DICOM preamble, the suffix `.dcm`, or a data set that begins at once."""
     if path.suffix.lower() == ".dcm":
         return True
     try:
-        return is_dicom(path)
+        with path.open("rb") as file:
+            start = file.read(132)
     except OSError:
         return False
+    return start[128:] == b"DICM" or _begins_a_data_set(start)
+
+
+def _begins_a_data_set(start: bytes) -> bool:
+    """True for a first element of group 2 or 8 whose length, written either way and in either order, is small."""
+    if len(start) < 12:
+        return False
+    for order in "<>":
+        group, element, implicit = struct.unpack_from(f"{order}HHI", start)
+        explicit = struct.unpack_from(f"{order}H", start, 6)[0]
+        length = explicit if start[4:6] in FIRST_KINDS else implicit
+        if group in (2, 8) and element <= 0x20 and length <= 64 and length % 2 == 0:
+            return True
+    return False
 
 
 def check_deflated(path: Path) -> None:
@@ -72,8 +87,7 @@ def header_values(header: Dataset, keyword: str, frame: int = 0) -> list[Any]:
     """Values of an attribute, without empty ones; none when they cannot be decoded.
 
     Args:
-        header: of a single-frame object, or of an enhanced one, where what is not at the top is looked for in the
-            functional groups.
+        header: of a single-frame object, or of an enhanced one, whose functional groups come before its top.
         keyword: of the attribute.
         frame: of an enhanced object.
     """
@@ -87,15 +101,13 @@ def header_values(header: Dataset, keyword: str, frame: int = 0) -> list[Any]:
 
 
 def _find(header: Dataset, keyword: str, frame: int) -> list[Any]:
-    if keyword in header:
-        return _listed(header[keyword].value)
     groups = [*header.get("PerFrameFunctionalGroupsSequence", [])[frame : frame + 1]]
     groups += header.get("SharedFunctionalGroupsSequence", [])[:1]
     for group in groups:
         for macro in (element.value for element in group if element.VR == "SQ"):
             if len(macro) and keyword in macro[0]:
                 return _listed(macro[0][keyword].value)
-    return []
+    return _listed(header[keyword].value) if keyword in header else []
 
 
 def header_number(header: Dataset, keyword: str) -> int | None:

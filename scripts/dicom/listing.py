@@ -1,4 +1,4 @@
-"""The list of all DICOM series that a run found, and what was decided of each."""
+"""The list of what a run found besides plain images: all DICOM series and what was passed over, and why."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ COLUMNS = ("chosen", "reason", "series_uid", "study_uid", "number", "description
 
 
 def write_series_list(selection: SeriesSelection, output_dir: str, anonymize: bool = False) -> None:
-    """Write `<output_dir>/series.csv`, in the order found; nothing where there were no DICOM series.
+    """Write `<output_dir>/series.csv`, in the order found; nothing where there were only images to analyse.
 
     Args:
         selection: after it has decided.
         output_dir: folder of the results.
         anonymize: write nothing; descriptions and folders may hold names.
     """
-    if as_bool("anonymize", anonymize) or not selection.decisions or process_rank() > 0:
+    if as_bool("anonymize", anonymize) or not (selection.decisions or selection.passed_over) or process_rank() > 0:
         return
 
     def write(partial: Path) -> None:
@@ -35,8 +35,16 @@ def write_series_list(selection: SeriesSelection, output_dir: str, anonymize: bo
                 names = (series.uid, series.study_uid, series.number, series.description)
                 row = ["yes" if decision.chosen else "no", decision.reason, *names, series.frames, series.folder, note]
                 writer.writerow([one_line(str("" if cell is None else cell)) for cell in row])
+            for path_left, reason in selection.passed_over:
+                row = ["no", reason, "", "", "", path_left.name, "", path_left.parent, ""]
+                writer.writerow([one_line(str(cell)) for cell in row])
 
     path = Path(output_dir) / "series.csv"
     write_atomically(path, write)
     chosen = sum(decision.chosen for decision in selection.decisions)
-    print(f"{chosen} of {len(selection.decisions)} DICOM series chosen: {path}")
+    if selection.decisions:
+        print(f"{chosen} of {len(selection.decisions)} DICOM series chosen: {path}")
+    if selection.passed_over:
+        first, reason = selection.passed_over[0]
+        count = len(selection.passed_over)
+        print(f"{count} files or folders not taken, first '{one_line(first.name)}' ({reason}): {path}")

@@ -60,8 +60,8 @@ def write_dicom_results(
     """
     if not isinstance(source, SourceSeries):
         source = read_source(source, pixels=False)
-    if not source.images[0].get("StudyInstanceUID") or source.note:
-        raise PhanesInputError("lacks the identifiers of its study: no DICOM results can refer to it")
+    if source.unfit:
+        raise PhanesInputError(source.unfit)
     volumes = {name: _on_source_grid(array, affine, source) for name, array in arrays.items()}
     first, end = _analysed_range(volumes.pop("analysed", None), source.geometry.spatial_shape[0])
     part = {name: volume[first:end] for name, volume in volumes.items()}

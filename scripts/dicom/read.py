@@ -17,14 +17,14 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from ..common.errors import PhanesInputError
 from .codestream import check_frames
-from .geometry import ORIENTATION_TOLERANCE, SPACING_TOLERANCE, planes_of, stack_problem
+from .frames import Frame, frames_of, one_a_position, without_strays
+from .geometry import Stack, arrange, check_parallel
 from .headers import check_deflated, is_dicom_file
 
 # Not in every host's environment: it needs pydicom 3, and MONAI Label has pydicom 2. NIfTI and PNG work without it.
 highdicom, _ = optional_import("highdicom")
 
-# `stack_problem` is the stricter check, with sentences; highdicom's own, without, shall not refuse what it accepts.
-TOLERANCES = {"rtol": 2 * SPACING_TOLERANCE, "orientation_tol": 2 * ORIENTATION_TOLERANCE}
+LEAST_SLICES = 3  # fewer tell nothing of their identifiers
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -33,33 +33,54 @@ class SourceSeries:
     """The images of one series that make a volume.
 
     Attributes:
-        images: single-frame objects in the order of the volume's slices, or one multi-frame object.
-        geometry: `highdicom.VolumeGeometry`, axes (slice, row, column), LPS.
-        note: what was mended, "" for nothing.
+        images: the objects, in the order of the volume's slices.
+        frames: the image behind each slice.
+        stack: where they lie.
+        note: what was chosen or mended, "" for nothing.
+        unfit: why no DICOM result can refer to it, a sentence; "" where one can.
     """
 
     images: tuple[Dataset, ...]
-    geometry: Any
+    frames: tuple[Frame, ...]
+    stack: Stack
     note: str = ""
+    unfit: str = ""
 
     @property
-    def multiframe(self) -> bool:
-        """True for an enhanced object."""
-        return "PerFrameFunctionalGroupsSequence" in self.images[0]
+    def geometry(self) -> Any:
+        """`highdicom.VolumeGeometry`, axes (slice, row, column), LPS; not of a sheared stack."""
+        return highdicom.VolumeGeometry(
+            affine=self.stack.affine,
+            spatial_shape=self.shape,
+            coordinate_system="PATIENT",
+            frame_of_reference_uid=self.images[0].FrameOfReferenceUID,
+        )
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Slices, rows, columns."""
+        return (len(self.frames), *self.frames[0].plane.shape)
 
     @property
     def affine(self) -> NDArray:
         """(4, 4), from indices (column, row, slice) to RAS, mm: the axes that DICOM to NIfTI converters use."""
-        return LPS_TO_RAS @ self.geometry.affine[:, [2, 1, 0, 3]]
+        return LPS_TO_RAS @ self.stack.affine[:, [2, 1, 0, 3]]
 
     def array(self) -> NDArray[np.float32]:
-        """(columns, rows, slices), with rescaling, real world values and MONOCHROME1 applied."""
-        if self.multiframe:
-            image = highdicom.Image.from_dataset(self.images[0], copy=False)
-            volume = image.get_volume(dtype=np.float32, rtol=TOLERANCES["rtol"])
-        else:
-            volume = highdicom.image.get_volume_from_series(list(self.images), dtype=np.float32, **TOLERANCES)
-        return np.ascontiguousarray(volume.array.transpose(2, 1, 0))
+        """(columns, rows, slices), with rescaling, real world values and MONOCHROME1 applied.
+
+        What the header calls padding, and lies far outside of the image's values, counts as the least of these.
+        """
+        volume = np.stack([frame.values() for frame in self.frames])
+        padding = np.stack([frame.padding() for frame in self.frames])
+        if padding.any() and not padding.all():
+            low, high = volume[~padding].min(), volume[~padding].max()
+            margin = 0.1 * (high - low)
+            padding &= (volume < low - margin) | (volume > high + margin)
+            volume[padding] = low
+        if self.images[0].get("PhotometricInterpretation") == "MONOCHROME1":
+            volume = volume.max() + volume.min() - volume
+        return np.ascontiguousarray(volume.transpose(2, 1, 0))
 
 
 def series_files(path: str | Path | Sequence[str | Path]) -> list[Path]:
@@ -89,44 +110,35 @@ def read_source(path: str | Path | Sequence[str | Path], pixels: bool = True) ->
     for file in files:
         check_deflated(file)
     images = [pydicom.dcmread(file, stop_before_pixels=not pixels, force=True) for file in files]
-    images = [image for image in images if "Rows" in image and (not pixels or "PixelData" in image)]
+    empty = [image for image in images if "Rows" not in image or (pixels and "PixelData" not in image)]
+    images = [image for image in images if not any(image is one for one in empty)]
     if not images:
         raise PhanesInputError("holds no DICOM images")
     for image in images:
         _complete_file_meta(image)
         if pixels:
             check_frames(image)
-    _check_one_series(images)
-    note = _add_missing(images)
-    planes = planes_of(images)
-    problem = planes if isinstance(planes, str) else stack_problem(planes)
-    if isinstance(planes, str) or problem:
-        raise PhanesInputError(problem)
-
-    if "PerFrameFunctionalGroupsSequence" in images[0]:
-        if len(images) > 1:
-            raise PhanesInputError(f"holds {len(images)} multi-frame images; give a single one")
-        geometry = highdicom.Image.from_dataset(images[0], copy=False).get_volume_geometry(rtol=TOLERANCES["rtol"])
-        if geometry is None:
-            raise PhanesInputError("is no single stack of equally spaced slices")
-        return SourceSeries(tuple(images), geometry, note)
-
-    spacing, places = highdicom.spatial.get_series_volume_positions(images, **TOLERANCES)
-    if spacing is None:
-        raise PhanesInputError("is no single stack of equally spaced slices")
-    ordered = [images[places.index(i)] for i in range(len(images))]
-    geometry = highdicom.VolumeGeometry.from_attributes(
-        image_position=ordered[0].ImagePositionPatient,
-        image_orientation=ordered[0].ImageOrientationPatient,
-        rows=ordered[0].Rows,
-        columns=ordered[0].Columns,
-        number_of_frames=len(ordered),
-        pixel_spacing=ordered[0].PixelSpacing,
-        spacing_between_slices=spacing if len(ordered) > 1 else _single_slice_mm(ordered[0]),
-        coordinate_system="PATIENT",
-        frame_of_reference_uid=ordered[0].FrameOfReferenceUID,
+    unfit = _check_one_series(images)
+    notes = _add_missing(images)
+    if unfit or notes or not images[0].get("StudyInstanceUID"):
+        unfit = f"lacks the identifiers of its study{unfit}: no DICOM results can refer to it"
+    frames, left_out = without_strays(frames_of(images))
+    check_parallel([frame.plane for frame in frames])
+    frames, chosen = one_a_position(frames, pixels)
+    if empty:
+        notes.append(f"{len(empty)} files hold no pixels")
+    stack = arrange([frame.plane for frame in frames], _single_slice_mm(frames[0]))
+    frames = [frames[i] for i in stack.order]
+    if stack.sheared:
+        unfit = unfit or "is sheared: no DICOM results can lie on its slices"
+    used = {id(frame.image): frame.image for frame in frames}
+    return SourceSeries(
+        tuple(used.values()),
+        tuple(frames),
+        stack,
+        "; ".join(filter(None, [*notes, *left_out, *chosen, stack.note])),
+        unfit,
     )
-    return SourceSeries(tuple(ordered), geometry, note)
 
 
 def _complete_file_meta(image: Dataset) -> None:
@@ -138,38 +150,47 @@ def _complete_file_meta(image: Dataset) -> None:
         image.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
 
 
-def _check_one_series(images: Sequence[Dataset]) -> None:
-    """Raise when the images differ in what all images of one stack share."""
+def _check_one_series(images: Sequence[Dataset]) -> str:
+    """Raise when the images differ in what all images of one stack share; returns what an object cannot refer to.
+
+    An identifier that each image has for itself alone, or all have in common, was lost in an export, and tells nothing.
+    """
     counts = {
         "DICOM series": ("SeriesInstanceUID", "give each a folder of its own, or choose one with --series_uid"),
         "kinds of DICOM objects": ("SOPClassUID", "give the images alone"),
         "frames of reference": ("FrameOfReferenceUID", "they cannot be placed together; separate them"),
     }
+    lost = []
     for what, (name, advice) in counts.items():
         number = len({str(image.get(name, "")) for image in images})
-        if number > 1:
+        if number == len(images) >= LEAST_SLICES and name != "SOPClassUID":
+            lost.append(name)
+        elif number > 1:
             raise PhanesInputError(f"holds {number} {what}; {advice}")
     samples = Counter(int(image.get("SamplesPerPixel", 1)) for image in images)
     if samples[1] != len(images):
         raise PhanesInputError("holds colour images; give the grey original images")
+    if len({str(image.get("SOPInstanceUID", i)) for i, image in enumerate(images)}) < len(images):
+        lost.append("SOPInstanceUID")
+    return f" ({lost[0]} is no use: one for all images, or one each)" if lost else ""
 
 
-def _add_missing(images: Sequence[Dataset]) -> str:
+def _add_missing(images: Sequence[Dataset]) -> list[str]:
     """Give identifiers that highdicom needs to images that lost them; the note says so."""
     first = images[0]
     if first.get("FrameOfReferenceUID") and first.get("SeriesInstanceUID"):
-        return ""
+        return []
     for name in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
         value = first.get(name) or pydicom.uid.generate_uid(entropy_srcs=[name, str(first.get("SOPInstanceUID", ""))])
         for image in images:
             setattr(image, name, value)
-    return "its DICOM header lacks a series or frame of reference UID"
+    return ["its DICOM header lacks a series or frame of reference UID"]
 
 
-def _single_slice_mm(image: Dataset) -> float:
+def _single_slice_mm(frame: Frame) -> float:
     """Distance that one slice stands for: the spacing between slices, else the slice's thickness, else 1 mm."""
     for name in ("SpacingBetweenSlices", "SliceThickness"):
-        value = float(image.get(name) or 0.0)
+        value = float(frame.text([name]) or 0.0)
         if value > 0:
             return value
     return 1.0

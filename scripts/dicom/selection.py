@@ -1,16 +1,24 @@
 """Choosing the T1-weighted head series of a study by rules on header attributes; the rules live in a config file.
 
-A rule is a dictionary whose keys are DICOM keywords, several joined by commas, and whose values are a regular
-expression (searched without regard to capitals in the attributes' values, joined by backslashes as DICOM does;
-`^$` is an absent attribute) or a range `[low, high]` of numbers, null for an open end. It matches when all its keys
-do. In enhanced objects an attribute is looked for in the functional groups too. `reason` says what a match means;
-keys that begin with an underscore are comments.
+A rule is a dictionary whose keys are DICOM keywords, several joined by commas. It matches when all its keys do; what
+a key asks of the attributes' values (joined by backslashes, accents and capitals taken away) is one of
+
+- a regular expression to be found in them; `^$` is an absent attribute;
+- a range `[low, high]` of numbers, null for an open end;
+- `{"words": [...], "cut": [...], "without": [...]}`, names of lists of words: one of `words` is there after all of
+  `cut` were taken out, and none of `without` is.
+
+Lists of words stand in the rule set's `words`. Their entries are separated by spaces; in an entry `_` is any
+separator or none, `<name>` a word of another list, the rest a regular expression. A word does not begin or end inside
+of another one, save in scripts that write without spaces. In enhanced objects an attribute is looked for in the
+functional groups too. `reason` says what a match means; keys that begin with an underscore are comments.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +34,10 @@ from .series import Series
 
 Rule = Mapping[str, Any]
 CHOICES = ("all", "best")
+KINDS = ("refuse", "accept", "unclear", "prefer")
+NOTHING = "nothing in its header says T1w"
+AGENT = "contrast agent"  # in the reason of a rule that says whether there was one
+GAP = " 0 "  # between values, and for words that were taken out: no phrase reaches over it
 
 
 @dataclass(frozen=True)
@@ -39,7 +51,9 @@ class Decision:
 
 
 class SeriesSelection:
-    """The user's choice of series, as the config gives it; it keeps the last `decisions`, for the list of series.
+    """The user's choice of series, as the config gives it.
+
+    It keeps the last `decisions`, and what was `passed_over` beside the series, for the list of series.
 
     Args:
         rules: JSON file of the rule set, or the rule set; None takes every series.
@@ -64,6 +78,7 @@ class SeriesSelection:
         self.uids = [uid] if isinstance(uid, str) else list(uid or [])
         self.rule = rule
         self.decisions: list[Decision] = []
+        self.passed_over: list[tuple[Path, str]] = []
 
     def decide(self, found: Sequence[Series], named: bool = False) -> list[Decision]:
         """`choose_series`; a single file that the user named is analysed, and what the rules say of it is a warning."""
@@ -91,10 +106,59 @@ def load_rules(rules: str | Path | Mapping[str, Any] | None) -> dict[str, Any] |
             raise PhanesInputError(f"series_rules '{rules}' cannot be read ({error}): give a JSON file.") from error
     if not isinstance(rules, Mapping) or rules.get("choose", "all") not in CHOICES:
         raise PhanesInputError("series_rules must be a dictionary, its 'choose' one of all, best.")
-    for kind in ("refuse", "accept", "prefer"):
-        for rule in rules.get(kind, []):
+    rules = dict(rules)
+    for kind in KINDS:
+        rules[kind] = [_with_words(rule, rules.get("words", {})) for rule in rules.get(kind, [])]
+        for rule in rules[kind]:
             check_rule(rule)
-    return dict(rules)
+    return rules
+
+
+def _pattern(name: str, words: Mapping[str, Any], inside: tuple[str, ...] = ()) -> str:
+    """A list of words as a regular expression; `inside` are the lists that are being put together."""
+    if name not in words or name in inside:
+        raise PhanesInputError(f"series_rules has no list of words '{name}', or one that holds itself.")
+    listed = words[name] if isinstance(words[name], str) else " ".join(words[name])
+    entries = [
+        re.sub("<([a-z]+)>", lambda m: f"(?:{_pattern(m[1], words, (*inside, name))})", entry.replace("_", r"[\W_]*"))
+        for entry in plain(listed).split()
+    ]
+    return "|".join(entries)
+
+
+def _with_words(rule: Rule, words: Mapping[str, Any]) -> Rule:
+    """The rule with its lists of words as regular expressions."""
+    if not isinstance(rule, Mapping):
+        return rule
+    compiled = dict(rule)
+    for key, wanted in rule.items():
+        if isinstance(wanted, Mapping):
+            compiled[key] = {
+                what: names
+                if isinstance(names, re.Pattern)
+                else _compiled(_apart("|".join(_pattern(name, words) for name in names)))
+                for what, names in wanted.items()
+            }
+    return compiled
+
+
+def _apart(pattern: str) -> str:
+    """A pattern that does not begin or end inside of a word; Chinese, Japanese and Korean do not part words."""
+    letter = r"[^\W\d_\u1100-\uffff]"
+    return f"(?:(?<!{letter})|(?!{letter}))(?:{pattern})(?:(?<!{letter})|(?!{letter}))"
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)  # of words: in small letters, as `plain` leaves them
+    except re.error as error:
+        raise PhanesInputError(f"The series rules hold a bad pattern '{pattern[:60]}' ({error}).") from error
+
+
+def plain(text: str) -> str:
+    """Text in small letters, without accents."""
+    parts = unicodedata.normalize("NFKD", text)
+    return "".join(c for c in parts if not unicodedata.combining(c)).casefold()
 
 
 def check_rule(rule: Rule) -> None:
@@ -106,10 +170,10 @@ def check_rule(rule: Rule) -> None:
         if unknown:
             raise PhanesInputError(f"The series rule {dict(rule)} names '{unknown[0]}', which is no DICOM keyword.")
         if isinstance(wanted, str):
-            try:
-                re.compile(wanted)
-            except re.error as error:
-                raise PhanesInputError(f"The series rule {dict(rule)} holds a bad pattern ({error}).") from error
+            _compiled(wanted)
+        elif isinstance(wanted, Mapping):
+            if not set(wanted) <= {"words", "cut", "without"}:
+                raise PhanesInputError(f"The series rule {dict(rule)} may hold words, cut and without only.")
         elif not (isinstance(wanted, Sequence) and len(wanted) == 2):
             raise PhanesInputError(f"The series rule {dict(rule)} needs a pattern or a range [low, high].")
 
@@ -122,20 +186,32 @@ def _conditions(rule: Rule) -> Iterator[tuple[list[str], Any]]:
 
 def matches(rule: Rule, header: Dataset) -> bool:
     """True when the header meets every condition of the rule."""
-    for keywords, wanted in _conditions(rule):
-        values = [value for name in keywords for value in header_values(header, name)]
-        if isinstance(wanted, str):
-            if not re.search(wanted, "\\".join(str(value) for value in values), flags=re.IGNORECASE):
-                return False
-        else:
-            try:
-                number = float(values[0])
-            except (IndexError, TypeError, ValueError):
-                return False
-            low, high = wanted
-            if (low is not None and number < low) or (high is not None and number > high):
-                return False
-    return True
+    return all(_meets(header, keywords, wanted) for keywords, wanted in _conditions(rule))
+
+
+def _meets(header: Dataset, keywords: Sequence[str], wanted: Any) -> bool:
+    values = [value for name in keywords for value in _values(header, name)]
+    if isinstance(wanted, str):
+        return bool(re.search(wanted, plain("\\".join(map(str, values))), flags=re.IGNORECASE))
+    if isinstance(wanted, Mapping):
+        text = plain(GAP.join(map(str, values)))
+        left = wanted["cut"].sub(GAP, text) if "cut" in wanted else text
+        return bool("words" not in wanted or wanted["words"].search(left)) and not (
+            "without" in wanted and wanted["without"].search(text)
+        )
+    try:
+        number = float(values[0])
+    except (IndexError, TypeError, ValueError):
+        return False
+    low, high = wanted
+    return (low is None or number >= low) and (high is None or number <= high)
+
+
+def _values(header: Dataset, keyword: str) -> list[Any]:
+    # On GE scanners the protocol's name is that of the exam ("BRAIN W/WO CONTRAST"), not of the series.
+    if keyword == "ProtocolName" and str(header.get("Manufacturer", "")).upper().startswith(("GE ", "GEMS")):
+        return []
+    return header_values(header, keyword)
 
 
 def judge(series: Series, rules: Mapping[str, Any]) -> tuple[bool | None, str]:
@@ -148,10 +224,12 @@ def judge(series: Series, rules: Mapping[str, Any]) -> tuple[bool | None, str]:
     for rule in rules.get("refuse", []):
         if matches(rule, series.header):
             return False, str(rule.get("reason", "refused by a rule"))
-    for rule in rules.get("accept", []):
-        if matches(rule, series.header):
-            return True, str(rule.get("reason", "accepted by a rule"))
-    return None, "nothing in its header says T1w"
+    accepted = (rule for rule in rules.get("accept", []) if matches(rule, series.header))
+    reason = str(next(accepted, {"reason": ""}).get("reason", "accepted by a rule"))
+    for rule in rules.get("unclear", []):
+        if reason and matches(rule, series.header):
+            return None, str(rule.get("reason", "unclear by a rule"))
+    return (True, reason) if reason else (None, NOTHING)
 
 
 def choose_series(
@@ -196,22 +274,71 @@ def choose_series(
 
 
 def _decide_study(members: list[Series], rules: Mapping[str, Any]) -> list[Decision]:
-    verdicts = [(series, *judge(series, rules)) for series in members]
-    accepted = [series for series, verdict, _ in verdicts if verdict]
-    unclear = [series for series, verdict, _ in verdicts if verdict is None]
-    warning = ""
-    if not accepted and len(unclear) == 1:
-        accepted, warning = unclear, "the DICOM header does not say that this series is T1w"
+    verdicts = {series: judge(series, rules) for series in members}
+    warnings: dict[Series, str] = {}
+    for series, first, reason in _perhaps_after_agent(verdicts):
+        verdicts[series] = (None, reason)
+        if first:
+            warnings[first] = f"{_named(series)} was left out: {reason}"
+    accepted = [series for series, (verdict, _) in verdicts.items() if verdict]
+    unclear = [series for series, (verdict, reason) in verdicts.items() if verdict is None and reason != NOTHING]
+    unknown = [series for series, verdict in verdicts.items() if verdict == (None, NOTHING)]
+    if not accepted and unclear:
+        first = next((one for one in unclear if not any(_later(one, other) for other in unclear)), unclear[0])
+        others = [_named(one) for one in unclear if one is not first]
+        beside = f"; it was taken as the first in time, not {', '.join(others)}" if others else ""
+        accepted = [first]
+        warnings = {first: f"perhaps no T1w image without contrast agent: {verdicts[first][1]}{beside}"}
+    elif not accepted and len(unknown) == 1:
+        accepted, warnings = unknown, {unknown[0]: "the DICOM header does not say that this series is T1w"}
     best = accepted
     if rules.get("choose", "all") == "best" and accepted:
         order = rules.get("prefer", [])
         best = [max(accepted, key=lambda s: ([matches(rule, s.header) for rule in order], s.frames))]
-    return [
-        Decision(
-            series,
-            series in best,
-            "another series of the study is preferred" if series in accepted and series not in best else reason,
-            warning if series in best else "",
-        )
-        for series, _, reason in verdicts
-    ]
+    decisions = []
+    for series, (verdict, reason) in verdicts.items():
+        if series in accepted and series not in best:
+            reason = "another series of the study is preferred"
+        elif verdict is False and AGENT in reason and best:
+            reason += f"; {_named(best[0])} was taken"
+        decisions.append(Decision(series, series in best, reason, warnings.get(series, "") if series in best else ""))
+    return decisions
+
+
+def _perhaps_after_agent(
+    verdicts: Mapping[Series, tuple[bool | None, str]],
+) -> list[tuple[Series, Series | None, str]]:
+    """Accepted series whose names are silent on contrast agent, but not what was acquired before them.
+
+    Returns:
+        The series, the accepted one that was acquired before it under the same name (None where there is none), and
+        the reason.
+    """
+    after = [series for series, (verdict, reason) in verdicts.items() if verdict is False and AGENT in reason]
+    silent = [series for series, (verdict, reason) in verdicts.items() if verdict and AGENT not in reason]
+    found: list[tuple[Series, Series | None, str]] = []
+    for series in silent:
+        alike = [other for other in silent if _alike(series, other) and _later(series, other)]
+        earlier = [other for other in after if _later(series, other)]
+        if alike:
+            first = next(one for one in alike if not any(_later(one, other) for other in alike))
+            found.append((series, first, f"perhaps after contrast agent: {_named(first)} of the same name is earlier"))
+        elif earlier:
+            found.append((series, None, f"perhaps after contrast agent, as {_named(earlier[0])} before it"))
+    return found
+
+
+def _named(series: Series) -> str:
+    number = "" if series.number is None else f" (series {series.number})"
+    return f"'{series.description or series.folder.name}'{number}"
+
+
+def _later(one: Series, other: Series) -> bool:
+    if one.began and other.began:
+        return one.began > other.began
+    return one.number is not None and other.number is not None and one.number > other.number
+
+
+def _alike(one: Series, other: Series) -> bool:
+    """Same name, and slices across the same axis."""
+    return plain(one.description) == plain(other.description) and one.axis == other.axis

@@ -9,28 +9,46 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+import pydicom
 from pydicom.dataset import Dataset
 
+from .frames import first_of
 from .headers import header_number, header_values, read_header
 
-INDEX_TAGS = ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "Rows"]
+UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+# Single images that agree in these, in one study and folder, are slices of one acquisition.
+ACQUISITION = (
+    *("PatientID", "SeriesDescription", "ImageType", "EchoTime", "Rows", "Columns", "PixelSpacing"),
+    *("ImageOrientationPatient", "NumberOfFrames"),
+)
+TIMES = ("AcquisitionDate", "AcquisitionTime", "AcquisitionDateTime", "SeriesDate", "SeriesTime")
+PREFERRED = ("ImageType", "ContrastBolusAgent", "EchoTime", "AcquisitionNumber")  # by these one file is typical
+INDEX_TAGS = [*UIDS, *PREFERRED, *ACQUISITION, *TIMES, "SOPClassUID", "SeriesNumber", "ImagePositionPatient"]
+LEAST_SLICES = 3  # fewer single images are no volume that lost its series
+
+Instances = dict[tuple[str, ...], Dataset]
 
 
 @dataclass(frozen=True, eq=False)
 class Series:
-    """Image files that share Study and Series Instance UID.
+    """Image files that share Study and Series Instance UID, number, description and kind of object.
 
     Attributes:
         files: paths, sorted by name; the order says nothing about positions.
         uid: Series Instance UID, "" when the files have none or cannot be read.
         study_uid: Study Instance UID, likewise.
         note: what a reader of the results should know about the files, "" for nothing.
+        typical: the file whose header stands for the series; of images of several kinds the one that would be taken.
+        began: earliest date and time of acquisition, "" when not known.
     """
 
     files: tuple[Path, ...]
     uid: str = ""
     study_uid: str = ""
     note: str = ""
+    typical: Path | None = None
+    began: str = ""
 
     @property
     def folder(self) -> Path:
@@ -39,9 +57,9 @@ class Series:
 
     @cached_property
     def header(self) -> Dataset:
-        """Header of the first file, empty when it cannot be read."""
+        """Header of the typical file, empty when it cannot be read."""
         try:
-            return read_header(self.files[0])
+            return read_header(self.typical or self.files[0])
         except Exception:  # noqa: BLE001 - the reader says later what is wrong with the file
             return Dataset()
 
@@ -56,6 +74,15 @@ class Series:
         return header_number(self.header, "SeriesNumber")
 
     @property
+    def axis(self) -> int | None:
+        """Axis of the patient that the slices are across, most nearly: 0, 1, 2; None when not known."""
+        try:
+            cosines = np.array(header_values(self.header, "ImageOrientationPatient"), dtype=float)
+            return int(np.abs(np.cross(cosines[:3], cosines[3:])).argmax())
+        except (TypeError, ValueError):
+            return None
+
+    @property
     def description(self) -> str:
         """Series description, else protocol name, on one line."""
         names = header_values(self.header, "SeriesDescription") or header_values(self.header, "ProtocolName")
@@ -65,9 +92,10 @@ class Series:
 def find_series(files: Iterable[Path]) -> list[Series]:
     """Group DICOM files into series.
 
-    Objects without pixels (reports, presentation states) are passed over. Files that cannot be read make a series of
-    their own when nothing else lies in their folder; beside readable ones they become a note. A series whose files are
-    spread over folders is one series; a second copy of the same files in another folder is another.
+    Objects without pixels (reports, presentation states, DICOMDIR) are passed over. Files that cannot be read make a
+    series of their own when nothing else lies in their folder; beside readable ones they become a note. A series whose
+    files are spread over folders is one series; a second copy of the same files in another folder is another. Slices
+    of one acquisition that each have a Series Instance UID of their own are one series.
 
     Args:
         files: paths that `is_dicom_file` accepts.
@@ -75,14 +103,14 @@ def find_series(files: Iterable[Path]) -> list[Series]:
     Returns:
         Series sorted by their first file's path.
     """
-    groups: dict[tuple[str, str, str], dict[Path, dict[str, Path]]] = defaultdict(lambda: defaultdict(dict))
+    groups: dict[tuple[str, ...], dict[Path, Instances]] = defaultdict(lambda: defaultdict(dict))
     repeated: dict[Path, int] = defaultdict(int)
     unreadable: dict[Path, list[Path]] = defaultdict(list)
     readable: set[Path] = set()
     for path in sorted(files):
         try:
             header = read_header(path, INDEX_TAGS)
-            uids = [str(next(iter(header_values(header, name)), "")) for name in INDEX_TAGS[:3]]
+            study, uid, instance = (_text(header, name) for name in UIDS)
             has_pixels = "Rows" in header
         except Exception:  # noqa: BLE001 - pydicom raises many kinds
             unreadable[path.parent].append(path)
@@ -90,26 +118,73 @@ def find_series(files: Iterable[Path]) -> list[Series]:
         if not has_pixels:
             continue
         readable.add(path.parent)
-        # Without a series UID the folder is the series; without an instance UID each file counts.
-        instances = groups[uids[0], uids[1], "" if uids[1] else str(path.parent)][path.parent]
-        if uids[2] in instances:
+        # Without a series UID the folder is the series; without an instance UID each file counts. Some exports give
+        # one UID to several series, or add a screenshot.
+        told_apart = (_text(header, name) for name in ("SeriesNumber", "SeriesDescription", "SOPClassUID"))
+        instances = groups[(study, uid, "" if uid else str(path.parent), *told_apart)][path.parent]
+        identity = (instance or str(path), _text(header, "ImagePositionPatient"))
+        if identity not in instances:
+            instances[identity] = header
+        elif _pixels(path) == _pixels(Path(str(instances[identity].filename))):
             repeated[path.parent] += 1
         else:
-            instances[uids[2] or str(path)] = path
-    series = [
-        Series(tuple(sorted(instances.values())), uid, study_uid, note)
-        for (study_uid, uid, _), folders in groups.items()
+            instances[(*identity, str(path))] = header
+    found: list[tuple[str, str, list[Dataset], str]] = [
+        (study, uid, list(instances.values()), note)
+        for (study, uid, *_), folders in groups.items()
         for instances, note in _joined(folders, unreadable, repeated)
     ]
+    series = [_series(*one) for one in _lost_series_joined(found)]
     series += [Series(tuple(paths)) for folder, paths in unreadable.items() if folder not in readable]
     return sorted(series, key=lambda one: one.files[0])
 
 
+def _text(header: Dataset, keyword: str) -> str:
+    return "\\".join(map(str, header_values(header, keyword)))
+
+
+def _pixels(path: Path) -> bytes:
+    try:
+        return bytes(pydicom.dcmread(path, force=True).get("PixelData", b""))
+    except Exception:  # noqa: BLE001 - a broken file equals no other
+        return str(path).encode("utf-8", "surrogateescape")
+
+
+def _series(study: str, uid: str, headers: list[Dataset], note: str) -> Series:
+    order = sorted(headers, key=lambda one: (*(first_of(_text(one, name)) for name in PREFERRED), str(one.filename)))
+    files = [Path(str(one.filename)) for one in order]
+    times = ([_text(one, name) for name in TIMES] for one in headers)
+    began = min(moment or (time and date + time) or (hour and day + hour) for date, time, moment, day, hour in times)
+    return Series(tuple(sorted(files)), uid, study, note, files[0], began)
+
+
+def _lost_series_joined(
+    found: list[tuple[str, str, list[Dataset], str]],
+) -> list[tuple[str, str, list[Dataset], str]]:
+    """Single images of one acquisition at different positions, each in a series of its own, made one series."""
+    alike: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for i, (study, _, headers, _) in enumerate(found):
+        if len(headers) == 1 and study:
+            folder = str(Path(str(headers[0].filename)).parent)
+            alike[(study, folder, *(_text(headers[0], name) for name in ACQUISITION))].append(i)
+    result = dict(enumerate(found))
+    for members in alike.values():
+        headers = [found[i][2][0] for i in members]
+        if len(members) < LEAST_SLICES or len({_text(h, "ImagePositionPatient") for h in headers}) < len(members):
+            continue
+        note = "; ".join(filter(None, {found[i][3] for i in members}))
+        note = "; ".join(filter(None, [note, f"its {len(members)} slices have a Series Instance UID each"]))
+        result[members[0]] = (*found[members[0]][:2], headers, note)
+        for i in members[1:]:
+            del result[i]
+    return list(result.values())
+
+
 def _joined(
-    folders: dict[Path, dict[str, Path]], unreadable: dict[Path, list[Path]], repeated: dict[Path, int]
-) -> list[tuple[dict[str, Path], str]]:
+    folders: dict[Path, Instances], unreadable: dict[Path, list[Path]], repeated: dict[Path, int]
+) -> list[tuple[Instances, str]]:
     """Instances of folders that complete each other; folders that hold the same instances again stay apart."""
-    parts: list[tuple[dict[str, Path], list[str]]] = []
+    parts: list[tuple[Instances, list[str]]] = []
     for folder, instances in folders.items():
         notes = []
         if repeated[folder]:

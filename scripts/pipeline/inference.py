@@ -30,6 +30,7 @@ from ..common.sources import changed_while_read, signature
 from ..dicom.selection import SeriesSelection
 from ..method.phanes import Phanes
 from .cases import find_cases
+from .folders import paths_of
 from .records import CaseRecords
 from .thresholds import KINDS, Thresholds
 
@@ -140,7 +141,7 @@ def share_of_cases(records: CaseRecords, cases: Sequence[Mapping[str, Any]]) -> 
 
 
 def checked_cases(
-    dataset_dir: str,
+    dataset_dir: str | Sequence[str],
     output_dir: str,
     device: str | torch.device = "cpu",
     selection: SeriesSelection | None = None,
@@ -165,11 +166,11 @@ def checked_cases(
     """
     try:
         cases = find_cases(dataset_dir, selection)
-        _check_output_dir(Path(output_dir), Path(dataset_dir))
+        _check_output_dir(Path(output_dir), paths_of(dataset_dir))
         _check_device(device)
     except PhanesInputError as error:
-        if as_bool("anonymize", anonymize) and selection is not None and selection.decisions:
-            fail("No series was taken for T1w: run without --anonymize to read why, which quotes the series' names.")
+        if as_bool("anonymize", anonymize) and selection is not None and (selection.decisions or selection.passed_over):
+            fail("No image was taken for T1w: run without --anonymize to read why, which quotes names.")
         fail(str(error))
     output = Path(output_dir).resolve()
     # realpath and not Path.resolve, which raises on a link that leads in a circle.
@@ -195,8 +196,8 @@ def verify_bundle(bundle_root: str, verify: bool | str = False) -> None:
         fail(str(error))
 
 
-def _check_output_dir(output: Path, dataset: Path) -> None:
-    if output.resolve() == dataset.resolve():
+def _check_output_dir(output: Path, datasets: Sequence[Path]) -> None:
+    if output.resolve() in [dataset.resolve() for dataset in datasets]:
         raise PhanesInputError(f"output_dir '{output}' is also the dataset_dir: choose another folder for the results.")
     try:
         output.mkdir(parents=True, exist_ok=True)

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from nibabel import Nifti1Header, Nifti2Header
+from nibabel import Nifti1Header
 from nibabel.affines import voxel_sizes
-from nibabel.openers import ImageOpener
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from ..common.errors import PhanesInputError
 
@@ -48,7 +48,7 @@ def check_size(path: str | Path, claimed_bytes: int) -> None:
     """
     path = Path(path)
     size = path.stat().st_size
-    if claimed_bytes > size * (DEFLATE_RATIO if path.name.lower().endswith(".gz") else 1):
+    if claimed_bytes > size * (DEFLATE_RATIO if path.name.lower().endswith((".gz", ".mgz")) or is_packed(path) else 1):
         raise PhanesInputError(f"has {size} bytes, too few for the image that its header describes; it is cut off")
 
 
@@ -66,20 +66,62 @@ def read_gzip(path: str | Path, claimed_bytes: int) -> bytes:
     return content
 
 
-def zero_spacing(path: str | Path) -> bool:
-    """True when a NIfTI header gives one of its axes no extent; nibabel would call it 1 mm."""
-    with ImageOpener(str(path)) as file:
-        start = file.read(540)
-    for kind in (Nifti1Header, Nifti2Header):
-        if kind.may_contain_header(start):
-            header = kind(start[: kind.sizeof_hdr], check=False)
-            ndim = int(np.clip(header["dim"][0], 1, 3))
-            return not (np.abs(header["pixdim"][1 : 1 + ndim]) > 0).all()
-    return False
+def is_packed(path: str | Path) -> bool:
+    """True for a file that gzip wrote, whatever its name."""
+    with Path(path).open("rb") as file:
+        return file.read(2) == b"\x1f\x8b"
+
+
+def zero_spacing(header: Nifti1Header) -> bool:
+    """True when a NIfTI header, unchecked, gives one of its axes no extent; nibabel would call it 1 mm."""
+    ndim = int(np.clip(header["dim"][0], 1, 3))
+    return not (np.abs(header["pixdim"][1 : 1 + ndim]) > 0).all()
+
+
+def plausible_spacing(affine: NDArray) -> bool:
+    """True when a voxel-to-world matrix has voxels of a scanned head."""
+    sizes = voxel_sizes(affine)
+    return bool(sizes.min() >= VOXEL_MM[0] and sizes.max() <= VOXEL_MM[1])
+
+
+def is_sheared(affine: NDArray) -> bool:
+    """True when the axes of a voxel-to-world matrix are far from perpendicular."""
+    axes = affine[:3, :3] / voxel_sizes(affine)
+    return bool(np.abs(axes.T @ axes - np.eye(3)).max() > MAX_SHEAR)
+
+
+def straightened(array: NDArray, affine: NDArray) -> tuple[NDArray, NDArray]:
+    """A volume on a grid with perpendicular axes that covers it, its first axis and its first plane kept.
+
+    Args:
+        array: (X, Y, Z).
+        affine: (4, 4) voxel to world, RAS mm, of full rank.
+
+    Returns:
+        Array, its least value where nothing is known, linearly interpolated, and affine.
+
+    Raises:
+        PhanesInputError: the grid is larger than any scan.
+    """
+    turn, scaled = np.linalg.qr(affine[:3, :3])
+    signs = np.sign(np.diag(scaled))
+    turn, scaled = turn * signs, scaled * signs[:, None]  # upper triangular, its diagonal positive
+    sizes = np.diag(scaled).copy()
+    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(array.shape) - 1)
+    ends = corners @ (scaled / sizes[:, None]).T
+    low = np.floor(ends.min(axis=0) + 1e-6)
+    shape = np.ceil(ends.max(axis=0) - 1e-6).astype(int) - low.astype(int) + 1
+    check_shape(shape)
+    back = np.linalg.inv(scaled) @ np.diag(sizes)
+    straight = np.eye(4)
+    straight[:3, :3], straight[:3, 3] = turn * sizes, affine[:3, 3] + (turn * sizes) @ low
+    array = array.astype(np.float32)
+    least = float(array.min())
+    return ndimage.affine_transform(array, back, back @ low, tuple(shape), order=1, cval=least), straight
 
 
 def check_position(affine: NDArray, shape: Sequence[int]) -> None:
-    """Refuse a voxel-to-world matrix (4, 4) that places no head: singular, sheared, or of impossible size.
+    """Refuse a voxel-to-world matrix (4, 4) that places no head: singular or of impossible size.
 
     Raises:
         PhanesInputError: what is wrong.
@@ -88,12 +130,10 @@ def check_position(affine: NDArray, shape: Sequence[int]) -> None:
         raise PhanesInputError("has a header without a usable position (zero or singular affine); mend the header")
     sizes = voxel_sizes(affine)
     text = " x ".join(f"{size:.3g}" for size in sizes)
-    if sizes.min() < VOXEL_MM[0] or sizes.max() > VOXEL_MM[1]:
+    if not plausible_spacing(affine):
         raise PhanesInputError(f"has voxels of {text} mm, which no scan of a head has; mend the header")
     axes = affine[:3, :3] / sizes
     if abs(np.linalg.det(axes)) < 1e-3:
         raise PhanesInputError("has a header without a usable position (zero or singular affine); mend the header")
-    if np.abs(axes.T @ axes - np.eye(3)).max() > MAX_SHEAR:
-        raise PhanesInputError("has a sheared affine (its axes are not perpendicular); resample it to a regular grid")
     if (sizes * np.asarray(shape[:3])).max() > MAX_EXTENT_MM:
         raise PhanesInputError(f"is larger than a person ({text} mm voxels); mend the spacing in the header")

@@ -7,6 +7,7 @@ on disk is remembered under `original_ndim`. Whatever a library raises leaves as
 from __future__ import annotations
 
 import contextlib
+import gzip
 import logging
 import math
 import re
@@ -17,19 +18,35 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import SimpleITK
 from monai.config import KeysCollection
 from monai.data import ImageReader, MetaTensor, NibabelReader, PILReader
 from monai.transforms import LoadImaged
 from monai.utils import MetaKeys, SpaceKeys
 from numpy.typing import NDArray
 from PIL import Image
+from scipy import ndimage
 
 from ..common.errors import PhanesInputError
-from ..common.metadata import add_warning
+from ..common.metadata import add_note, add_warning
 from ..dicom.headers import is_dicom_file
-from ..dicom.read import SourceSeries, read_source
-from .cases import ACCEPTED, SUFFIXES
-from .limits import check_position, check_shape, check_size, read_gzip, zero_spacing
+from ..dicom.read import LPS_TO_RAS, SourceSeries, read_source
+from .folders import ACCEPTED, SUFFIXES
+from .limits import (
+    check_position,
+    check_shape,
+    check_size,
+    is_packed,
+    is_sheared,
+    plausible_spacing,
+    read_gzip,
+    straightened,
+    zero_spacing,
+)
+
+MM = {"meter": 1000.0, "micron": 0.001}  # of a NIfTI header's other units
+GREY_LEVELS = 16  # by which the channels of a grey pixel may differ
+CAPTION_SHARE = 0.05  # of coloured pixels, in a picture that is otherwise grey
 
 
 def _as_volume(array: NDArray, affine: NDArray, meta: dict, spacing_known: bool = True) -> tuple[NDArray, dict]:
@@ -45,6 +62,9 @@ def _as_volume(array: NDArray, affine: NDArray, meta: dict, spacing_known: bool 
         raise PhanesInputError(f"has the shape {array.shape}; give a 3-D volume or a 2-D slice")
     array = array.reshape(*array.shape[:2], -1)
     check_position(affine, array.shape)
+    if is_sheared(affine):
+        array, affine = straightened(array, affine)
+        add_note(meta, "its axes are not perpendicular, so it was resampled to a straight grid")
     meta.update(
         {
             MetaKeys.AFFINE: affine.copy(),
@@ -60,38 +80,105 @@ def _as_volume(array: NDArray, affine: NDArray, meta: dict, spacing_known: bool 
 
 
 class NiftiSliceReader(NibabelReader):
-    """`NibabelReader` for 2-D and 3-D files, with few header fields kept (those that tell where the image lies).
+    """`NibabelReader` for 2-D and 3-D files: NIfTI (also as a pair), Analyze and MGH.
 
-    The affine is the header's own: nothing is mended silently. Compressed files are read to their end, so that their
-    checksum is verified; plain ones are not mapped into memory, where a file that shrinks would end the process.
+    Few header fields are kept: those that tell where the image lies. The affine is the header's own, in mm. Whether a
+    NIfTI file is compressed is seen by its first bytes, whatever its name; it is read to its end, so that its checksum
+    is verified. Nothing is mapped into memory, where a file that shrinks would end the process.
     """
 
     def read(self, data: Any, **kwargs: Any) -> Any:
-        path = data[0] if isinstance(data, (tuple, list)) else data
-        image = nib.load(path, mmap=False)
-        if not isinstance(image, nib.Nifti1Image):  # NIfTI-2 is one, too
-            raise PhanesInputError("is no NIfTI volume; convert it")
-        dtype = image.get_data_dtype()
-        if dtype.fields is not None or dtype.kind not in "biuf":
-            raise PhanesInputError("holds complex or colour values; give one real intensity a voxel")
-        check_shape(image.shape)
-        offset = int(getattr(image.dataobj, "offset", 0))
-        check_size(path, math.prod(image.shape) * dtype.itemsize + offset)
-        if not image.header["sform_code"] and zero_spacing(path):
-            raise PhanesInputError("has a spacing of zero in its header; mend the header")
-        if str(path).lower().endswith(".gz"):
-            whole = read_gzip(path, math.prod(image.shape) * dtype.itemsize + offset)
-            image = type(image).from_bytes(whole)
+        path = Path(data[0] if isinstance(data, (tuple, list)) else data)
+        if path.name.lower().endswith((".nii", ".nii.gz")):
+            return self._single_file(path)
+        image: Any = nib.load(path, mmap=False)
+        voxels = Path(image.file_map["image"].filename)
+        if not voxels.exists():
+            raise PhanesInputError(f"has no '{voxels.name}' beside it; give both")
+        _claimed_bytes(image.header, image.dataobj.offset, voxels)
         return image
+
+    @staticmethod
+    def _single_file(path: Path) -> Any:
+        kind, header = nifti_header(path)
+        if not header["sform_code"] and zero_spacing(header):
+            raise PhanesInputError("has a spacing of zero in its header; mend the header")
+        claimed = _claimed_bytes(header, header.get_data_offset(), path)
+        return kind.from_bytes(read_gzip(path, claimed) if is_packed(path) else path.read_bytes())
 
     def get_data(self, img: Any) -> tuple[NDArray, dict]:
         header = img.header
-        meta: dict = {"sform_code": int(header["sform_code"]), "qform_code": int(header["qform_code"])}
+        codes = {name: int(header[name]) if name in header else 0 for name in ("sform_code", "qform_code")}
+        if "goodRASFlag" in header:  # MGH
+            codes["sform_code"] = int(header["goodRASFlag"])
         affine = np.array(img.affine, dtype=np.float64)
         if len(img.shape) == 2 and not np.any(affine[:3, 2]):  # a 2-D header may leave the third axis empty
             affine[:3, 2] = np.cross(affine[:3, 0], affine[:3, 1])
             affine[:3, 2] /= np.linalg.norm(affine[:3, 2]) or 1.0
+        unit = header.get_xyzt_units()[0] if isinstance(header, nib.Nifti1Header) else "mm"
+        scaled = np.diag([MM.get(unit, 1.0)] * 3 + [1.0]) @ affine
+        meta: dict = dict(codes)
+        if unit in MM and plausible_spacing(scaled):
+            affine = scaled
+        elif unit in MM:
+            meta["warnings"] = f"its header says {unit}s, but only millimetres make a head: taken for millimetres"
         return _as_volume(np.asanyarray(img.dataobj), affine, meta)
+
+
+def nifti_header(path: Path) -> tuple[Any, Any]:
+    """nibabel's class for a single NIfTI file, packed or not, and its header, unchecked.
+
+    Raises:
+        PhanesInputError: it is none; the sentence is without the path.
+        OSError, EOFError, zlib.error: it cannot be read.
+    """
+    with gzip.open(path) if is_packed(path) else path.open("rb") as file:
+        start = file.read(nib.Nifti2Header.sizeof_hdr)
+    for kind in (nib.Nifti1Image, nib.Nifti2Image):
+        if kind.header_class.may_contain_header(start):
+            return kind, kind.header_class(start[: kind.header_class.sizeof_hdr], check=False)
+    raise PhanesInputError("cannot be read as NIfTI; replace or convert the file")
+
+
+def _claimed_bytes(header: Any, offset: int, path: Path) -> int:
+    """Length of a file by its header, plain; refused where that is no image of a head, or more than the file holds."""
+    dtype, shape = header.get_data_dtype(), header.get_data_shape()
+    if dtype.fields is not None or dtype.kind not in "biuf":
+        raise PhanesInputError("holds complex or colour values; give one real intensity a voxel")
+    check_shape(shape)
+    claimed = math.prod(shape) * dtype.itemsize + int(offset)
+    check_size(path, claimed)
+    return claimed
+
+
+class ItkReader(ImageReader):
+    """NRRD and MetaImage (one file each), by SimpleITK."""
+
+    def verify_suffix(self, filename: Any) -> bool:
+        return True
+
+    def read(self, data: Any, **kwargs: Any) -> Any:
+        path = Path(data[0] if isinstance(data, (tuple, list)) else data)
+        SimpleITK.ProcessObject.GlobalWarningDisplayOff()
+        reader = SimpleITK.ImageFileReader()
+        reader.SetFileName(str(path))
+        try:
+            reader.ReadImageInformation()
+            check_shape(reader.GetSize())
+            if reader.GetNumberOfComponents() > 1:
+                raise PhanesInputError("holds several values a voxel; give one real intensity a voxel")
+            return reader.Execute()
+        except RuntimeError as error:  # its text is of SimpleITK's own source
+            raise PhanesInputError(f"is no {path.suffix[1:].upper()} file, or a damaged one; convert it") from error
+
+    def get_data(self, img: Any) -> tuple[NDArray, dict]:
+        ndim = img.GetDimension()
+        affine = np.eye(4)
+        directions = np.array(img.GetDirection()).reshape(ndim, ndim)[:3, :3]
+        affine[: len(directions), : len(directions)] = directions * np.array(img.GetSpacing())[:3]
+        affine[: len(directions), 3] = np.array(img.GetOrigin())[:3]
+        # A file of one of these kinds says where it lies as DICOM does.
+        return _as_volume(SimpleITK.GetArrayFromImage(img).T, LPS_TO_RAS @ affine, {"sform_code": 1})
 
 
 class PngSliceReader(PILReader):
@@ -108,20 +195,25 @@ class PngSliceReader(PILReader):
         return image
 
     def get_data(self, img: Image.Image) -> tuple[NDArray, dict]:
-        array = np.asarray(img)
-        if img.mode in ("P", "1"):
-            array = np.asarray(img.convert("L"))
-        elif img.mode in ("LA", "RGB", "RGBA"):
-            colours = np.asarray(img.convert("RGB"))
-            if (colours != colours[..., :1]).any():
-                raise PhanesInputError("is a colour picture; give a grey one")
-            array = colours[..., 0]
-        if array.ndim != 2:
-            raise PhanesInputError(f"is a PNG of mode {img.mode}; give a grey one")
+        meta: dict = {}
+        if img.mode in ("L", "I", "I;16", "I;16B", "F"):
+            array = np.asarray(img)
+        else:
+            colours = np.asarray(img.convert("RGBA")).astype(int)
+            coloured = np.ptp(colours[..., :3], axis=-1) > GREY_LEVELS
+            array = np.rint(colours[..., :3].mean(axis=-1) * colours[..., 3] / 255).astype(np.uint8)
+            if coloured.any():
+                caption = ndimage.binary_dilation(coloured, iterations=2)  # the rim of a letter is nearly grey
+                around = array[ndimage.binary_dilation(caption, iterations=3) & ~caption]
+                bright = 0.2 * np.percentile(array, 99)
+                if coloured.mean() > CAPTION_SHARE or (around.size and np.median(around) > bright):
+                    raise PhanesInputError("is a colour picture, or one that was drawn on; give a grey one")
+                array[caption] = 0
+                meta["warnings"] = f"{int(coloured.sum())} coloured pixels (a caption?) count as background"
         height, width = array.shape
         affine = np.diag([1.0, -1.0, 1.0, 1.0])  # columns run to the right, rows to posterior
         affine[:3, 3] = [-(width - 1) / 2, (height - 1) / 2 - 18.0, 23.0]
-        return _as_volume(np.ascontiguousarray(array.T[..., None]), affine, {}, spacing_known=False)
+        return _as_volume(np.ascontiguousarray(array.T[..., None]), affine, meta, spacing_known=False)
 
 
 class DicomSeriesReader(ImageReader):
@@ -144,9 +236,10 @@ class DicomSeriesReader(ImageReader):
         return read_source(self.files or (data[0] if isinstance(data, (tuple, list)) else data))
 
     def get_data(self, img: SourceSeries) -> tuple[NDArray, dict]:
-        check_shape(img.geometry.spatial_shape)
+        check_shape(img.shape)
         meta = {"format": "DICOM", "modality": str(img.images[0].get("Modality", "")), "warnings": img.note}
-        return _as_volume(img.array(), img.affine, meta)
+        array, affine = straightened(img.array(), img.affine) if img.stack.sheared else (img.array(), img.affine)
+        return _as_volume(array, affine, meta)
 
 
 @contextlib.contextmanager
@@ -232,6 +325,8 @@ class CaseLoadImaged(LoadImaged):
             raise PhanesInputError("is a folder in spite of its name, and holds no images; give a file")
         if path.is_file() and name.endswith(".png"):
             return PngSliceReader()
+        if path.is_file() and name.endswith((".nrrd", ".mha")):
+            return ItkReader()
         if path.is_file() and name.endswith(SUFFIXES):
             return NiftiSliceReader()
         if path.is_dir() or is_dicom_file(path):

@@ -27,7 +27,7 @@ from ..common.names import one_line
 from ..common.processes import process_rank
 from ..common.sources import changed_while_read, signature, source_checksum
 from ..common.versions import versions
-from .cases import RECORDS
+from .folders import RECORDS
 from .results import remove_files, replaced_together, result_names
 from .summary import CaseResult
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,8 @@ from monai.data import MetaTensor
 from numpy.typing import NDArray
 
 from ..common.errors import PhanesInputError, PhanesOutputError
+from .limits import is_sheared
+from .readers import nifti_header, quiet_libraries
 
 # key of an image in the pipeline -> (suffix of its file, data type on disk)
 IMAGES: dict[str, tuple[str, type]] = {
@@ -88,23 +91,24 @@ def save_nifti(image: MetaTensor, path: Path, dtype: type) -> None:
     """
     array: NDArray = np.ascontiguousarray(image.as_tensor()[0].cpu().numpy().astype(dtype))
     source = Path(str(image.meta.get("filename_or_obj", "")))
+    nifti = None
     if source.name.lower().endswith((".nii", ".nii.gz")) and source.is_file():
-        nifti = _like(_reloaded(source), array, dtype)
-    else:
+        nifti = _like(source, array, dtype)
+    if nifti is None:
         nifti = nib.Nifti1Image(array, np.asarray(image.meta["original_affine"], dtype=np.float64))
     nib.save(nifti, path)
 
 
-def _reloaded(source: Path) -> Any:
-    """The input's header once more; by now the file may be gone."""
+def _like(source: Path, array: NDArray, dtype: type) -> Any:
+    """The array under the input's header, None where the array lies on a straight grid instead of a sheared one."""
     try:
-        return nib.load(source)
-    except (OSError, ValueError, nib.filebasedimages.ImageFileError) as error:
+        with quiet_libraries():
+            kind, unchecked = nifti_header(source)
+            header = kind.header_class(unchecked.binaryblock, unchecked.endianness)
+    except (OSError, EOFError, ValueError, zlib.error, nib.spatialimages.HeaderDataError) as error:  # it may be gone
         raise PhanesInputError(f"'{source}' changed or vanished while it was analysed; run again.") from error
-
-
-def _like(source: Any, array: NDArray, dtype: type) -> nib.Nifti1Image:
-    header = source.header.copy()
+    if is_sheared(header.get_best_affine()):
+        return None
     header.set_data_dtype(dtype)
     header["scl_slope"], header["scl_inter"] = np.nan, np.nan
     header["cal_max"], header["cal_min"] = 0, 0
@@ -112,8 +116,7 @@ def _like(source: Any, array: NDArray, dtype: type) -> nib.Nifti1Image:
         if field in header:
             header[field] = b""
     header["intent_code"] = 0
-    header.extensions = type(header.extensions)()
-    return type(source)(array.reshape(source.shape), None, header)
+    return kind(array.reshape(header.get_data_shape()), None, header)
 
 
 def save_images(output: Mapping[str, MetaTensor], folder: Path, case: str, save: Mapping[str, bool]) -> None:

@@ -136,8 +136,7 @@ def position(i: int, dx: float = 0.0, dz: float = 0.0) -> dict:
 PROBLEMS = {
     "missing slice": (lambda i: position(i, dz=2.0 if i > 3 else 0), "lacks 1 of 8 slices"),
     "uneven": (lambda i: position(i, dz=0.8 * (i > 3)), "unevenly spaced slices"),
-    "shear": (lambda i: position(i, dx=0.3 * i), r"sheared: .* \(8.5 degrees"),
-    "echoes": (lambda i: {**position(i // 2), "EchoNumbers": i % 2 + 1}, "holds 7 images at 4 slice positions"),
+    "jumps": (lambda i: position(i, dx=0.9 * (i % 2)), "slices that jump sideways"),
     "one position": (lambda i: position(0), "holds 7 images at 1 slice positions"),
     "localizer": (lambda i: {"ImageOrientationPatient": [1, 0, 0, 0, 0, -1] if i > 4 else [1, 0, 0, 0, 1, 0]},
                   "slices of 2 orientations, as a localizer"),

@@ -104,11 +104,6 @@ def empty_gzip_member(folder: Path) -> None:
 
 
 @kind
-def plain_nifti_called_gz(folder: Path) -> None:
-    save(folder / "x.nii", noise()).rename(folder / "x.nii.gz")
-
-
-@kind
 def random_bytes(folder: Path) -> None:
     (folder / "x.nii").write_bytes(np.random.default_rng(1).bytes(5000))
 
@@ -389,11 +384,6 @@ def nan_affine(folder: Path) -> None:
 @kind
 def infinite_position(folder: Path) -> None:
     edited(folder / "x.nii", (SROW_X, "<4f", (1, 0, 0, np.inf)))
-
-
-@kind
-def sheared_affine(folder: Path) -> None:
-    save(folder / "x.nii", noise(), np.array([[1, 0.6, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]))
 
 
 @kind

@@ -169,7 +169,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object]]] = {
     "1-D": ("x.nii", lambda p: save_nifti(p, np.zeros((20,), np.float32), np.eye(4))),
     "complex": ("x.nii", lambda p: save_nifti(p, np.zeros((20, 20, 4), np.complex64), np.eye(4))),
     "singular": ("x.nii", lambda p: save_flat(p)),
-    "colour": ("x.png", lambda p: Image.fromarray(np.eye(20, dtype=np.uint8)[..., None] * np.uint8([9, 5, 2])).save(p)),
+    "colour": ("x.png", lambda p: Image.fromarray(np.tile(np.uint8([90, 50, 20]), (20, 20, 1))).save(p)),
     "other": ("x.txt", lambda p: p.write_text("no image")),
     "missing": ("x.nii", lambda p: None),
     "empty folder": ("x", lambda p: p.mkdir()),
@@ -239,8 +239,7 @@ def test_a_file_that_shrinks_between_header_and_voxels_does_not_end_the_process(
     image = reader.read(path)
     with path.open("r+b") as file:
         file.truncate(1000)
-    with pytest.raises(OSError, match="Expected"):
-        reader.get_data(image)
+    assert reader.get_data(image)[0].sum() == 64**3  # read before it shrank
 
 
 def test_libraries_say_nothing_of_a_header(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
