@@ -72,7 +72,7 @@ def watch(
         settle_s: a study is taken when nothing has come to it for so many seconds.
         anonymize: log and record checksums instead of UIDs.
         keep_files: leave the results in the work folder, too.
-        inference: overrides of entries of inference.json, such as "{'slab_mm':10}".
+        inference: overrides of entries of inference.json, such as "{'slices':'mid'}".
         config: JSON with all settings; default: BUNDLE_ROOT/configs/pacs.json.
         bundle_root: the bundle's folder.
     """
