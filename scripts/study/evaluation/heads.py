@@ -236,7 +236,7 @@ class HeadEvaluation:
             f"{first['heads']} heads{f', lesions painted {seeds} times' if seeds else ''}, "
             f"{100 * sum(shares) / len(shares):.2f} % lesion; times 100; pooled over the voxels of all heads unless "
             f"a column says a head; ± standard deviation over {self.resamples} bootstrap resamples of the heads; "
-            "⌈Dice⌉: best achievable; p: paired bootstrap against the best baseline's AUPRC."
+            "⌈Dice⌉: best achievable; p: paired bootstrap against the best baseline's AUPRC, corrected by Holm."
         )
 
     def _draw(self, name: str, group: Mapping[tuple[str, int | None, str], Result], lines: Mapping[str, Line]) -> None:

@@ -14,15 +14,14 @@ from scripts.space import alignment
 from ...synthetic_heads import found_at_once, write_heads, write_shapes
 from .test_configs import read, run
 
-SYSTEMS = ["phanes", "phanes_coarse", "phanes_gt", "constant", "perfect"]
+SYSTEMS = ["phanes", "phanes_gt", "perfect"]
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Heads, shapes and one head with a real lesion, laid out as the shared data are."""
     root = tmp_path_factory.mktemp("data")
-    heads = write_heads(root / "ixi_heads/val", 3)
-    (root / "ixi_heads/ages.csv").write_text("subject,age_years,sex\nhead0,34.5,F\n")
+    heads = write_heads(root / "ixi_heads/val", 2)
     for part in ("even", "odd"):  # of each size one for val heads and one for test heads
         for file in write_shapes(root / part).iterdir():
             name = f"{file.name.removesuffix('.nii.gz')}_{part}.nii.gz"
@@ -30,8 +29,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             file.rename(root / "stroke_masks_3d" / name)
     tumours = root / "tumour_heads"
     tumours.mkdir()
-    (tumours / "a_t1w.nii.gz").write_bytes((heads / "head2.nii.gz").read_bytes())
-    head = nib.load(heads / "head2.nii.gz")
+    (tumours / "a_t1w.nii.gz").write_bytes((heads / "head1.nii.gz").read_bytes())
+    head = nib.load(heads / "head1.nii.gz")
     mask = np.zeros(head.shape, np.uint8)
     mask[24:30, 20:26, 22:28] = 1
     nib.save(nib.Nifti1Image(mask, head.affine), tumours / "a_mask.nii.gz")
@@ -42,18 +41,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_the_bundle_and_the_controls_have_rows(data, scratch_bundle, tmp_path, monkeypatch):
     monkeypatch.setattr(alignment, "register", found_at_once)
-    options = {"seeds": 1, "set_names": ["strokes", "gliomas", "healthy"], "systems": SYSTEMS}
+    options = {"seeds": 1, "set_names": ["strokes", "gliomas"], "systems": SYSTEMS}
     run("evaluate_heads.json", scratch_bundle, data_dir=str(data), output_dir=str(tmp_path), **options)
     record = json.loads((tmp_path / "record.json").read_text())
     results = {(result["set"], result["system"]): result for result in record["results"]}
-    assert len(results) == 3 * len(SYSTEMS)
+    assert len(results) == 2 * len(SYSTEMS)
     assert results["strokes", "perfect"]["maps"]["own"]["auprc"] > 0.999
     assert results["gliomas", "perfect"]["maps"]["own"]["auprc"] > 0.999
     assert 0 < results["strokes", "phanes"]["maps"]["own"]["auprc"] < 0.9
     assert results["strokes", "phanes_gt"]["maps"]["own"]["auprc"] > 0.8
-    assert results["strokes", "phanes_coarse"]["maps"]["own"] != results["strokes", "phanes"]["maps"]["own"]
-    assert len(results["healthy", "phanes"]["each"]) == 3
-    assert results["healthy", "phanes"]["each"][0]["age"] == 34.5
 
 
 def test_the_config_paints_other_masks_for_val_than_for_test():
