@@ -16,8 +16,8 @@ from .relative_map import RelativeMap
 from .slices import branchless, chunks, fold, joined, unfold
 
 CHANNELS = ("anomaly", "pseudo_healthy", "mask", "coarse")  # of the output, in this order
-# Names of the thresholds' buffers in files written before the steps were components.
-FORMER_NAMES = {
+# Names of the components' thresholds in a state dict, and so in every file of weights.
+THRESHOLDS = {
     "mask_threshold": "mask.threshold",
     "refinement_threshold": "refinement.threshold",
     "bias_threshold": "bias_field.threshold",
@@ -27,6 +27,13 @@ FORMER_NAMES = {
 def with_head(image: Tensor, head: Tensor) -> Tensor:
     """The image (B, C, ...) with another head (B, 1, ...) as its channel 0."""
     return head if image.shape[1] == 1 else torch.cat([head, image[:, 1:]], dim=1)
+
+
+def _with_names_of_files(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    """Hook of `Phanes.state_dict`, see `THRESHOLDS`."""
+    for name, buffer in THRESHOLDS.items():
+        if prefix + buffer in state:
+            state[prefix + name] = state.pop(prefix + buffer)
 
 
 class Phanes(nn.Module):
@@ -96,6 +103,7 @@ class Phanes(nn.Module):
         self.refinement = refinement
         self.bias_field = bias_field
         self.relative_map = relative_map
+        self.register_state_dict_post_hook(_with_names_of_files)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a quarter faster convolutions
 
     def forward(self, image: Tensor) -> Tensor:
@@ -269,13 +277,10 @@ class Phanes(nn.Module):
         return corrected, coarse, torch.exp(field)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        """Thresholds of older files get their new names; those of additions that this network lacks are left out."""
-        for former, name in FORMER_NAMES.items():
-            value = state_dict.pop(prefix + former, None)
-            if value is not None and prefix + name not in state_dict:
-                state_dict[prefix + name] = value
-        buffers = dict(self.named_buffers())
-        for name in FORMER_NAMES.values():
-            if name not in buffers:
-                state_dict.pop(prefix + name, None)
+        """Thresholds by their names in files; those of additions that this network lacks are left out."""
+        own = dict(self.named_buffers())
+        for name, buffer in THRESHOLDS.items():
+            value = state_dict.pop(prefix + name, None)
+            if value is not None and buffer in own:
+                state_dict[prefix + buffer] = value
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser
+from monai.networks import copy_model_state
 from monai.transforms import Compose
 from scipy import ndimage
 from skimage.exposure import equalize_adapthist
@@ -170,20 +171,21 @@ def test_a_whole_head_goes_through_in_chunks_and_nothing_changes():
         )
 
 
-def test_weights_of_before_the_components_fit(images):
+def test_thresholds_keep_their_names_in_files_whatever_the_network_is_part_of():
     network = small(refinement=Refinement(1), bias_field=BiasField())
+    fill_thresholds(network, 0.1, 0.2, 0.3)
     state = network.state_dict()
-    for former, name in (
-        ("mask_threshold", "mask.threshold"),
-        ("refinement_threshold", "refinement.threshold"),
-        ("bias_threshold", "bias_field.threshold"),
-    ):
-        state[former] = state.pop(name) * 0 + 0.3
-    assert not network.load_state_dict(state).unexpected_keys
-    thresholds = (network.mask.threshold, network.refinement.threshold, network.bias_field.threshold)
-    assert [float(t) for t in thresholds] == pytest.approx([0.3] * 3)
+    names = ("mask_threshold", "refinement_threshold", "bias_threshold")
+    assert [float(state[name]) for name in names] == pytest.approx([0.1, 0.2, 0.3])
+    assert not any("." in name and "threshold" in name for name in state)
+    other = nn.ModuleDict({"network": small(refinement=Refinement(1), bias_field=BiasField())})
+    other.load_state_dict({f"network.{name}": value for name, value in state.items()})
+    assert float(other["network"].refinement.threshold) == pytest.approx(0.2)
+    _, changed, _ = copy_model_state(small(refinement=Refinement(1), bias_field=BiasField()), network)
+    assert set(names) <= set(changed)
     small().load_state_dict(state)  # thresholds of additions that are not there are left out
-    assert "mask_threshold" in state
+    with pytest.raises(RuntimeError, match=r"Missing key.*refinement\.threshold"):
+        network.load_state_dict(small().state_dict())
 
 
 def test_the_channels_are_in_the_order_of_their_names(images):

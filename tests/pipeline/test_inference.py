@@ -233,7 +233,7 @@ def test_weights_without_a_mask_threshold_do_not_pass_for_a_healthy_finding(
     root = tmp_path / "bundle"
     shutil.copytree(scratch_bundle, root, symlinks=True)
     state = torch.load(root / "models" / "model.pt", weights_only=True)
-    state["mask.threshold"].fill_(float("nan"))
+    state["mask_threshold"].fill_(float("nan"))
     torch.save(state, root / "models" / "model.pt")
     write_calibration(root)
     with pytest.raises(RuntimeError) as caught:

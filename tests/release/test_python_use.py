@@ -85,5 +85,5 @@ def test_the_workflows_parts_are_there_by_their_names(packaged: Path, tmp_path: 
         assert workflow.get_meta_file().endswith("metadata.json")
         assert workflow.version == workflow.parser.get_parsed_content("_meta_::version")
         assert type(workflow.network_def).__name__ == "Phanes"
-        assert type(workflow.inferer).__name__ == "AutocastSliceInferer"
+        assert type(workflow.inferer).__name__ == "HeadInferer"
         assert type(workflow.preprocessing.transforms[0]).__name__ == "CaseLoadImaged"

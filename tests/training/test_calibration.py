@@ -113,7 +113,7 @@ def test_stored_weights_are_cpu_tensors_in_half_precision():
     assert all(not v.is_cuda for v in state.values())
     assert state["inpainter.output.weight"].dtype == torch.float16
     assert state["autoencoder.encoder.stem_norm.running_var"].dtype == torch.float32
-    assert state["mask.threshold"].dtype == torch.float32
+    assert state["mask_threshold"].dtype == torch.float32
 
 
 def test_a_missing_part_says_which_command_makes_it(tmp_path):

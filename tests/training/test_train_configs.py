@@ -239,9 +239,9 @@ def test_training_goes_on_from_given_weights_and_ends_calibrated(slices, tmp_pat
     assert not any("linear" in name or name.startswith(("inpainter", "perceptual")) for name in moved)
     record = json.loads((out / "models" / "calibration.json").read_text())
     assert record["healthy_scans"] == 2
-    assert float(state["mask.threshold"]) == pytest.approx(record["mask_threshold"])
-    assert float(state["refinement.threshold"]) == pytest.approx(record["refinement_threshold"])
-    assert torch.equal(torch.load(weights, weights_only=True)["mask.threshold"], torch.tensor(0.05))
+    assert float(state["mask_threshold"]) == pytest.approx(record["mask_threshold"])
+    assert float(state["refinement_threshold"]) == pytest.approx(record["refinement_threshold"])
+    assert torch.equal(torch.load(weights, weights_only=True)["mask_threshold"], torch.tensor(0.05))
 
 
 def test_stage_2_without_stage_1_says_what_to_run_first(slices, tmp_path):
