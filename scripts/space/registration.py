@@ -1,46 +1,59 @@
-"""Affine registration of a head to the MNI152 template with SimpleITK, and the check of what came out.
+"""Affine registration of a head to the MNI152 template, from coarse to fine, and the check of what came out.
 
-The metric is Mattes mutual information. The template is a brain only, and a brain alone fits the outline of the scalp
-nearly as well as that of the brain; so a head is first found with a stand-in for skull and scalp around that brain,
-from several starts, of which the correlation within the brain chooses. Then the metric sees the brain and a thin shell
-around it, skull and fluid in a head, air around a stripped brain: dark in both, so that one template serves both.
+The scan is described by the template, not the other way round: brightness = a polynomial of the template's times a
+smooth field (shading of coils) + noise with outliers (lesions). Gauss-Newton steps on all parameters at once, with
+robust weights, find affine map, polynomial and field. The template is blurred as the scan is, slices and gaps too.
 
-World coordinates are RAS, in mm. Everything runs on one thread: ITK's parallel sums differ from run to run.
+The template is a brain only, and a brain alone fits the outline of the scalp nearly as well as that of the brain. So a
+head is first found with a stand-in for skull and scalp around that brain: every turn of a lattice is correlated with
+the scan at every shift, all are refined at 8 mm, and the best of them at 4 mm by the brain and a thin shell around it.
+
+World coordinates are RAS, in mm. The matrix products run on one thread: parallel sums would differ from run to run.
+Source of the model: Ashburner and Friston, Multimodal image coregistration and partitioning, NeuroImage 1997.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 from typing import NamedTuple
 
 import numpy as np
-import SimpleITK as sitk
 from nibabel.affines import apply_affine, voxel_sizes
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy import fft, ndimage
 from scipy.spatial.transform import Rotation
+from skimage.measure import block_reduce
+from threadpoolctl import threadpool_limits
 
 from .geometry import foreground
 from .template import BRAIN_CUT, read_template
 
-TEMPLATE_CENTRE = (0.0, -18.0, 8.0)  # mm; the brain's middle, about which rotations and scales are taken
-VERTEX_MM = 75.0  # from a head's vertex down to the brain's middle, to begin with
+CENTRE = np.array((0.0, -18.0, 8.0))  # mm; the brain's middle, about which rotations and scales are taken
+LEVER_MM = 60.0  # an element of the linear part counts like this many mm of shift
 
 # The stand-in for a head: dark skull, bright scalp and air outside the brain, each so many mm thick.
 SKULL_MM, SCALP_MM, AIR_MM = 7.0, 7.0, 5.0
-SCALP_INTENSITY = 200.0
+SCALP = 0.8  # brightness; the brain's is 0 to 1
 FACE_MM = -25.0  # template z below which a head is no longer a brain in a shell
-SHELL_MM = 4.0  # around the brain, of the mutual information's mask
 
-SEED = 1  # of the sampling's jitter; ITK's default is the clock
-LEVER_MM = 60.0  # a matrix element counts like this many mm of shift; converges in a third of ITK's own scales' steps
+# The fit of the brain. Near base and vertex, the surroundings differ from head to head and would set the height.
+SHELL_MM, SHELL = 4.0, 0.25  # around the brain, and its brightness: fluid, skull and a little scalp
+FITTED_Z = (-30.0, 50.0)
 
-# The search for starts, at 8 mm: pitch (nose up is positive), roll and yaw in degrees, scales, and mm up or down.
-PITCHES, ROLLS, YAWS = (-20, -10, 0, 10, 20, 30), (-15, 0, 15), (-15, 0, 15)
-SCALES, HEIGHTS = (0.8, 0.9, 1.0), (-12, 0, 12)  # the best start of each scale is refined at 6 mm
+# The search: turns about three axes are a ball in a cubic lattice, 40 degrees wide; scales; shifts of 12 mm.
+SEARCH_MM, STEP_DEGREES, RADIUS2 = 12.0, 20.0, 4
+SCALES = (0.8, 1.0)
+REACH_MM = 96.0  # the stand-in's half width
+KEPT, FINALS, DISTINCT_MM = 8, 3, 6.0  # refined further at 8 mm; refined at 4 mm; and not the same place twice
+
+# Gaussian priors, standard deviations: of the three logarithmic scales about their mean, of that mean, of the field.
+SHAPE, SIZE, FIELD = 0.08, 0.15, 0.3
+USUAL_SIZE = -0.05  # logarithm of a head's scale to the template
+OUTLIER = 2.5  # robust standard deviations
+ALIKE_MM3 = 1280.0  # so much of a brain counts as one observation
 
 
 @dataclass(frozen=True)
@@ -85,50 +98,192 @@ class Bounds:
         return ""
 
 
-class _Level(NamedTuple):
-    """The template at one resolution: image, mask of the metric, and the brain as a boolean array (z, y, x)."""
+class _Scan(NamedTuple):
+    """A volume (X, Y, Z), float32, and its voxel -> world affine."""
 
-    image: sitk.Image
-    mask: sitk.Image
-    brain: NDArray[np.bool_]
+    values: NDArray
+    affine: NDArray
 
-
-class _Moving(NamedTuple):
-    """The image at one resolution, in a box without rotation, and the map from its world into that box."""
-
-    image: sitk.Image
-    into_box: NDArray
-
-    def reduced(self, mm: float) -> _Moving:
+    def reduced(self, mm: float) -> _Scan:
         """Averaged to voxels of about `mm`."""
-        pairs = zip(self.image.GetSpacing(), self.image.GetSize(), strict=True)
-        return self._replace(image=sitk.BinShrink(self.image, [min(max(1, round(mm / s)), n) for s, n in pairs]))
+        pairs = zip(voxel_sizes(self.affine), self.values.shape, strict=True)
+        steps = tuple(int(min(max(1, round(mm / size)), n)) for size, n in pairs)
+        return _Scan(*_block_means(self.values, self.affine, steps))
+
+    def at(self, voxels: NDArray, to_world: NDArray) -> tuple[NDArray, NDArray[np.bool_]]:
+        """Linear interpolation at (3, N) voxels of another grid, (4, 4) voxel -> this world; and which lie inside."""
+        into = (np.linalg.inv(self.affine) @ to_world).astype(np.float32)
+        where = into[:3, :3] @ voxels + into[:3, 3:]
+        limits = np.array(self.values.shape, dtype=np.float32)[:, None] - 0.5
+        inside = ((where >= -0.5) & (where <= limits)).all(axis=0)
+        return ndimage.map_coordinates(self.values, where, order=1, mode="nearest"), inside
 
 
-@lru_cache(maxsize=1)
-def _template_levels() -> dict[int, _Level]:
-    """8 and 6 mm: the stand-in for a head. 4 and 2 mm: the brain."""
+class _Template(NamedTuple):
+    """The template at one resolution: brightness as a brain and as a head, (X, Y, Z), voxel -> world, and masks."""
+
+    brain: NDArray
+    head: NDArray
+    affine: NDArray
+    inside: NDArray[np.bool_]
+    fitted: NDArray[np.bool_]
+    round_head: NDArray[np.bool_]
+
+
+class _Level(NamedTuple):
+    """What a fit knows of the template: N voxels of a grid, and there what describes a scan.
+
+    Attributes:
+        affine: (4, 4), voxel -> template world.
+        mm: the grid's.
+        voxels: (3, N).
+        values: (N,), the template's brightness.
+        basis: (K, N): 1, the brightness squared and cubed, the brightness times each of the field's functions.
+        field: (K - 3, N), the first of which is 1.
+        slope: (12, N), the brightness's derivative by the linear part (times `LEVER_MM`) and the shift.
+        inside: (N,), the brain.
+    """
+
+    affine: NDArray
+    mm: float
+    voxels: NDArray
+    values: NDArray
+    basis: NDArray
+    field: NDArray
+    slope: NDArray
+    inside: NDArray[np.bool_]
+
+
+def _block_means(values: NDArray, affine: NDArray, steps: tuple[int, ...]) -> tuple[NDArray, NDArray]:
+    """Means of whole blocks of voxels, float32, and their affine."""
+    whole = tuple(slice(0, n // step * step) for n, step in zip(values.shape, steps, strict=True))
+    grid = affine @ np.diag([*steps, 1.0])
+    grid[:3, 3] = apply_affine(affine, (np.array(steps) - 1) / 2)
+    return block_reduce(values[whole], steps, np.mean, func_kwargs={"dtype": np.float32}), grid
+
+
+@lru_cache(maxsize=2)
+def _template(mm: int) -> _Template:
     array, affine = read_template()
-    border = 24
-    brain = np.pad(array, border)[::2, ::2, ::2].astype(np.float32)
-    outside = ndimage.distance_transform_edt(brain <= BRAIN_CUT, sampling=2)
+    border = 28
+    padded = affine.copy()
+    padded[:3, 3] -= border
+    brain, grid = _block_means(np.pad(array, border), padded, (mm,) * 3)
+    inside = brain > BRAIN_CUT
+    outside = ndimage.distance_transform_edt(~inside, sampling=mm)
     scalp = (outside > SKULL_MM) & (outside <= SKULL_MM + SCALP_MM)
-    head = np.where(outside > 0, ndimage.gaussian_filter(np.where(scalp, SCALP_INTENSITY, 0.0), 0.7), brain)
-    z = affine[2, 3] - border + 2.0 * np.arange(brain.shape[2])
-    round_head = np.where(z > FACE_MM, outside <= SKULL_MM + SCALP_MM + AIR_MM, outside <= 2.0)
+    z = grid[2, 3] + mm * np.arange(brain.shape[2])
+    return _Template(
+        np.where(inside, brain / 255, SHELL).astype(np.float32),
+        np.where(inside, brain / 255, ndimage.gaussian_filter(np.where(scalp, SCALP, 0.0), 1.4 / mm)).astype(
+            np.float32
+        ),
+        grid,
+        inside,
+        (outside <= SHELL_MM) & (z > FITTED_Z[0]) & (z < FITTED_Z[1]),
+        np.where(z > FACE_MM, outside <= SKULL_MM + SCALP_MM + AIR_MM, outside <= 2.0),
+    )
 
-    def on_grid(values: NDArray, mm: int) -> sitk.Image:
-        image = sitk.GetImageFromArray(np.ascontiguousarray(values.T.astype(np.float32)))
-        image.SetSpacing([2.0] * 3)
-        image.SetOrigin([float(v) - border for v in affine[:3, 3]])
-        return sitk.BinShrink(image, [mm // 2] * 3)
 
-    levels = {}
-    for mm, values, mask in ((8, head, round_head), (6, head, round_head), (4, brain, outside <= SHELL_MM)):
-        inside = sitk.GetArrayFromImage(on_grid(brain > BRAIN_CUT, mm)) > 0.5
-        levels[mm] = _Level(on_grid(values, mm), on_grid(mask, mm) > 0.5, inside)
-    levels[2] = _Level(on_grid(brain, 2), on_grid(outside <= SHELL_MM, 2) > 0.5, (brain > BRAIN_CUT).T)
-    return levels
+def _blurred(values: NDArray, mm: float, covariance: NDArray) -> NDArray:
+    """Convolved with the Gaussian of a (3, 3) covariance, mm2."""
+    shape = [fft.next_fast_len(n, real=True) for n in values.shape]
+    frequencies = (fft.fftfreq(shape[0], mm), fft.fftfreq(shape[1], mm), fft.rfftfreq(shape[2], mm))
+    waves = np.meshgrid(*(2 * np.pi * f for f in frequencies), indexing="ij", sparse=True)
+    power = sum(covariance[i, j] * waves[i] * waves[j] for i, j in product(range(3), repeat=2))
+    blurred = fft.irfftn(fft.rfftn(values, shape) * np.exp(-0.5 * power).astype(np.float32), shape)
+    return blurred[tuple(slice(0, n) for n in values.shape)]
+
+
+def _level(mm: int, matrix: NDArray, scan: _Scan, head: bool) -> _Level:
+    """The template, blurred as a scan that a (4, 4) matrix maps it onto is.
+
+    A voxel is a box of its own size, or a slice and a gap, and is interpolated linearly: together the variance of a
+    quarter of the size squared.
+    """
+    template = _template(mm)
+    axes = np.linalg.inv(matrix[:3, :3]) @ scan.affine[:3, :3]
+    variances, directions = np.linalg.eigh(axes @ axes.T / 4 - np.eye(3) * mm**2 / 12)  # the template's own box
+    covariance = (directions * np.maximum(variances, 0)) @ directions.T
+    values = _blurred(template.head if head else template.brain, mm, covariance)
+    mask = template.round_head if head else template.fitted
+    voxels = np.argwhere(mask).T.astype(np.float32)
+    t = values[mask]
+    x = ((apply_affine(template.affine, voxels.T) - CENTRE) / LEVER_MM).T.astype(np.float32)
+    order = 2 if head else 3
+    powers = sorted((p for p in product(range(order + 1), repeat=3) if sum(p) <= order), key=sum)
+    field = np.stack([x[0] ** i * x[1] ** j * x[2] ** k for i, j, k in powers])
+    gradient = np.stack([along[mask] for along in np.gradient(values, mm)])
+    slope = np.concatenate([(gradient[:, None] * x[None]).reshape(9, -1), gradient])
+    basis = np.concatenate([np.ones_like(t)[None], t[None] ** 2, t[None] ** 3, t * field])
+    return _Level(template.affine, mm, voxels, t, basis, field, slope, template.inside[mask])
+
+
+def _shape_prior() -> tuple[NDArray, NDArray]:
+    """(9, 9) precision of the logarithmic strain's elements, and the (9,) usual ones."""
+    mean = np.eye(3).ravel()[:, None] * np.eye(3).ravel() / 3
+    symmetric = (np.eye(9) + np.eye(9).reshape(3, 3, 9).transpose(1, 0, 2).reshape(9, 9)) / 2
+    return (symmetric - mean) / SHAPE**2 + 3 * mean / SIZE**2, USUAL_SIZE * np.eye(3).ravel()
+
+
+def _fit(start: NDArray, level: _Level, scan: _Scan, steps: int, tolerance_mm: float) -> NDArray | None:
+    """The affine map (4, 4) that describes the scan best, near a starting one; None where the template leaves the scan.
+
+    A step solves for the brightness's coefficients and for a small affine map of the template's space, by which the
+    template's gradient says how the brightness would change.
+    """
+    count = len(level.basis)
+    precision, usual = _shape_prior()
+    alike = ALIKE_MM3 / level.mm**3
+    field_prior = np.array([1e-6] * 4 + [1 / FIELD**2] * (count - 4))
+    about = np.eye(4)
+    about[:3, 3] = CENTRE
+    matrix, coefficients, before = start, None, np.linalg.inv(about)
+    for _ in range(steps):
+        values, inside = scan.at(level.voxels, matrix @ level.affine)
+        if inside.mean() < 0.3:
+            return None
+        if coefficients is None:
+            weighted = level.basis * inside
+            usual_variance = 0.02 * alike
+            normal = (weighted @ level.basis.T).astype(float) + np.diag(usual_variance * field_prior)
+            coefficients = np.linalg.solve(normal, weighted @ values)
+        residuals = values - coefficients.astype(np.float32) @ level.basis
+        deviation = 1.4826 * float(np.median(np.abs(residuals[inside]))) + 1e-6
+        weights = inside / (1 + (residuals / (OUTLIER * deviation)) ** 2) ** 2
+        _, square, cube, *smooth = coefficients.astype(np.float32)
+        t = level.values
+        steepness = 2 * square * t + 3 * cube * t**2 + np.array(smooth) @ level.field
+        columns = np.concatenate([level.basis, -steepness * level.slope])
+        weighted = columns * weights.astype(np.float32)
+        scale = deviation**2 * alike
+        normal, right = (weighted @ columns.T).astype(float) / scale, (weighted @ values).astype(float) / scale
+        normal[np.arange(count), np.arange(count)] += field_prior
+        linear = slice(count, count + 9)
+        _, stretches, axes = np.linalg.svd(matrix[:3, :3])
+        strain = (axes.T * np.log(stretches)) @ axes
+        normal[linear, linear] += precision / LEVER_MM**2
+        right[linear] -= precision @ (strain.ravel() - usual) / LEVER_MM
+        normal[np.diag_indices(len(normal))] *= 1 + 1e-5
+        solution = np.linalg.solve(normal, right)
+        coefficients, move = solution[:count], solution[count:]
+        move *= min(1.0, 15.0 / float(np.abs(move).max()))  # mm; further, a gradient says little
+        small = np.eye(4)
+        small[:3, :3] += move[:9].reshape(3, 3) / LEVER_MM
+        small[:3, 3] = move[9:]
+        matrix = matrix @ about @ small @ before
+        if np.abs(move).max() < tolerance_mm:
+            break
+    return matrix
+
+
+def _correlation(matrix: NDArray, level: _Level, scan: _Scan, region: NDArray[np.bool_] | None = None) -> float:
+    """Correlation of template and scan in a region (default: all of the level); -1 when most of it lies outside."""
+    values, inside = scan.at(level.voxels, matrix @ level.affine)
+    seen = inside if region is None else inside & region
+    if seen.sum() < 0.3 * (inside.size if region is None else region.sum()) or values[seen].std() == 0:
+        return -1.0
+    return float(np.corrcoef(values[seen], level.values[seen])[0, 1])
 
 
 def _brightest_brain(volume: NDArray, sizes: NDArray) -> float:
@@ -137,98 +292,66 @@ def _brightest_brain(volume: NDArray, sizes: NDArray) -> float:
     coarse = volume[:: steps[0], :: steps[1], :: steps[2]]
     filled = np.pad(ndimage.binary_fill_holes(foreground(coarse)), 1)
     depth = ndimage.distance_transform_edt(filled, sampling=sizes * steps)[1:-1, 1:-1, 1:-1]
-    deep = coarse[depth >= min(20.0, 0.6 * depth.max())]
-    return float(np.percentile(deep, 90))
+    return float(np.percentile(coarse[depth >= min(20.0, 0.6 * depth.max())], 90))
 
 
-def _moving(volume: NDArray, affine: NDArray) -> _Moving:
-    """The image at about 2 mm. Its box has the voxel sizes and no rotation: ITK knows no shear, a matrix does."""
-    sizes = voxel_sizes(affine)
-    low, bright = float(volume.min()), _brightest_brain(volume, sizes)
-    clipped = np.clip(volume, low, max(low + 1.25 * (bright - low), low + 1e-6)).astype(np.float32)
-    image = sitk.GetImageFromArray(np.ascontiguousarray(clipped.T))
-    image.SetSpacing([float(v) for v in sizes])
-    return _Moving(image, np.diag([*sizes, 1.0]) @ np.linalg.inv(affine)).reduced(2.0)
+def _prepared(volume: NDArray, affine: NDArray) -> _Scan:
+    """The image at about 2 mm, its brain's brightness about 0 to 1, and fat not much brighter."""
+    low, bright = float(volume.min()), _brightest_brain(volume, voxel_sizes(affine))
+    values = np.clip((volume - low) / max(bright - low, 1e-6), 0.0, 1.25).astype(np.float32)
+    return _Scan(values, affine).reduced(2.0)
 
 
-def _as_sitk(matrix: NDArray, centre: Sequence[float] = (0.0, 0.0, 0.0)) -> sitk.AffineTransform:
-    """A (4, 4) matrix as ITK's affine map, whose linear part acts about the centre."""
-    transform = sitk.AffineTransform(3)
-    transform.SetCenter([float(c) for c in centre])
-    transform.SetMatrix(matrix[:3, :3].ravel().tolist())
-    transform.SetTranslation((apply_affine(matrix, centre) - centre).tolist())
-    return transform
+def _starts(scan: _Scan) -> list[NDArray]:
+    """Matrices of many turns and scales, each at the shift at which the stand-in correlates best with the scan.
 
-
-def _as_matrix(transform: sitk.Transform) -> NDArray:
-    matrix = np.eye(4)
-    matrix[:3, 3] = transform.TransformPoint((0.0, 0.0, 0.0))
-    for axis in range(3):
-        matrix[:3, axis] = transform.TransformPoint(np.eye(3)[axis].tolist()) - matrix[:3, 3]
-    return matrix
-
-
-def _optimised(
-    start: NDArray, level: _Level, moving: _Moving, step: float, iterations: int, share: float = 1.0
-) -> NDArray:
-    """The affine map at the optimum of the mutual information near a starting one, both (4, 4).
-
-    Args:
-        start: template world -> image world.
-        level: the template.
-        moving: the image, at about the same resolution.
-        step: first step, mm.
-        iterations: at most.
-        share: of the mask's voxels that the metric samples.
+    The correlation of the weighted stand-in with what the scan covers, at every shift, by Fourier transforms
+    (Padfield, Masked object registration in the Fourier domain, 2012).
     """
-    transform = _as_sitk(start, TEMPLATE_CENTRE)
-    method = sitk.ImageRegistrationMethod()
-    method.SetMetricAsMattesMutualInformation(32)
-    if share < 1.0:
-        method.SetMetricSamplingStrategy(method.REGULAR)
-        method.SetMetricSamplingPercentage(share, SEED)
-    method.SetMetricFixedMask(level.mask)
-    method.SetInterpolator(sitk.sitkLinear)
-    method.SetMovingInitialTransform(_as_sitk(moving.into_box))
-    method.SetInitialTransform(transform, inPlace=True)
-    method.SetOptimizerAsRegularStepGradientDescent(step, 0.01, iterations, 0.7, 1e-6)
-    method.SetOptimizerScales([LEVER_MM**2] * 9 + [1.0] * 3)
-    threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)  # the method's own number does not reach its metric
-    try:
-        method.Execute(level.image, moving.image)
-    finally:
-        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
-    return _as_matrix(transform)
+    mm = SEARCH_MM
+    sizes = voxel_sizes(scan.affine)
+    smooth = ndimage.gaussian_filter(scan.values, np.sqrt(np.maximum((0.45 * mm) ** 2 - sizes**2 / 12, 0)) / sizes)
+    corners = apply_affine(scan.affine, np.array(list(product(*((-0.5, n - 0.5) for n in scan.values.shape)))))
+    shape = tuple(np.ceil((corners.max(0) - corners.min(0)) / mm).astype(int))
+    grid = np.diag([mm, mm, mm, 1.0])
+    grid[:3, 3] = corners.min(0) + mm / 2
+    image, covered = (
+        part.reshape(shape) for part in _Scan(smooth, scan.affine).at(np.indices(shape).reshape(3, -1), grid)
+    )
+    template = _template(4)
+    head = ndimage.gaussian_filter(template.head, 0.4 * mm / 4)
+    weight = ndimage.gaussian_filter(template.round_head.astype(np.float32), 0.3 * mm / 4)
+    reach = int(np.ceil(REACH_MM / mm))
+    offsets = np.indices((2 * reach + 1,) * 3).reshape(3, -1) - reach
+    full = [fft.next_fast_len(int(n) + reach, real=True) for n in shape]
+    seen, first, second = (
+        fft.rfftn(part.astype(np.float32), full) for part in (covered, covered * image, covered * image**2)
+    )
 
-
-def _correlation(matrix: NDArray, level: _Level, moving: _Moving, region: NDArray[np.bool_] | None = None) -> float:
-    """Correlation of template and image in a region (default: the brain); -1 when most of it lies outside the image."""
-    outside = -1e30
-    into = _as_sitk(moving.into_box @ matrix)
-    resampled = sitk.GetArrayFromImage(sitk.Resample(moving.image, level.image, into, sitk.sitkLinear, outside))
-    region = level.brain if region is None else region
-    seen = region & (resampled > 0.5 * outside)
-    if seen.sum() < 0.3 * region.sum():
-        return -1.0
-    values = resampled[seen]
-    return float(np.corrcoef(values, sitk.GetArrayFromImage(level.image)[seen])[0, 1]) if values.std() > 0 else -1.0
-
-
-def _starts(moving: _Moving, scale: float) -> Iterator[NDArray]:
-    """Matrices of many rotations and heights about the presumed middle of the brain below the vertex."""
-    head = np.argwhere(foreground(sitk.GetArrayFromImage(moving.image).T))
-    spacing, origin = np.array(moving.image.GetSpacing()), np.array(moving.image.GetOrigin())
-    world = apply_affine(np.linalg.inv(moving.into_box), head * spacing + origin)
-    top = float(np.percentile(world[:, 2], 99.95))
-    upper = world[world[:, 2] > top - 1.6 * VERTEX_MM]  # without face and neck
-    middle = (np.percentile(upper, 1, axis=0) + np.percentile(upper, 99, axis=0)) / 2
-    for *angles, height in product(PITCHES, ROLLS, YAWS, HEIGHTS):
+    found = []
+    ball = [turn for turn in product(range(-2, 3), repeat=3) if sum(n * n for n in turn) <= RADIUS2]
+    for scale, turn in product(SCALES, ball):
+        linear = scale * Rotation.from_rotvec(STEP_DEGREES * np.array(turn), degrees=True).as_matrix()
+        where = apply_affine(np.linalg.inv(template.affine), (np.linalg.inv(linear) @ offsets * mm).T + CENTRE).T
+        t, w = (
+            ndimage.map_coordinates(part, where, order=1, mode="constant").reshape((2 * reach + 1,) * 3)
+            for part in (head, weight)
+        )
+        ones, ts, tts = (np.conj(fft.rfftn(part, full)) for part in (w, w * t, w * t * t))
+        pairs = ((ones, seen), (ts, seen), (tts, seen), (ones, first), (ones, second), (ts, first))
+        n, st, stt, si, sii, sti = (fft.irfftn(a * b, full) for a, b in pairs)
+        total = float(w.sum())
+        n = np.maximum(n, 1e-3)
+        of_template, of_image = (np.maximum(v, 1e-3 * total) for v in (stt - st**2 / n, sii - si**2 / n))
+        correlation = (sti - st * si / n) / np.sqrt(of_template * of_image) * np.minimum(1.0, n / (0.8 * total))
+        correlation[n < 0.4 * total] = -1
+        middles = np.roll(correlation, (reach,) * 3, (0, 1, 2))[tuple(slice(0, k) for k in shape)]
         matrix = np.eye(4)
-        matrix[:3, :3] = scale * Rotation.from_euler("xyz", angles, degrees=True).as_matrix()
-        middle[2] = top - VERTEX_MM + height
-        matrix[:3, 3] = middle - matrix[:3, :3] @ TEMPLATE_CENTRE
-        yield matrix
+        matrix[:3, :3] = linear
+        best = np.unravel_index(int(middles.argmax()), shape)
+        matrix[:3, 3] = apply_affine(grid, best) - linear @ CENTRE
+        found.append(matrix)
+    return found
 
 
 def describe(matrix: NDArray, similarity: float) -> Registration:
@@ -249,14 +372,13 @@ def similarity_as_it_lies(volume: NDArray, affine: NDArray) -> float:
         volume: (X, Y, Z), any storage order and intensity unit.
         affine: (4, 4), voxel -> MNI world, mm.
     """
-    return _correlation(np.eye(4), _template_levels()[4], _moving(volume, affine).reduced(4.0))
+    scan = _prepared(volume, affine).reduced(4.0)
+    level = _level(4, np.eye(4), scan, head=False)
+    return _correlation(np.eye(4), level, scan, level.inside)
 
 
 def register(volume: NDArray, affine: NDArray) -> Registration:
-    """Find the affine map of the MNI152 template onto a head.
-
-    Of many starts at 8 mm the best of each scale is refined at 6 mm, and of these the one that then fits best at 4 and
-    2 mm.
+    """Find the affine map of the MNI152 template onto a head; the same bits whatever the number of threads.
 
     Args:
         volume: (X, Y, Z), any storage order and intensity unit; with or without skull, with or without neck.
@@ -265,25 +387,29 @@ def register(volume: NDArray, affine: NDArray) -> Registration:
     Returns:
         The registration, good or bad: ask `Bounds.objection`. Its similarity is -1 when nothing was found.
     """
-    levels = _template_levels()
-    moving = {2: _moving(volume, affine)}
-    moving |= {mm: moving[2].reduced(mm) for mm in (4, 6, 8)}
-    region = sitk.GetArrayFromImage(levels[8].mask) > 0
-    best, similarity = np.eye(4), -1.0
-    for scale in SCALES:
-        start = max(_starts(moving[4], scale), key=lambda matrix: _correlation(matrix, levels[8], moving[8], region))
-        try:
-            found = _optimised(start, levels[6], moving[6], step=2.0, iterations=100)
-        except RuntimeError:  # the template has left the image
-            continue
-        reached = _correlation(found, levels[4], moving[4])
-        if reached > similarity:
-            best, similarity = found, reached
-    if similarity == -1.0:
+    with threadpool_limits(limits=1, user_api="blas"):
+        scan = _prepared(volume, affine)
+        middle, coarse = scan.reduced(4.0), scan.reduced(8.0)
+        head = _level(8, np.diag([0.95, 0.95, 0.95, 1.0]), coarse, head=True)
+
+        def refined(starts: Iterable[NDArray], steps: int) -> list[NDArray]:
+            fits = [fit for start in starts if (fit := _fit(start, head, coarse, steps, 0.3)) is not None]
+            return sorted(fits, key=lambda fit: -_correlation(fit, head, coarse))
+
+        places: list[NDArray] = []
+        for fit in refined(refined(_starts(middle), 8)[:KEPT], 12):
+            if all(_distance(fit, other) > DISTINCT_MM for other in places):
+                places.append(fit)
+        best, similarity, reached = np.eye(4), -1.0, -2.0
+        for place in places[:FINALS]:
+            level = _level(4, place, middle, head=False)
+            found = _fit(place, level, middle, 15, 0.02)
+            if found is not None and (fits := _correlation(found, level, middle)) > reached:
+                best, reached, similarity = found, fits, _correlation(found, level, middle, level.inside)
         return describe(best, similarity)
-    try:
-        best = _optimised(best, levels[4], moving[4], step=1.0, iterations=100)
-        best = _optimised(best, levels[2], moving[2], step=0.5, iterations=40, share=0.25)
-    except RuntimeError:
-        return describe(best, -1.0)
-    return describe(best, _correlation(best, levels[4], moving[4]))
+
+
+def _distance(one: NDArray, other: NDArray) -> float:
+    """Largest distance between two maps of the brain's box, mm."""
+    corners = np.array(list(product((-60.0, 60.0), (-90.0, 60.0), (-40.0, 70.0))))
+    return float(np.linalg.norm(apply_affine(one, corners) - apply_affine(other, corners), axis=1).max())
