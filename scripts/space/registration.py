@@ -52,7 +52,7 @@ KEPT, FINALS, DISTINCT_MM = 8, 3, 6.0  # refined further at 8 mm; refined at 4 m
 # Gaussian priors, standard deviations: of the three logarithmic scales about their mean, of that mean, of the field.
 SHAPE, SIZE, FIELD = 0.08, 0.15, 0.3
 USUAL_SIZE = -0.05  # logarithm of a head's scale to the template
-OUTLIER = 2.5  # robust standard deviations
+OUTLIER = 5.0  # robust standard deviations
 ALIKE_MM3 = 1280.0  # so much of a brain counts as one observation
 
 
@@ -264,7 +264,7 @@ def _fit(start: NDArray, level: _Level, scan: _Scan, steps: int, tolerance_mm: f
         strain = (axes.T * np.log(stretches)) @ axes
         normal[linear, linear] += precision / LEVER_MM**2
         right[linear] -= precision @ (strain.ravel() - usual) / LEVER_MM
-        normal[np.diag_indices(len(normal))] *= 1 + 1e-5
+        normal[np.diag_indices(len(normal))] += 1e-5 * normal.diagonal() + 1e-6
         solution = np.linalg.solve(normal, right)
         coefficients, move = solution[:count], solution[count:]
         move *= min(1.0, 15.0 / float(np.abs(move).max()))  # mm; further, a gradient says little
