@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from types import TracebackType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from monai.bundle import ConfigParser
 
@@ -51,7 +52,7 @@ def one_sentence(kind: type[BaseException], error: BaseException, trace: Traceba
 
 
 def check_overrides(argv: list[str] | None = None) -> None:
-    """Refuse `--name value` overrides that no config file knows: MONAI would take them silently.
+    """Refuse `--name value` overrides that no config file knows, and words for truth values: MONAI takes both silently.
 
     Args:
         argv: the command line after the program's name; default: this process's, when MONAI's bundle command is
@@ -69,8 +70,9 @@ def check_overrides(argv: list[str] | None = None) -> None:
     if "config_file" not in flags:
         return
     files = [f.strip(" '\"") for f in flags["config_file"].strip("[]()").split(",")]
-    known = set(ConfigParser.load_config_files(files)) | RUN_OPTIONS
-    for name in flags:
+    config = ConfigParser.load_config_files(files)
+    known, switched = set(config) | RUN_OPTIONS, _switched(config)
+    for name, value in flags.items():
         root = name.split("::")[0].split("#")[0]
         if root in GONE:
             fail(f"--{name} is gone: {GONE[root]}")
@@ -78,3 +80,13 @@ def check_overrides(argv: list[str] | None = None) -> None:
             close = difflib.get_close_matches(root, [k for k in known if not k.startswith("_")], n=1)
             hint = f"did you mean --{close[0]}?" if close else f"the options are the ids in {', '.join(files)}."
             fail(f"unknown option --{name}: {hint}")
+        if value in ("true", "false", "yes", "no") and name not in switched:
+            fail(f"--{name} is '{value}', which Python takes for true: write True or False.")
+
+
+def _switched(config: Mapping[str, Any]) -> set[str]:
+    """Options whose words become values, because a component `switches` of the config takes them."""
+    kinds = [
+        v for v in config.values() if isinstance(v, dict) and v.get("_target_") == "scripts.common.options.switches"
+    ]
+    return {str(value).removeprefix("@") for kind in kinds for name, value in kind.items() if name[0] != "_"}

@@ -16,3 +16,8 @@ def as_bool(name: str, value: object) -> bool:
     if wanted is None:
         raise PhanesInputError(f"{name} is {value!r}: give true or false.")
     return wanted
+
+
+def switches(**options: object) -> dict[str, bool]:
+    """All yes-or-no options of a config by name, see `as_bool`: the one place where words become values."""
+    return {name: as_bool(name, value) for name, value in options.items()}

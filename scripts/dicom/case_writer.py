@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from ..common.errors import PhanesInputError
-from ..common.options import as_bool
 from .concepts import MAX_NUMBERS, Findings, Region, Software
 from .output import write_dicom_results
 
@@ -33,7 +32,7 @@ class DicomCaseWriter:
         parameters: Mapping[str, Any] | None = None,
         enabled: bool = True,
     ) -> None:
-        self.enabled = as_bool("dicom_output", enabled)
+        self.enabled = enabled
         self.cases = {case["case"]: case for case in cases}
         self.software = Software(
             weights=str(calibration.get("weights_sha256", "")),

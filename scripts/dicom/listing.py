@@ -7,7 +7,6 @@ from pathlib import Path
 
 from ..common.files import write_atomically
 from ..common.names import one_line
-from ..common.options import as_bool
 from ..common.processes import process_rank
 from .selection import SeriesSelection
 
@@ -22,7 +21,7 @@ def write_series_list(selection: SeriesSelection, output_dir: str, anonymize: bo
         output_dir: folder of the results.
         anonymize: write nothing; descriptions and folders may hold names.
     """
-    if as_bool("anonymize", anonymize) or not (selection.decisions or selection.passed_over) or process_rank() > 0:
+    if anonymize or not (selection.decisions or selection.passed_over) or process_rank() > 0:
         return
 
     def write(partial: Path) -> None:

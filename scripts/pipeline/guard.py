@@ -21,7 +21,6 @@ from torch import Tensor
 
 from ..common.errors import PhanesInputError
 from ..common.metadata import add_warning
-from ..common.options import as_bool
 from ..method.filters import gaussian_filter
 from ..space.levels import LEVELS_MM, PIXEL_MM, nearest_level
 
@@ -155,9 +154,9 @@ class GuardLevelsd(Transform):
         PhanesInputError: with `strict`, for a case that is unlike the training heads.
     """
 
-    def __init__(self, calibration: Mapping[str, Any], strict: bool | str = False, ref_key: str = "image") -> None:
+    def __init__(self, calibration: Mapping[str, Any], strict: bool = False, ref_key: str = "image") -> None:
         self.record = calibration.get("guard")
-        self.strict = as_bool("strict", strict)
+        self.strict = strict
         self.ref_key = ref_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

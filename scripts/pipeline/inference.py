@@ -24,7 +24,6 @@ from ..common.cli import fail
 from ..common.errors import PhanesInputError, PhanesOutputError
 from ..common.files import sha256_of_file
 from ..common.fingerprint import choices
-from ..common.options import as_bool
 from ..common.processes import process_rank, share
 from ..common.sources import changed_while_read, signature
 from ..dicom.selection import SeriesSelection
@@ -87,9 +86,9 @@ class HeadInferer(SimpleInferer):
         amp: bfloat16 for convolutions and matrix products.
     """
 
-    def __init__(self, amp: bool | str = False) -> None:
+    def __init__(self, amp: bool = False) -> None:
         super().__init__()
-        self.amp = as_bool("amp", amp)
+        self.amp = amp
 
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=self.amp):
@@ -169,7 +168,7 @@ def checked_cases(
         _check_output_dir(Path(output_dir), paths_of(dataset_dir))
         _check_device(device)
     except PhanesInputError as error:
-        if as_bool("anonymize", anonymize) and selection is not None and (selection.decisions or selection.passed_over):
+        if anonymize and selection is not None and (selection.decisions or selection.passed_over):
             fail("No image was taken for T1w: run without --anonymize to read why, which quotes names.")
         fail(str(error))
     output = Path(output_dir).resolve()
@@ -177,10 +176,10 @@ def checked_cases(
     cases = [case for case in cases if output not in Path(os.path.realpath(case["image"])).parents]
     if not cases:
         fail(f"dataset_dir '{dataset_dir}' holds nothing but earlier results in output_dir: choose another output_dir.")
-    return anonymized(cases, str(anonymize_key)) if as_bool("anonymize", anonymize) else cases
+    return anonymized(cases, str(anonymize_key)) if anonymize else cases
 
 
-def verify_bundle(bundle_root: str, verify: bool | str = False) -> None:
+def verify_bundle(bundle_root: str, verify: bool = False) -> None:
     """Compare a packaged bundle with its `SHA256SUMS`, when asked to: no file changed, missing or added.
 
     It finds what was changed by accident or by someone who did not think of it; against someone who did, compare the
@@ -190,7 +189,7 @@ def verify_bundle(bundle_root: str, verify: bool | str = False) -> None:
         SystemExit: one sentence on the command line (`PhanesInputError` elsewhere).
     """
     try:
-        if as_bool("verify", verify):
+        if verify:
             verify_checksums(bundle_root, within=("configs", "models", "scripts"))
     except PhanesInputError as error:
         fail(str(error))

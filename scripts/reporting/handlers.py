@@ -14,7 +14,6 @@ from ..common.anonymous import without_names
 from ..common.cli import fail
 from ..common.metadata import add_warning
 from ..common.names import one_line
-from ..common.options import as_bool
 from ..common.processes import process_rank, total
 from ..common.versions import versions
 from ..dicom.case_writer import DicomCaseWriter
@@ -60,8 +59,8 @@ class CaseReporter:
         anonymize: bool = False,
     ) -> None:
         self.output_dir = Path(output_dir)
-        self.save = {name: as_bool(f"save_{name}", wanted) for name, wanted in (save or {}).items()}
-        self.report = as_bool("report", report)
+        self.save = dict(save or {})
+        self.report = report
         self.about = dict(about or {})
         self.cases = {item["case"]: item for item in cases}
         self.records = records
@@ -69,7 +68,7 @@ class CaseReporter:
         self.watch = Stopwatch()
         self.summary_due = 0
         self.dicom = dicom
-        self.anonymize = as_bool("anonymize", anonymize)
+        self.anonymize = anonymize
 
     def attach(self, engine: Engine) -> None:
         """Listen to a `CaseEvaluator`."""

@@ -18,7 +18,7 @@ TRAIN = str(BUNDLE / "configs" / "train.json")
 def test_known_options_pass() -> None:
     check_overrides(["run", "inference", "--config_file", CONFIG, "--dataset_dir", "x", "--num-workers=1"])
     check_overrides(["run", "--config_file", f"['{CONFIG}','{TRAIN}']", "--max_epochs", "3", "--run_id=inference"])
-    check_overrides(["run", "--config_file", CONFIG, "--inferer#amp", "true", "--dataloader::num_workers", "1"])
+    check_overrides(["run", "--config_file", CONFIG, "--inferer#amp", "True", "--dataloader::num_workers", "1"])
     check_overrides([])
 
 
@@ -27,6 +27,15 @@ def test_misspelt_options_are_refused_with_a_suggestion() -> None:
         check_overrides(["run", "--config_file", CONFIG, "--dataset_dri", "x"])
     with pytest.raises(PhanesInputError, match=r"unknown option --qqq: the options are the ids in .*inference.json"):
         check_overrides(["run", f"--config_file={CONFIG}", "--qqq=1"])
+
+
+def test_a_word_for_a_truth_value_is_refused_where_it_would_be_taken_for_true() -> None:
+    check_overrides(["run", "--config_file", CONFIG, "--strict", "false", "--save_mask=no"])
+    check_overrides(["run", "--config_file", CONFIG, "--network_def::mask::keep_below", "False"])
+    with pytest.raises(PhanesInputError, match=r"--network_def::mask::keep_below is 'false'.*: write True or False"):
+        check_overrides(["run", "--config_file", CONFIG, "--network_def::mask::keep_below", "false"])
+    with pytest.raises(PhanesInputError, match="--resume is 'false'"):
+        check_overrides(["run", "--config_file", TRAIN, "--resume=false"])
 
 
 def test_options_that_are_gone_say_what_took_their_place() -> None:

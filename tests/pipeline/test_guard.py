@@ -106,7 +106,7 @@ def test_every_level_is_judged_and_a_strict_guard_refuses(record: dict) -> None:
     assert (wrong["guard"], wrong["guard_share"]) == ("unlike the training heads", 1.0)
     assert "does not look like a healthy T1w head at 100 % of the levels" in wrong["image"].meta["warnings"]
     with pytest.raises(PhanesInputError, match=r"'scan.nii' does not look like .* leave --strict out"):
-        GuardLevelsd(record, strict="true")(case(0.9))
+        GuardLevelsd(record, strict=True)(case(0.9))
 
 
 def test_a_level_with_little_brain_is_not_judged(record: dict) -> None:

@@ -256,9 +256,7 @@ class Convolved(torch.nn.Module):
         return result.float()
 
 
-@pytest.mark.parametrize(
-    ("amp", "precision"), [("true", torch.bfloat16), (True, torch.bfloat16), ("false", torch.float32)]
-)
+@pytest.mark.parametrize(("amp", "precision"), [(True, torch.bfloat16), (False, torch.float32)])
 def test_the_network_runs_in_the_precision_that_was_asked_for(amp, precision):
     torch.manual_seed(0)
     network, volume = Convolved(), torch.rand(1, 2, 16, 16, 3)
@@ -268,9 +266,17 @@ def test_the_network_runs_in_the_precision_that_was_asked_for(amp, precision):
         torch.testing.assert_close(found, network(volume), atol=0.02, rtol=0)
 
 
-def test_a_precision_that_is_neither_is_refused():
-    with pytest.raises(PhanesInputError, match="amp is 'half': give true or false"):
-        HeadInferer(amp="half")
+def test_words_of_the_command_line_become_truth_values_in_one_place():
+    parser = ConfigParser()
+    parser.read_config(BUNDLE / "configs" / "inference.json")
+    parser.update({"bundle_root": str(BUNDLE), "amp": "true", "strict": "False", "save_mask": "no", "report": 1})
+    assert parser.get_parsed_content("inferer").amp is True
+    switches, save = parser.get_parsed_content("switches"), parser.get_parsed_content("save")
+    assert (switches["strict"], switches["report"], save["mask"], save["label"]) == (False, True, False, True)
+    parser.update({"amp": "half"})
+    with pytest.raises(RuntimeError) as caught:
+        parser.get_parsed_content("inferer")
+    assert sentence_of(caught.value) == "amp is 'half': give true or false."
 
 
 def test_a_calibration_made_with_other_choices_is_said(tmp_path, caplog):
