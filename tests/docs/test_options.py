@@ -32,8 +32,17 @@ def test_inference_and_training_have_at_most_fifty_literals_together() -> None:
 
 @pytest.mark.parametrize(
     ("value", "literal"),
-    [(1, True), (None, True), ("mid", True), ([1, 2], True), ({"a": [1]}, True)]
-    + [("@size", False), ("$1 + 1", False), ([1, "@size"], False), ({"_target_": "Compose"}, False)],
+    [
+        (1, True),
+        (None, True),
+        ("mid", True),
+        ([1, 2], True),
+        ({"a": [1]}, True),
+        ("@size", False),
+        ("$1 + 1", False),
+        ([1, "@size"], False),
+        ({"_target_": "Compose"}, False),
+    ],
 )
 def test_what_a_literal_is(value: Any, literal: bool) -> None:
     assert is_literal(value) == literal
