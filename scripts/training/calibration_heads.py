@@ -170,10 +170,14 @@ class HeadsCalibrator:
             record = {"weights_sha256": weights}
         try:
             record |= {kind: choose(healthy) for kind, healthy in self.healthy.items() if healthy}
+        except PhanesInputError as error:
+            fail(str(error))
+        record.pop("guard", None)
+        try:
             if self.features:
                 record["guard"] = fit_guard(np.stack(self.features), FALSE_ALARM_RATE)
         except PhanesInputError as error:
-            fail(str(error))
+            logger.warning("No guard: %s", error)
         record["date"] = datetime.now(timezone.utc).strftime("%Y-%m-%d")
         text = json.dumps(record, indent=4) + "\n"
         write_atomically(self.file, lambda partial: partial.write_text(text, encoding="utf-8"))
