@@ -171,12 +171,12 @@ def test_the_whole_head_threshold_and_switches(scratch_bundle: Path, tmp_path: P
     volume, affine = small_template(6.0)
     source, out = save_nifti(tmp_path / "head.nii.gz", volume, affine), tmp_path / "out"
     options = {"save_picture": False, "save_coarse": False, "save_findings": False, "report": False}
-    run_inference(scratch_bundle, source, out, label_threshold=0.0, **options)
+    run_inference(scratch_bundle, source, out, slices="brain", label_threshold=0.0, **options)
     names = {path.name for path in (out / "head").iterdir()}
     missing = {"head_coarse.nii.gz", "head_findings.csv", "head.png", "head_view.json", "dicom"}
     assert names == set(result_names("head")) - missing
     assert not (out / "report.html").exists()
-    assert summary(out)["head"]["slices"] == "0-24"
+    assert summary(out)["head"]["slices"] == "0-25"
     anomaly = result(out, "head", "anomaly")
     np.testing.assert_array_equal(result(out, "head", "label") > 0, anomaly > 0)
     assert not anomaly[volume == 0].any()  # air
