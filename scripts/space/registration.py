@@ -21,7 +21,7 @@ from itertools import product
 from typing import NamedTuple
 
 import numpy as np
-from nibabel.affines import apply_affine, voxel_sizes
+from nibabel.affines import apply_affine, from_matvec, voxel_sizes
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 from scipy.spatial.transform import Rotation
@@ -32,6 +32,7 @@ from .geometry import foreground
 from .template import BRAIN_CUT, read_template
 
 CENTRE = np.array((0.0, -18.0, 8.0))  # mm; the brain's middle, about which rotations and scales are taken
+BRAIN_BOX = np.array(list(product((-60.0, 60.0), (-90.0, 60.0), (-40.0, 70.0))))  # mm; its corners
 LEVER_MM = 60.0  # an element of the linear part counts like this many mm of shift
 
 # The stand-in for a head: dark skull, bright scalp and air outside the brain, each so many mm thick.
@@ -120,14 +121,14 @@ class _Scan(NamedTuple):
 
 
 class _Template(NamedTuple):
-    """The template at one resolution: brightness as a brain and as a head, (X, Y, Z), voxel -> world, and masks."""
+    """The template at one resolution: brightness as a brain and as a head, (X, Y, Z); voxel -> world; and masks."""
 
     brain: NDArray
     head: NDArray
     affine: NDArray
     inside: NDArray[np.bool_]
-    fitted: NDArray[np.bool_]
-    round_head: NDArray[np.bool_]
+    near_brain: NDArray[np.bool_]
+    near_head: NDArray[np.bool_]
 
 
 class _Level(NamedTuple):
@@ -135,7 +136,6 @@ class _Level(NamedTuple):
 
     Attributes:
         affine: (4, 4), voxel -> template world.
-        mm: the grid's.
         voxels: (3, N).
         values: (N,), the template's brightness.
         basis: (K, N): 1, the brightness squared and cubed, the brightness times each of the field's functions.
@@ -145,7 +145,6 @@ class _Level(NamedTuple):
     """
 
     affine: NDArray
-    mm: float
     voxels: NDArray
     values: NDArray
     basis: NDArray
@@ -206,7 +205,7 @@ def _level(mm: int, matrix: NDArray, scan: _Scan, head: bool) -> _Level:
     variances, directions = np.linalg.eigh(axes @ axes.T / 4 - np.eye(3) * mm**2 / 12)  # the template's own box
     covariance = (directions * np.maximum(variances, 0)) @ directions.T
     values = _blurred(template.head if head else template.brain, mm, covariance)
-    mask = template.round_head if head else template.fitted
+    mask = template.near_head if head else template.near_brain
     voxels = np.argwhere(mask).T.astype(np.float32)
     t = values[mask]
     x = ((apply_affine(template.affine, voxels.T) - CENTRE) / LEVER_MM).T.astype(np.float32)
@@ -216,14 +215,14 @@ def _level(mm: int, matrix: NDArray, scan: _Scan, head: bool) -> _Level:
     gradient = np.stack([along[mask] for along in np.gradient(values, mm)])
     slope = np.concatenate([(gradient[:, None] * x[None]).reshape(9, -1), gradient])
     basis = np.concatenate([np.ones_like(t)[None], t[None] ** 2, t[None] ** 3, t * field])
-    return _Level(template.affine, mm, voxels, t, basis, field, slope, template.inside[mask])
+    return _Level(template.affine, voxels, t, basis, field, slope, template.inside[mask])
 
 
-def _shape_prior() -> tuple[NDArray, NDArray]:
-    """(9, 9) precision of the logarithmic strain's elements, and the (9,) usual ones."""
-    mean = np.eye(3).ravel()[:, None] * np.eye(3).ravel() / 3
-    symmetric = (np.eye(9) + np.eye(9).reshape(3, 3, 9).transpose(1, 0, 2).reshape(9, 9)) / 2
-    return (symmetric - mean) / SHAPE**2 + 3 * mean / SIZE**2, USUAL_SIZE * np.eye(3).ravel()
+def _shape_precision() -> NDArray:
+    """(9, 9), of the logarithmic strain's elements."""
+    mean = np.outer(np.eye(3).ravel(), np.eye(3).ravel()) / 3
+    symmetric = (np.eye(9) + np.eye(9)[[0, 3, 6, 1, 4, 7, 2, 5, 8]]) / 2
+    return (symmetric - mean) / SHAPE**2 + 3 * mean / SIZE**2
 
 
 def _fit(start: NDArray, level: _Level, scan: _Scan, steps: int, tolerance_mm: float) -> NDArray | None:
@@ -233,27 +232,23 @@ def _fit(start: NDArray, level: _Level, scan: _Scan, steps: int, tolerance_mm: f
     template's gradient says how the brightness would change.
     """
     count = len(level.basis)
-    precision, usual = _shape_prior()
-    alike = ALIKE_MM3 / level.mm**3
+    precision, usual = _shape_precision(), USUAL_SIZE * np.eye(3).ravel()
+    alike = ALIKE_MM3 / float(np.linalg.det(level.affine[:3, :3]))
     field_prior = np.array([1e-6] * 4 + [1 / FIELD**2] * (count - 4))
-    about = np.eye(4)
-    about[:3, 3] = CENTRE
-    matrix, coefficients, before = start, None, np.linalg.inv(about)
+    matrix, coefficients = start, None
     for _ in range(steps):
         values, inside = scan.at(level.voxels, matrix @ level.affine)
         if inside.mean() < 0.3:
             return None
         if coefficients is None:
             weighted = level.basis * inside
-            usual_variance = 0.02 * alike
-            normal = (weighted @ level.basis.T).astype(float) + np.diag(usual_variance * field_prior)
+            normal = (weighted @ level.basis.T).astype(float) + np.diag(0.02 * alike * field_prior)  # a usual variance
             coefficients = np.linalg.solve(normal, weighted @ values)
         residuals = values - coefficients.astype(np.float32) @ level.basis
         deviation = 1.4826 * float(np.median(np.abs(residuals[inside]))) + 1e-6
         weights = inside / (1 + (residuals / (OUTLIER * deviation)) ** 2) ** 2
         _, square, cube, *smooth = coefficients.astype(np.float32)
-        t = level.values
-        steepness = 2 * square * t + 3 * cube * t**2 + np.array(smooth) @ level.field
+        steepness = 2 * square * level.values + 3 * cube * level.values**2 + np.array(smooth) @ level.field
         columns = np.concatenate([level.basis, -steepness * level.slope])
         weighted = columns * weights.astype(np.float32)
         scale = deviation**2 * alike
@@ -261,17 +256,15 @@ def _fit(start: NDArray, level: _Level, scan: _Scan, steps: int, tolerance_mm: f
         normal[np.arange(count), np.arange(count)] += field_prior
         linear = slice(count, count + 9)
         _, stretches, axes = np.linalg.svd(matrix[:3, :3])
-        strain = (axes.T * np.log(stretches)) @ axes
+        strain = (axes.T * np.log(np.maximum(stretches, 0.1))) @ axes
         normal[linear, linear] += precision / LEVER_MM**2
         right[linear] -= precision @ (strain.ravel() - usual) / LEVER_MM
         normal[np.diag_indices(len(normal))] += 1e-5 * normal.diagonal() + 1e-6
         solution = np.linalg.solve(normal, right)
         coefficients, move = solution[:count], solution[count:]
         move *= min(1.0, 15.0 / float(np.abs(move).max()))  # mm; further, a gradient says little
-        small = np.eye(4)
-        small[:3, :3] += move[:9].reshape(3, 3) / LEVER_MM
-        small[:3, 3] = move[9:]
-        matrix = matrix @ about @ small @ before
+        turned = np.eye(3) + move[:9].reshape(3, 3) / LEVER_MM
+        matrix = matrix @ from_matvec(turned, CENTRE + move[9:] - turned @ CENTRE)
         if np.abs(move).max() < tolerance_mm:
             break
     return matrix
@@ -313,14 +306,13 @@ def _starts(scan: _Scan) -> list[NDArray]:
     smooth = ndimage.gaussian_filter(scan.values, np.sqrt(np.maximum((0.45 * mm) ** 2 - sizes**2 / 12, 0)) / sizes)
     corners = apply_affine(scan.affine, np.array(list(product(*((-0.5, n - 0.5) for n in scan.values.shape)))))
     shape = tuple(np.ceil((corners.max(0) - corners.min(0)) / mm).astype(int))
-    grid = np.diag([mm, mm, mm, 1.0])
-    grid[:3, 3] = corners.min(0) + mm / 2
+    grid = from_matvec(mm * np.eye(3), corners.min(0) + mm / 2)
     image, covered = (
         part.reshape(shape) for part in _Scan(smooth, scan.affine).at(np.indices(shape).reshape(3, -1), grid)
     )
     template = _template(4)
     head = ndimage.gaussian_filter(template.head, 0.4 * mm / 4)
-    weight = ndimage.gaussian_filter(template.round_head.astype(np.float32), 0.3 * mm / 4)
+    weight = ndimage.gaussian_filter(template.near_head.astype(np.float32), 0.3 * mm / 4)
     reach = int(np.ceil(REACH_MM / mm))
     offsets = np.indices((2 * reach + 1,) * 3).reshape(3, -1) - reach
     full = [fft.next_fast_len(int(n) + reach, real=True) for n in shape]
@@ -346,11 +338,8 @@ def _starts(scan: _Scan) -> list[NDArray]:
         correlation = (sti - st * si / n) / np.sqrt(of_template * of_image) * np.minimum(1.0, n / (0.8 * total))
         correlation[n < 0.4 * total] = -1
         middles = np.roll(correlation, (reach,) * 3, (0, 1, 2))[tuple(slice(0, k) for k in shape)]
-        matrix = np.eye(4)
-        matrix[:3, :3] = linear
-        best = np.unravel_index(int(middles.argmax()), shape)
-        matrix[:3, 3] = apply_affine(grid, best) - linear @ CENTRE
-        found.append(matrix)
+        best = apply_affine(grid, np.unravel_index(int(middles.argmax()), shape))
+        found.append(from_matvec(linear, best - linear @ CENTRE))
     return found
 
 
@@ -358,11 +347,9 @@ def describe(matrix: NDArray, similarity: float) -> Registration:
     """Scales and rotation of a (4, 4) matrix, from its singular values and its polar decomposition."""
     left, scales, right = np.linalg.svd(matrix[:3, :3])
     rotation = left @ right
-    angle = (
-        180.0 if np.linalg.det(rotation) < 0 else np.degrees(np.arccos(np.clip((np.trace(rotation) - 1) / 2, -1, 1)))
-    )
-    ascending = tuple(float(s) for s in scales[::-1])
-    return Registration(matrix, similarity, (ascending[0], ascending[1], ascending[2]), float(angle))
+    angle = 180.0 if np.linalg.det(rotation) < 0 else np.degrees(Rotation.from_matrix(rotation).magnitude())
+    large, middle, small = (float(s) for s in scales)
+    return Registration(matrix, similarity, (small, middle, large), float(angle))
 
 
 def similarity_as_it_lies(volume: NDArray, affine: NDArray) -> float:
@@ -398,18 +385,11 @@ def register(volume: NDArray, affine: NDArray) -> Registration:
 
         places: list[NDArray] = []
         for fit in refined(refined(_starts(middle), 8)[:KEPT], 12):
-            if all(_distance(fit, other) > DISTINCT_MM for other in places):
+            if all(np.abs(apply_affine(fit - other, BRAIN_BOX)).max() > DISTINCT_MM for other in places):
                 places.append(fit)
-        best, similarity, reached = np.eye(4), -1.0, -2.0
+        finals = [(-2.0, np.eye(4), -1.0)]  # correlation with the shell, map, and correlation within the brain
         for place in places[:FINALS]:
             level = _level(4, place, middle, head=False)
-            found = _fit(place, level, middle, 15, 0.02)
-            if found is not None and (fits := _correlation(found, level, middle)) > reached:
-                best, reached, similarity = found, fits, _correlation(found, level, middle, level.inside)
-        return describe(best, similarity)
-
-
-def _distance(one: NDArray, other: NDArray) -> float:
-    """Largest distance between two maps of the brain's box, mm."""
-    corners = np.array(list(product((-60.0, 60.0), (-90.0, 60.0), (-40.0, 70.0))))
-    return float(np.linalg.norm(apply_affine(one, corners) - apply_affine(other, corners), axis=1).max())
+            if (fit := _fit(place, level, middle, 15, 0.02)) is not None:
+                finals.append((_correlation(fit, level, middle), fit, _correlation(fit, level, middle, level.inside)))
+        return describe(*max(finals, key=lambda final: final[0])[1:])
