@@ -29,7 +29,7 @@ TELLS_APART = (
     ("StackID", "TriggerTime", "SeriesTime"),
 )
 NO_MAGNITUDE = re.compile(
-    r"(^|\\)(P|PHASE|I|IMAGINARY|R|REAL|MIXED|FAT|F|OP|OPP_PHASE|OUT_PHASE|ADC|FA|VELOCITY|\w+ MAP)(\\|$)"
+    r"(^|\\)(P|PHASE|I|IMAGINARY|R|REAL|FAT|F|OP|OPP_PHASE|OUT_PHASE|ADC|FA|VELOCITY|\w+ MAP)(\\|$)"
 )
 BACKSLASH = "\\"  # between values, in DICOM
 PADDING = ("PixelPaddingValue", "PixelPaddingRangeLimit")

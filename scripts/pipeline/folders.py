@@ -94,8 +94,8 @@ def look_into(paths: Sequence[Path]) -> Found:
     return found
 
 
-def _walk(root: Path, found: Found) -> None:
-    """Add what lies below a folder.
+def _walk(root: Path, found: Found, archives: bool = True) -> None:
+    """Add what lies below a folder; `archives` too, but not those inside of archives.
 
     What only looks like an image (a folder or a pipe called `x.nii.gz`, a broken link, a folder without permission)
     counts, too: reading it says what it is. Folders of earlier results are passed over.
@@ -118,7 +118,7 @@ def _walk(root: Path, found: Found) -> None:
         folders += [folder / name for name in subfolders if name.lower().endswith(SUFFIXES)]
         for name in sorted(files):
             if not name.startswith(".") and name not in aside:
-                _take(folder / name, below)
+                _take(folder / name, below, archives=archives)
     full = {parent for path in (*below.images, *below.dicoms) for parent in path.parents}
     found.images += below.images + [folder for folder in folders if folder not in full]
     found.dicoms += below.dicoms
@@ -138,12 +138,14 @@ def _aside(subfolders: Sequence[str], files: Sequence[str]) -> dict[str, str]:
     return {}
 
 
-def _take(path: Path, found: Found, named: bool = False) -> None:
+def _take(path: Path, found: Found, named: bool = False, archives: bool = True) -> None:
     """Add one file; what the user named is not asked whether its name says T1w."""
     name = path.name.lower()
     header = next((p for end in (".hdr", ".HDR") if (p := path.with_suffix(end)).exists()), None)
     if name.endswith(".img") and header is not None:
         found.images += [header] * named  # beside its header it is found by that
+    elif name.endswith(".seg.nrrd") and not named:
+        found.passed_over.append((path, "by its name a segmentation"))
     elif name.endswith(SUFFIXES):
         bids = BIDS.fullmatch(re.sub(r"\.[a-z.]+$", "", path.name, flags=re.IGNORECASE))
         other = bids is not None and (bids[1] in NO_T1W or re.search("_part-(phase|real|imag)_", path.name))
@@ -151,9 +153,9 @@ def _take(path: Path, found: Found, named: bool = False) -> None:
             found.passed_over.append((path, "by its BIDS name no T1w image"))
         else:
             found.images.append(path)
-    elif name.endswith(".zip"):
+    elif name.endswith(".zip") and archives:
         try:
-            _walk(_unpacked(path), found)
+            _walk(_unpacked(path), found, archives=False)
         except (OSError, RuntimeError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
             found.passed_over.append((path, f"cannot be unpacked ({' '.join(str(error).split())[:80]})"))
     elif name == "dicomdir" or not path.is_file():

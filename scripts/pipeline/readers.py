@@ -46,6 +46,7 @@ from .limits import (
 
 MM = {"meter": 1000.0, "micron": 0.001}  # of a NIfTI header's other units
 GREY_LEVELS = 16  # by which the channels of a grey pixel may differ
+TINT = (0.7, 1.4)  # red and blue of a grey picture's tint, in units of green
 CAPTION_SHARE = 0.05  # of coloured pixels, in a picture that is otherwise grey
 
 
@@ -200,7 +201,13 @@ class PngSliceReader(PILReader):
             array = np.asarray(img)
         else:
             colours = np.asarray(img.convert("RGBA")).astype(int)
-            coloured = np.ptp(colours[..., :3], axis=-1) > GREY_LEVELS
+            red, green, blue = np.moveaxis(colours[..., :3], -1, 0)
+            # Of a tinted picture the channels are proportional.
+            tints = [
+                np.dot(c.ravel(), green.ravel()) / max(np.dot(green.ravel(), green.ravel()), 1) for c in (red, blue)
+            ]
+            off = [np.abs(c - np.clip(t, *TINT) * green) for c, t in zip((red, blue), tints, strict=True)]
+            coloured = np.maximum(*off) > GREY_LEVELS
             array = np.rint(colours[..., :3].mean(axis=-1) * colours[..., 3] / 255).astype(np.uint8)
             if coloured.any():
                 caption = ndimage.binary_dilation(coloured, iterations=2)  # the rim of a letter is nearly grey

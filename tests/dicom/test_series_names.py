@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from pydicom.dataset import Dataset
 
 from scripts.dicom.selection import judge, load_rules
 from tests.conftest import BUNDLE
@@ -48,6 +49,16 @@ AGENTS = {
 @pytest.mark.parametrize("agent", AGENTS)
 def test_an_agent_in_words(agent: str) -> None:
     assert judge(series(SeriesDescription="t1_mprage", ContrastBolusAgent=agent), RULES)[0] is AGENTS[agent]
+
+
+def test_an_agent_by_its_code_or_volume() -> None:
+    code = Dataset()
+    code.CodeMeaning = "Gadobutrol"
+    agent = {"SeriesDescription": "t1_mprage", "ContrastBolusAgentSequence": [code]}
+    assert judge(series(**agent), RULES)[0] is False
+    assert judge(series(**agent, ContrastBolusAgentAdministered="NO"), RULES)[0]
+    assert judge(series(SeriesDescription="t1_mprage", ContrastBolusVolume=7.5), RULES)[0] is False
+    assert judge(series(SeriesDescription="t1_mprage", ContrastBolusVolume=0), RULES)[0]
 
 
 @pytest.mark.parametrize(

@@ -163,6 +163,10 @@ def tinted(rgba: np.ndarray) -> None:
     rgba[..., :3] = np.clip(rgba[..., :3].astype(int) + np.random.default_rng(0).integers(-3, 4, (80, 60, 3)), 0, 255)
 
 
+def sepia(rgba: np.ndarray) -> None:
+    rgba[..., :3] = np.clip(GREY[..., None] * [1.1, 1.0, 0.8], 0, 255)
+
+
 def contour(rgba: np.ndarray) -> None:
     rgba[38:42, 25:35] = (255, 0, 0, 255)
 
@@ -171,7 +175,7 @@ def colour_map(rgba: np.ndarray) -> None:
     rgba[..., 0], rgba[..., 2] = GREY, 255 - GREY
 
 
-@pytest.mark.parametrize(("alter", "tolerance"), [(transparent, 0), (caption, 0), (tinted, 3)])
+@pytest.mark.parametrize(("alter", "tolerance"), [(transparent, 0), (caption, 0), (tinted, 3), (sepia, 7)])
 def test_a_grey_slice_that_was_kept_as_a_picture(tmp_path: Path, alter: Callable, tolerance: int) -> None:
     Image.fromarray(picture(alter)).save(tmp_path / "x.png")
     image = load(tmp_path / "x.png")
@@ -240,6 +244,10 @@ def test_a_zip_that_cannot_be_unpacked_is_named(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "bad.zip").write_bytes(b"no archive")
     with zipfile.ZipFile(tmp_path / "big.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("../../x.nii", b"\0" * 5000)
+    with zipfile.ZipFile(tmp_path / "nested.zip", "w") as archive:
+        archive.write(tmp_path / "big.zip", "big.zip")
+    with pytest.raises(PhanesInputError, match=r"'big.zip' is left out: no accepted kind"):
+        find_cases(tmp_path / "nested.zip")
     with pytest.raises(PhanesInputError, match=r"'bad.zip' is left out: cannot be unpacked"):
         find_cases(tmp_path / "bad.zip")
     (case,) = find_cases(tmp_path / "big.zip")
@@ -279,11 +287,17 @@ def test_several_paths(tmp_path: Path) -> None:
 
 
 def test_what_is_seen_and_not_taken_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    touch(tmp_path / "x.nii", tmp_path / "photo.jpg", tmp_path / "sub-1_T2w.nii.gz", tmp_path / "notes.txt")
+    touch(
+        tmp_path / "x.nii",
+        tmp_path / "x.seg.nrrd",
+        tmp_path / "photo.jpg",
+        tmp_path / "sub-1_T2w.nii.gz",
+        tmp_path / "notes.txt",
+    )
     selection = SeriesSelection()
     find_cases(tmp_path, selection)
     write_series_list(selection, str(tmp_path / "out"))
-    assert "2 files or folders not taken, first 'photo.jpg' (no accepted kind)" in capsys.readouterr().out
+    assert "3 files or folders not taken, first 'photo.jpg' (no accepted kind)" in capsys.readouterr().out
     text = (tmp_path / "out" / "series.csv").read_text()
     assert "no,no accepted kind,,,,photo.jpg" in text
     assert "no,by its BIDS name no T1w image,,,,sub-1_T2w.nii.gz" in text
