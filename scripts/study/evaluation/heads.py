@@ -42,7 +42,7 @@ from .store import ResultStore, file_stem, to_plain, write_text
 from .summary import Cell, summarise
 from .tables import Line, show, to_csv, to_markdown
 
-VERSION = 1  # of the scores; raise it when they change, so that stored results are not used again
+VERSION = 2  # of the scores; raise it when they change, so that stored results are not used again
 PACKAGES = ("torch", "monai", "numpy", "scipy", "SimpleITK", "nibabel")
 
 logger = logging.getLogger(__name__)

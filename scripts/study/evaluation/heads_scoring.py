@@ -1,7 +1,7 @@
 """Score anomaly maps of whole heads, in the heads' own voxels, over the template's brain.
 
 A lesion's voxels outside of that brain count as missed. A *finding* is a connected piece (26 neighbours) of the label.
-It is a true one when at least a tenth of it is lesion, else a false one; a lesion (a connected piece of the truth) is
+It is a true one when at least a quarter of it is lesion, else a false one; a lesion (a connected piece of the truth) is
 found when true findings cover at least a tenth of it. So neither a speck nor a label of half the brain finds anything.
 All values are fractions; the tables multiply by 100.
 """
@@ -18,7 +18,8 @@ from scipy import ndimage
 from .metrics import average_precision, best_dice, rank
 from .statistics import bootstrap
 
-OVERLAP = 0.1
+TRUE_SHARE = 0.25  # of a finding that is lesion; large gliomas are a fifth of the brain
+FOUND_SHARE = 0.1  # of a lesion that true findings cover
 CURVE_FINDING_MM3 = 50.0  # smallest finding on the FROC curve, the same for all systems
 FALSE_A_HEAD = (0.5, 1.0, 2.0, 4.0)  # where the curve is read off
 LESION_ML = ((0.05, 0.3), (0.3, 2.0), (2.0, 15.0), (15.0, np.inf))  # a smaller piece of a mask is no lesion
@@ -172,11 +173,11 @@ def found_lesions(
     findings, n = pieces(label)
     sizes = np.bincount(findings.ravel(), minlength=n + 1)
     hits = np.bincount(findings[truth], minlength=n + 1)
-    true = hits >= np.maximum(1, OVERLAP * sizes)
+    true = hits >= np.maximum(1, TRUE_SHARE * sizes)
     true[0] = False
     covered = np.bincount(lesions[true[findings]], minlength=count + 1)[1:]
     whole = np.bincount(lesions.ravel(), minlength=count + 1)[1:]
-    return covered >= np.maximum(1, OVERLAP * whole), int(n - true[1:].sum())
+    return covered >= np.maximum(1, FOUND_SHARE * whole), int(n - true[1:].sum())
 
 
 def froc(heads: Sequence[ScoredHead]) -> dict[str, dict[str, float]]:

@@ -120,7 +120,7 @@ def test_small_pieces_are_dropped_by_volume():
     assert without_small(mask, 2.0, 16.1).sum() == 0
 
 
-def test_a_lesion_is_found_by_a_finding_that_is_a_tenth_lesion_and_covers_a_tenth_of_it():
+def test_a_lesion_is_found_by_a_finding_that_is_a_quarter_lesion_and_covers_a_tenth_of_it():
     truth = np.zeros((20, 20, 20), bool)
     truth[2:6, 2:6, 2:6] = True
     truth[12:14, 12:14, 12:14] = True
@@ -130,6 +130,13 @@ def test_a_lesion_is_found_by_a_finding_that_is_a_tenth_lesion_and_covers_a_tent
     assert found.all()
     assert false == 0
     found, false = found_lesions(np.ones_like(truth), truth, lesions, count)  # a label of everything finds nothing
+    assert not found.any()
+    assert false == 1
+    loose = np.zeros_like(truth)
+    loose[2:6, 2:6, 2:10] = True  # half of it is lesion
+    assert found_lesions(loose, truth, lesions, count)[0].tolist() == [True, False]
+    loose[2:8, 2:10, 2:10] = True  # a sixth
+    found, false = found_lesions(loose, truth, lesions, count)
     assert not found.any()
     assert false == 1
     speck = np.zeros_like(truth)
