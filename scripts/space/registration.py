@@ -390,6 +390,7 @@ def register(volume: NDArray, affine: NDArray) -> Registration:
         finals = [(-2.0, np.eye(4), -1.0)]  # correlation with the shell, map, and correlation within the brain
         for place in places[:FINALS]:
             level = _level(4, place, middle, head=False)
-            if (fit := _fit(place, level, middle, 15, 0.02)) is not None:
-                finals.append((_correlation(fit, level, middle), fit, _correlation(fit, level, middle, level.inside)))
+            if (final := _fit(place, level, middle, 15, 0.02)) is not None:
+                within = _correlation(final, level, middle, level.inside)
+                finals.append((_correlation(final, level, middle), final, within))
         return describe(*max(finals, key=lambda final: final[0])[1:])
