@@ -1,4 +1,4 @@
-"""Training states on disk: always at least one that is whole, whenever the process is killed."""
+"""Training states on disk: always one that is whole, whenever the process is killed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import nn
 from .errors import PhanesInputError
 from .files import write_atomically
 
-PATTERN = "checkpoint_epoch=*.pt"
+CHECKPOINT = "checkpoint.pt"
 
 
 def save_state(state: Any, path: str | Path) -> None:
@@ -45,51 +45,28 @@ def load_network(network: nn.Module, path: str | Path) -> None:
         raise PhanesInputError(f"'{path}' holds NaN: it has not been calibrated, run the calibrate workflow first.")
 
 
-def latest_checkpoint(folder: str) -> str:
-    """The newest `checkpoint_epoch=N.pt` in a folder, for resuming; an empty string when there is none."""
-    found = {int(path.stem.rpartition("=")[2]): path for path in Path(folder).glob(PATTERN)}
-    return str(found[max(found)]) if found else ""
+class ReplacingSaver(DiskSaver):
+    """Ignite's atomic `DiskSaver`, whose next state replaces the last one.
 
-
-class NewestCheckpoint:
-    """Keeps `checkpoint_epoch=N.pt` of the last epoch.
-
-    Ignite's own `n_saved=1` removes the old state before it writes the new one; killed in between, all would be lost.
-
-    Args:
-        folder: made when missing.
-        objects: things with a state dict.
+    Ignite's `Checkpoint` would remove the old file before it writes the new one; killed in between, both are lost.
     """
 
-    def __init__(self, folder: str, objects: Mapping[str, Any]) -> None:
-        self.folder = folder
-        self.objects = dict(objects)
-
-    def attach(self, engine: Engine) -> None:
-        """To the trainer; on every process of a distributed run, for the saver waits for all."""
-        checkpoint = Checkpoint(
-            self.objects,
-            NewestSaver(self.folder, require_empty=False),
-            filename_pattern="checkpoint_epoch={global_step}.{ext}",
-            global_step_transform=lambda engine, _: engine.state.epoch,
-            n_saved=None,
-        )
-        engine.add_event_handler(Events.EPOCH_COMPLETED, checkpoint)
-        if checkpoint.save_handler.save_on_rank == idist.get_rank():
-            keep_newest(Path(self.folder))
+    def remove(self, filename: str) -> None:
+        """Nothing: the new file is renamed onto the old one."""
 
 
-class NewestSaver(DiskSaver):
-    """`DiskSaver` that removes older states, and what killed processes left, after the new one is in place."""
+def keep_checkpoint(engine: Engine, folder: str, objects: Mapping[str, Any]) -> None:
+    """Write `checkpoint.pt`, the state after the last epoch, whenever an epoch ends.
 
-    def _save_func(self, checkpoint: Mapping, path: Path, func: Any) -> None:
-        save_state(checkpoint, path)
-        keep_newest(path.parent)
-
-
-def keep_newest(folder: Path) -> None:
-    """Remove all states but the newest, and what killed processes left half written."""
-    newest = latest_checkpoint(str(folder))
-    for old in (*folder.glob(PATTERN), *folder.glob(".*.partial")):
-        if str(old) != newest:
-            old.unlink()
+    Args:
+        engine: the trainer; on every process of a distributed run, for the saver waits for all.
+        folder: made when missing; what killed processes left there half written is removed.
+        objects: things with a state dict.
+    """
+    saver = ReplacingSaver(folder, require_empty=False)
+    if saver.save_on_rank == idist.get_rank():
+        for left in (*Path(folder).glob("tmp*"), *Path(folder).glob(".*.partial")):
+            left.unlink()
+    engine.add_event_handler(
+        Events.EPOCH_COMPLETED, Checkpoint(dict(objects), saver, filename_pattern=CHECKPOINT, n_saved=None)
+    )

@@ -5,34 +5,55 @@ In a process by itself everything here does what it should for one.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from typing import Any
+from datetime import timedelta
+from typing import Any, cast
 
+import ignite.distributed as idist
 import torch
-import torch.distributed as dist
+
+from .errors import PhanesInputError
+
+PATIENCE = timedelta(hours=12)  # the first of several processes may wait long for the last
 
 
-def _together() -> bool:
-    return dist.is_available() and dist.is_initialized()
+def join_processes(backend: str | None = None) -> torch.device:
+    """Join the processes that torchrun started; on a machine with GPUs each takes one of its own.
+
+    Args:
+        backend: of `torch.distributed`; default: nccl where there are GPUs, else gloo.
+
+    Returns:
+        This process's device.
+
+    Raises:
+        PhanesInputError: torchrun did not start this process.
+    """
+    if "LOCAL_RANK" not in os.environ:
+        raise PhanesInputError("This config is for several processes: start it by torchrun, or leave it out.")
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)  # otherwise every process opens a context on the first GPU, too
+    if idist.backend() is None:
+        idist.initialize(backend or ("nccl" if device.type == "cuda" else "gloo"), timeout=PATIENCE)
+    return device
 
 
 def process_rank() -> int:
     """Number of this process in a distributed run; 0 otherwise. Process 0 alone writes what belongs to the run."""
-    return dist.get_rank() if _together() else 0
+    return idist.get_rank()
 
 
 def process_count() -> int:
     """Number of processes in a distributed run; 1 otherwise."""
-    return dist.get_world_size() if _together() else 1
+    return idist.get_world_size()
 
 
 def from_first(value: Any) -> Any:
     """What process 0 called this with (anything that can be pickled); all processes must call it."""
-    if not _together():
-        return value
-    values = [value]
-    dist.broadcast_object_list(values, src=0)
-    return values[0]
+    return cast(list, idist.all_gather([value]))[0][0] if process_count() > 1 else value
 
 
 def share(items: Sequence[Any]) -> list[Any]:
@@ -42,8 +63,4 @@ def share(items: Sequence[Any]) -> list[Any]:
 
 def total(number: int) -> int:
     """The sum of all processes' numbers; all must call it, and none returns before the last one has."""
-    if not _together():
-        return number
-    value = torch.tensor([number], dtype=torch.int64)
-    dist.all_reduce(value)
-    return int(value.item())
+    return int(idist.all_reduce(number))

@@ -6,9 +6,11 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from ignite.engine import Engine, Events
-from torch import Tensor, nn
+from scipy import stats
+from torch import Tensor
 from tqdm import tqdm
 
 from ..common.checkpoints import save_state
@@ -16,41 +18,27 @@ from ..method.equalize import equalize_adapthist
 from ..method.filters import gaussian_filter
 from ..method.networks.perceptual import SpatialLPIPS
 from . import degrade
-from .distillation import PrincipalComponents
+from .principal_components import PrincipalComponents
 
 Pairs = Mapping[str, tuple[Tensor, Tensor]]
 
 
-def pearson(a: Tensor, b: Tensor) -> Tensor:
+def pearson(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Pearson's r of each row: two (N, P) -> (N,); NaN for a constant row."""
-    a, b = a.double(), b.double()
-    a, b = a - a.mean(dim=1, keepdim=True), b - b.mean(dim=1, keepdim=True)
-    return (a * b).sum(dim=1) / (a.square().sum(dim=1) * b.square().sum(dim=1)).sqrt()
+    return stats.pearsonr(a, b, axis=1).statistic
 
 
-def average_ranks(values: Tensor) -> Tensor:
-    """Ranks within each row, ties sharing their mean rank: (N, P) -> (N, P)."""
-    ordered = values.sort(dim=1).values
-    values = values.contiguous()
-    below = torch.searchsorted(ordered, values, right=False)
-    up_to = torch.searchsorted(ordered, values, right=True)
-    return (below + up_to + 1).double() / 2
-
-
-def spearman(a: Tensor, b: Tensor) -> Tensor:
+def spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Spearman's r of each row: two (N, P) -> (N,)."""
-    return pearson(average_ranks(a), average_ranks(b))
+    return pearson(stats.rankdata(a, axis=1), stats.rankdata(b, axis=1))
 
 
-def fixed_pairs(
-    slices: Tensor, components: PrincipalComponents, reconstructor: nn.Module | None = None, seed: int = 0
-) -> dict[str, tuple[Tensor, Tensor]]:
+def fixed_pairs(slices: Tensor, components: PrincipalComponents, seed: int = 0) -> dict[str, tuple[Tensor, Tensor]]:
     """Slices and changed versions of them, the same every time, each kind as it is and equalised.
 
     Args:
         slices: (N, 1, H, W) held-out slices in [0, 1].
         components: of the training slices.
-        reconstructor: an autoencoder, whose reconstructions are one more kind.
         seed: of the painted lesions, which are drawn on the CPU.
 
     Returns:
@@ -64,8 +52,6 @@ def fixed_pairs(
             "blurred": gaussian_filter(slices, 2.0),
             "painted": degrade.paint(slices.cpu()).to(slices.device),
         }
-        if reconstructor is not None:
-            changed["reconstruction"] = reconstructor(slices).clamp(0, 1)
         pairs = {kind: (slices, images) for kind, images in changed.items()}
         equalized = equalize_adapthist(slices)
         return pairs | {f"{kind}_eq": (equalized, equalize_adapthist(images)) for kind, images in changed.items()}
@@ -84,13 +70,13 @@ def agreement(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> d
     """Correlations of the maps of each kind: mean over the images, and pooled over all pixels of all images."""
     table = {}
     for kind, target in teacher.items():
-        maps = student[kind]
-        pooled = maps.reshape(1, -1), target.reshape(1, -1)
+        rows = student[kind].double().cpu().numpy(), target.double().cpu().numpy()
+        pooled = rows[0].reshape(1, -1), rows[1].reshape(1, -1)
         table[kind] = {
-            "pearson": float(pearson(maps, target).nanmean()),
-            "spearman": float(spearman(maps, target).nanmean()),
-            "pearson_pooled": float(pearson(*pooled)),
-            "spearman_pooled": float(spearman(*pooled)),
+            "pearson": float(np.nanmean(pearson(*rows))),
+            "spearman": float(np.nanmean(spearman(*rows))),
+            "pearson_pooled": float(pearson(*pooled)[0]),
+            "spearman_pooled": float(spearman(*pooled)[0]),
         }
     return table
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,29 +23,12 @@ from ..method.bias_field import MARGIN
 from ..method.mask_rule import CalibratedMask
 from ..method.phanes import Phanes
 from ..method.refinement import smooth
+from .skull import template_brain_mask
 
 logger = logging.getLogger(__name__)
 
-
-def load_part(module: nn.Module, path: str, producer: str) -> nn.Module:
-    """Fill one part of the network from its own file.
-
-    Args:
-        module: the part.
-        path: a state dict, read with `weights_only=True`.
-        producer: the command that writes the file, for the error message.
-
-    Raises:
-        PhanesInputError: the file is missing or belongs to another architecture.
-    """
-    if not Path(path).is_file():
-        raise PhanesInputError(f"'{path}' does not exist: run {producer} first.")
-    try:
-        module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise PhanesInputError(f"'{path}' does not fit this network ({reason}): is it from another size?") from error
-    return module
+FIELD_MM, SLICE_MM = 233.0, 1.0  # side of the network's grid, and what a slice stands for
+RESAMPLES = 2000  # of the bootstrap over subjects
 
 
 def storable(network: nn.Module) -> dict[str, Tensor]:
@@ -203,36 +186,32 @@ def calibrate(
     network: Phanes,
     batches: Iterable[Any],
     device: torch.device,
-    weights_file: str,
-    calibration_file: str,
-    brain: Tensor,
+    output_dir: str,
     label_quantile: float = 0.99,
-    pixel_mm: float = 233.0 / 128.0,
-    slice_mm: float = 1.0,
-    resamples: int = 2000,
     seed: int = 0,
+    brain: Tensor | None = None,
+    training: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Choose all thresholds on healthy slices, then write the shipped weights and the record of their calibration.
+    """Choose all thresholds on healthy slices, then write `model.pt` and `calibration.json`.
 
-    The weights are rounded to their storage precision first, so that what is calibrated is what is shipped.
+    The weights are rounded to their storage precision first, so that what is calibrated is what is written.
 
     Args:
         network: PHANES with all its weights, on `device`.
         batches: healthy validation slices, dictionaries with `image` (B, 1, H, W) in [0, 1]; iterated once for each.
         device: where to compute.
-        weights_file: written: one state dict of CPU tensors.
-        calibration_file: written: the record.
-        brain: (H, W) boolean; the label's false-positive share is defined over these pixels.
+        output_dir: folder of both files: one state dict of CPU tensors, and the record.
         label_quantile: of the anomaly map over the brain's pixels.
-        pixel_mm: side of a pixel of the network's grid, mm.
-        slice_mm: thickness that a slice stands for, mm.
-        resamples: of the bootstrap over subjects.
-        seed: of the bootstrap.
+        seed: of the bootstrap over subjects.
+        brain: (H, W) boolean; the label's false-positive share is defined over these pixels; default: the template's.
+        training: how the weights were trained, for the record.
 
     Returns:
         The record, as written.
     """
     network.load_state_dict(storable(network))
+    if brain is None:
+        brain = template_brain_mask()
     thresholds = {
         "bias_threshold": calibrate_bias(network, batches, device),
         "mask_threshold": calibrate_mask(network, batches, device),
@@ -240,9 +219,10 @@ def calibrate(
     }
     maps = maps_of(network, batches, device, "anomaly")
     label_threshold = threshold_at(maps, label_quantile, brain)
-    found = false_positives(maps, label_threshold, brain, pixel_mm, slice_mm, resamples, seed)
+    found = false_positives(maps, label_threshold, brain, FIELD_MM / maps.shape[-1], SLICE_MM, RESAMPLES, seed)
     scores = maps.mean(dim=(1, 2, 3)).numpy()
 
+    weights_file, calibration_file = Path(output_dir, "model.pt"), Path(output_dir, "calibration.json")
     save_state(storable(network), weights_file)
     record = {
         **{name: value for name, value in thresholds.items() if value is not None},
@@ -256,9 +236,13 @@ def calibrate(
         "healthy_score_quantiles": {str(q): float(np.quantile(scores, q)) for q in (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)},
         "healthy_scores": sorted(float(f"{score:.6g}") for score in scores),
         "method": choices(network),
+        "training": dict(training or {}),
         "weights_sha256": sha256_of_file(weights_file),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
     }
     text = json.dumps(record, indent=4) + "\n"
-    write_atomically(Path(calibration_file), lambda partial: partial.write_text(text, encoding="utf-8"))
+    write_atomically(calibration_file, lambda partial: partial.write_text(text, encoding="utf-8"))
+    print(
+        f"{weights_file} and {calibration_file} are written; inference takes them by --weights_file, --calibration_file"
+    )
     return record

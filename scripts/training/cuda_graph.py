@@ -7,12 +7,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..common.options import as_bool
+
 
 class GraphedStep:
     """Runs a training step eagerly a few times, then captures it and replays the capture.
 
     The step must not synchronise with the host, must take batches of one fixed shape (`drop_last=True`), and its
-    optimisers must be `capturable` with a tensor learning rate. On the CPU every step is eager.
+    optimisers must keep step count and learning rate on the device (`optimization.adam`). On the CPU every step is
+    eager.
 
     Args:
         step: (B, 1, H, W) images -> dict of scalar tensors.
@@ -22,8 +25,9 @@ class GraphedStep:
 
     def __init__(self, step: Callable[[Tensor], dict[str, Tensor]], warmup: int = 12, enabled: bool = True) -> None:
         self.step = step
-        self.enabled = enabled
+        self.enabled = as_bool("cuda_graph", enabled)
         self.remaining = warmup
+        self.stream: torch.cuda.Stream | None = None  # of all eager calls and of the capture, as CUDA asks for
         self.graph: torch.cuda.CUDAGraph | None = None
         self.images: Tensor | None = None
         self.outputs: dict[str, Tensor] = {}
@@ -32,18 +36,20 @@ class GraphedStep:
         """One step; the returned scalars are copies."""
         if not (self.enabled and images.is_cuda):
             return self.step(images)
+        if self.stream is None:
+            self.stream = torch.cuda.Stream(images.device)
         if self.remaining > 0:
             self.remaining -= 1
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
+            self.stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self.stream):
                 outputs = self.step(images)
-            torch.cuda.current_stream().wait_stream(stream)
+            torch.cuda.current_stream().wait_stream(self.stream)
             return outputs
         if self.graph is None or self.images is None:
             self.images = images.clone()
             self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):
+            # Thread-local: the loader's thread pins memory meanwhile, which is no fault of the capture.
+            with torch.cuda.graph(self.graph, stream=self.stream, capture_error_mode="thread_local"):
                 self.outputs = self.step(self.images)
         self.images.copy_(images)
         self.graph.replay()

@@ -7,23 +7,29 @@ be captured.
 
 from __future__ import annotations
 
-import math
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
-from ignite.engine import Engine, Events
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..common.options import as_bool
 from ..method.equalize import equalize_adapthist
-from ..method.networks.perceptual import SpatialLPIPS, read_weights
+from ..method.networks.perceptual import SpatialLPIPS
 from . import degrade
+from .principal_components import PrincipalComponents
 
 Lesson = tuple[Tensor, Tensor, Tensor]  # two batches of images, the teacher's distance maps
-KINDS = ("pca", "pca_moved", "blur", "blend", "paint", "patch", "fill", "noise", "contrast", "move", "strip")
+# Kinds of changes, each as often as it is named.
+KINDS = ("pca", "pca", "pca_moved", "blur", "blend", "paint", "patch", "fill", "noise", "contrast", "move", "strip")
+SECOND = 0.3  # share of pairs with a second, slight change
+# Share of slices that carry painted lesions before they are changed: what the method compares is a lesioned slice with
+# a reconstruction that has lost the lesion.
+LESIONED = 0.4
+# Pairs and the teacher's maps cost more than a step of a small student, so one batch in four is new where steps are not
+# captured, and the others are drawn from the newest ones.
+REUSE, MEMORY = 4, 200
 
 
 def stack_slices(dataset: Iterable[Mapping[str, Tensor]], device: torch.device | str) -> Tensor:
@@ -39,18 +45,14 @@ def with_stripped(slices: Tensor, brain_mask: Tensor, percentile: float = 98.0) 
 
 
 @torch.no_grad()
-def initialize(student: SpatialLPIPS, teacher: SpatialLPIPS, slices: Tensor, weights: str = "") -> SpatialLPIPS:
+def initialize(student: SpatialLPIPS, teacher: SpatialLPIPS, slices: Tensor) -> SpatialLPIPS:
     """Make a student trainable: He's initialisation, each tap's mean distance that of the teacher's same tap.
 
     Args:
         student: of any weights.
         teacher: on the same device, with as many taps.
         slices: (N, 1, H, W), two or more; neighbours in the batch are the pairs.
-        weights: path of an earlier student's state dict, to go on from instead.
     """
-    if weights:
-        student.load_state_dict(read_weights(weights))
-        return student.requires_grad_(True)
     for module in student.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -64,14 +66,6 @@ def initialize(student: SpatialLPIPS, teacher: SpatialLPIPS, slices: Tensor, wei
         for parameter in head.parameters():
             parameter.mul_(target / own)
     return student.requires_grad_(True)
-
-
-def load_reconstructor(network: nn.Module, weights: str) -> nn.Module | None:
-    """An autoencoder with its weights, frozen; None without a path."""
-    if not weights:
-        return None
-    network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-    return network.eval().requires_grad_(False)
 
 
 class SliceBatches:
@@ -89,31 +83,6 @@ class SliceBatches:
             yield {"image": self.slices[index]}
 
 
-class PrincipalComponents:
-    """Linear reconstruction from principal components of slices, (N, 1, H, W)."""
-
-    def __init__(self, slices: Tensor, components: int = 256) -> None:
-        flat = slices.flatten(1).double()
-        self.mean = flat.mean(dim=0)
-        centred = flat - self.mean
-        # Eigenvectors of the small N x N Gram matrix give those of the large covariance.
-        values, vectors = torch.linalg.eigh(centred @ centred.T)
-        rank = min(components, len(slices) - 1)
-        values, vectors = values.flip(0)[:rank], vectors.flip(1)[:, :rank]
-        self.axes = (vectors.T @ centred / values.clamp(min=1e-12).sqrt()[:, None]).float()
-        self.mean = self.mean.float()
-
-    def __len__(self) -> int:
-        return len(self.axes)
-
-    def reconstruct(self, images: Tensor, components: Tensor | int) -> Tensor:
-        """Images from their first components, one number for all or one an image; clipped to [0, 1]."""
-        weights = (images.flatten(1) - self.mean) @ self.axes.T
-        order = torch.arange(len(self), device=images.device)
-        keep = order < (components if isinstance(components, int) else components.view(-1, 1))
-        return ((weights * keep) @ self.axes + self.mean).view_as(images).clamp(0, 1)
-
-
 class PairMaker:
     """Training pairs: slices, augmented, and changed versions of them.
 
@@ -124,14 +93,9 @@ class PairMaker:
         slices: (N, 1, H, W) training slices, for blends and patches.
         components: of the same slices.
         brain_mask: (H, W).
-        kinds: some of `KINDS`, each as often as it is named.
-        reconstructor: an autoencoder, (B, 1, H, W) -> (B, 1, H, W), whose reconstructions make up another quarter.
+        kinds: some of `KINDS`.
         second: probability of the second change.
-        lesioned: share of slices that carry painted lesions before they are changed, for what the method compares is a
-            lesioned slice with a reconstruction that has lost the lesion.
-
-    Raises:
-        ValueError: an unknown kind.
+        lesioned: share of slices with a painted lesion.
     """
 
     def __init__(
@@ -140,18 +104,12 @@ class PairMaker:
         components: PrincipalComponents,
         brain_mask: Tensor,
         kinds: Sequence[str] = KINDS,
-        reconstructor: nn.Module | None = None,
-        second: float = 0.3,
-        lesioned: float = 0.0,
+        second: float = SECOND,
+        lesioned: float = LESIONED,
     ) -> None:
-        unknown = sorted(set(kinds) - set(KINDS))
-        if unknown:
-            raise ValueError(f"No pairs of kind {', '.join(unknown)}; choose among {', '.join(KINDS)}.")
         self.slices, self.components, self.second, self.lesioned = slices, components, second, lesioned
         self.brain_mask = brain_mask.to(slices)
-        self.kinds, self.reconstructor = list(kinds), reconstructor
-        if reconstructor is not None:
-            self.kinds += ["reconstruction"] * max(len(self.kinds) // 3, 1)
+        self.kinds = kinds
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -186,8 +144,6 @@ class PairMaker:
             return degrade.warp(images, 4, 0.03, 0.05, 0.01)
         if kind == "strip":
             return images * (1 - degrade.uniform(images, 0.3, 1.0) * (1 - self.brain_mask))
-        if kind == "reconstruction" and self.reconstructor is not None:
-            return self.reconstructor(images).clamp(0, 1)
         return {"blur": degrade.blur, "paint": degrade.paint, "noise": degrade.noise, "contrast": degrade.contrast}[
             kind
         ](images)
@@ -233,11 +189,7 @@ class DistillationStep:
         pairs: slices -> two batches of images.
         optimizer: of the student.
         loss: between their maps.
-        amp: bfloat16 autocast of the student; it blurs small distances, so that it pays on slow machines only.
-        reuse: how often a batch of pairs serves on average. Pairs and the teacher's maps cost more than a step of
-            a small student, so on a CPU a batch in `reuse` is new and the others are drawn from the newest ones. A
-            captured step needs 1.
-        memory: number of batches kept for that.
+        captured: the step is replayed as a graph, which cannot choose among batches: every one is new.
     """
 
     def __init__(
@@ -247,21 +199,17 @@ class DistillationStep:
         pairs: PairMaker,
         optimizer: Optimizer,
         loss: DistillationLoss,
-        amp: bool = False,
-        reuse: int = 1,
-        memory: int = 200,
+        captured: bool = False,
     ) -> None:
         self.student, self.teacher, self.pairs = student, teacher, pairs
-        self.optimizer, self.loss, self.amp = optimizer, loss, as_bool("amp", amp)
-        self.reuse, self.steps = reuse, 0
-        self.memory: deque[Lesson] = deque(maxlen=memory if reuse > 1 else 1)
+        self.optimizer, self.loss = optimizer, loss
+        self.reuse, self.steps = 1 if as_bool("cuda_graph", captured) else REUSE, 0
+        self.memory: deque[Lesson] = deque(maxlen=MEMORY)
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
         """images: (B, 1, H, W) in [0, 1] -> detached scalar `loss`."""
         a, b, target = self._lesson(images)
-        with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=self.amp):
-            maps = self.student(a, b)
-        loss = self.loss(maps, target)
+        loss = self.loss(self.student(a, b), target)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
@@ -273,55 +221,8 @@ class DistillationStep:
         self.steps += 1
         if self.steps % self.reuse == 0 or not self.memory:
             a, b = self.pairs(images)
-            self.memory.append((a, b, self.teacher(a, b)))
-            return self.memory[-1]
+            lesson = a, b, self.teacher(a, b)
+            if self.reuse > 1:
+                self.memory.append(lesson)
+            return lesson
         return self.memory[int(torch.randint(len(self.memory), ()))]
-
-
-class Annealing:
-    """Linear warm-up, then a cosine to zero at the last step, or at the end of the time where that comes first.
-
-    A run limited in time ends after the epoch that would be its last, so that its best weights are still evaluated.
-
-    Args:
-        optimizer: whose learning rate to set.
-        peak: highest learning rate.
-        warmup: steps of the warm-up.
-        max_seconds: time limit; None for none, and then the schedule depends on the steps alone.
-    """
-
-    def __init__(self, optimizer: Optimizer, peak: float, warmup: int = 200, max_seconds: float | None = None) -> None:
-        self.optimizer, self.peak, self.warmup, self.max_seconds = optimizer, peak, warmup, max_seconds
-        self.started = self.epoch_started = 0.0
-
-    def attach(self, engine: Engine) -> None:
-        """Called by MONAI's engines."""
-        engine.add_event_handler(Events.STARTED, self._start)
-        engine.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
-        engine.add_event_handler(Events.ITERATION_STARTED, self)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._stop_in_time)
-
-    def _start(self, engine: Engine) -> None:
-        self.started = time.monotonic()
-
-    def _start_epoch(self, engine: Engine) -> None:
-        self.epoch_started = time.monotonic()
-
-    def __call__(self, engine: Engine) -> None:
-        """Set the learning rate of the step to come."""
-        done = engine.state.iteration - 1
-        total = (engine.state.max_epochs or 1) * (engine.state.epoch_length or 1)
-        progress = done / total
-        if self.max_seconds:
-            progress = max(progress, (time.monotonic() - self.started) / self.max_seconds)
-        rate = self.peak * min(1.0, (done + 1) / self.warmup) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-        for group in self.optimizer.param_groups:
-            if torch.is_tensor(group["lr"]):
-                group["lr"].fill_(rate)
-            else:
-                group["lr"] = rate
-
-    def _stop_in_time(self, engine: Engine) -> None:
-        now = time.monotonic()
-        if self.max_seconds and now - self.started + 0.5 * (now - self.epoch_started) > self.max_seconds:
-            engine.terminate()

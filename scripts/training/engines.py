@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +12,24 @@ import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import TimeLimit
 from ignite.handlers.tqdm_logger import ProgressBar
+from monai.data import DataLoader
 from monai.data.utils import set_rnd
 from monai.engines import SupervisedTrainer
 from monai.handlers import CheckpointLoader
-from monai.handlers.tensorboard_handlers import TensorBoardHandler
 from monai.utils import set_determinism
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import Dataset, DistributedSampler
 
-from ..common.checkpoints import NewestCheckpoint, latest_checkpoint, save_state
-from ..common.processes import process_rank
+from ..common.checkpoints import CHECKPOINT, keep_checkpoint, save_state
+from ..common.files import write_atomically
+from ..common.options import as_bool
+from ..common.processes import process_count, process_rank
+from ..common.versions import versions
 from ..method.filling import compose_pseudo_healthy
-from ..method.phanes import Phanes
-from .holes import HoleMaker
+from .norms import synchronize_norms
 
 Step = Callable[[Tensor], dict[str, Tensor]]
+LOG_INTERVAL = 20  # steps
 
 
 def image_batch(batch: dict[str, Any], device: torch.device | str, non_blocking: bool = False) -> Tensor:
@@ -44,6 +48,27 @@ def prepare_image_as_target(
     return image, image
 
 
+def train_loader(dataset: Dataset, batch_size: int, num_workers: int = 0) -> DataLoader:
+    """Batches of one size in random order; in a distributed run `batch_size` is that of all processes together.
+
+    Args:
+        dataset: fewer items than a batch holds make a smaller batch.
+        batch_size: slices a step.
+        num_workers: processes that load and augment, for each process that trains.
+    """
+    size = min(batch_size, len(dataset))  # type: ignore[arg-type]
+    sampler: DistributedSampler | None = DistributedSampler(dataset) if process_count() > 1 else None
+    return DataLoader(
+        dataset,
+        batch_size=max(1, size // process_count()),
+        sampler=sampler,
+        shuffle=sampler is None,
+        drop_last=True,
+        num_workers=num_workers,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
 class StepTrainer(SupervisedTrainer):
     """A MONAI trainer that calls a step from `steps.py` for every batch; the step owns its optimisers and losses.
 
@@ -59,7 +84,7 @@ class StepTrainer(SupervisedTrainer):
         warmup_epochs: how many.
         max_seconds: stop cleanly after this time (checked after every step).
         checkpoint: objects of a resumable state; the trainer adds its own.
-        checkpoint_dir: where `checkpoint_epoch=N.pt` is kept after every epoch, the newest one only.
+        checkpoint_dir: where `checkpoint.pt` is kept after every epoch.
         resume: continue from that checkpoint when there is one.
         train_handlers: MONAI or Ignite handlers.
     """
@@ -87,22 +112,25 @@ class StepTrainer(SupervisedTrainer):
             optimizer=None,  # type: ignore[arg-type]
             loss_function=None,  # type: ignore[arg-type]
             non_blocking=True,
-            train_handlers=train_handlers,
+            train_handlers=[handler for handler in train_handlers or () if handler is not None],
             decollate=False,
         )
         self.step = step
         self.networks = networks
         self.warmup_step = warmup_step
         self.warmup_epochs = warmup_epochs
+        for network in networks:
+            synchronize_norms(network)
         if max_seconds:
             self.add_event_handler(Events.ITERATION_COMPLETED, TimeLimit(int(max_seconds)))
         # Validation leaves the networks in evaluation mode.
         self.add_event_handler(Events.EPOCH_STARTED, self._train_mode)
         if checkpoint_dir:
             objects = {**(checkpoint or {}), "trainer": self}
-            NewestCheckpoint(checkpoint_dir, objects).attach(self)
-            if resume and (newest := latest_checkpoint(checkpoint_dir)):
-                CheckpointLoader(newest, objects, map_location=str(device)).attach(self)  # type: ignore[arg-type]
+            keep_checkpoint(self, checkpoint_dir, objects)
+            newest = Path(checkpoint_dir, CHECKPOINT)
+            if as_bool("resume", resume) and newest.is_file():
+                CheckpointLoader(str(newest), objects, map_location=str(device)).attach(self)  # type: ignore[arg-type]
 
     def _train_mode(self) -> None:
         for network in self.networks:
@@ -135,47 +163,24 @@ class EpochSeed:
         set_rnd(self.dataset, seed % 2**31)
         sampler = getattr(engine.state.dataloader, "sampler", None)
         if isinstance(sampler, DistributedSampler):
-            sampler.set_epoch(engine.state.epoch)
+            sampler.set_epoch(self.seed + engine.state.epoch)
 
 
 class StepProgress:
-    """A progress bar for each epoch with the step's scalars, read from the device every `interval` steps only."""
-
-    def __init__(self, interval: int = 20) -> None:
-        self.interval = interval
+    """A progress bar for each epoch with the step's scalars, read from the device now and then only."""
 
     def attach(self, engine: Engine) -> None:
         """Called by MONAI's engines."""
         ProgressBar(persist=False).attach(
-            engine, output_transform=scalars, event_name=Events.ITERATION_COMPLETED(every=self.interval)
+            engine, output_transform=scalars, event_name=Events.ITERATION_COMPLETED(every=LOG_INTERVAL)
         )
-
-
-class WeightAverager:
-    """After each step, takes the trained weights into their running average (torch's `AveragedModel`).
-
-    Args:
-        averaged: the average.
-        network: what is trained.
-    """
-
-    def __init__(self, averaged: AveragedModel, network: nn.Module) -> None:
-        self.averaged = averaged
-        self.network = network
-
-    def attach(self, engine: Engine) -> None:
-        """Called by MONAI's engines."""
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
-
-    def __call__(self, engine: Engine) -> None:
-        """One more step's weights."""
-        self.averaged.update_parameters(self.network)
 
 
 class BestKeeper:
     """After each validation keeps the network with the lowest error, and stops when the error no longer falls.
 
-    Unlike MONAI's own handlers for this it has a state, so that a resumed run remembers what it had achieved.
+    The epochs of a trainer's warm-up, which have another objective, do not compete. Ignite's `EarlyStopping` and
+    `Checkpoint` would count them, hold two states for this one, and remove the old best before the new one is written.
 
     Args:
         validator: engine whose metric counts.
@@ -183,7 +188,6 @@ class BestKeeper:
         network: its state dict is written, under the key `network`.
         path: file of the best weights.
         patience: validations without improvement before training stops; None for never.
-        first_epoch: earlier epochs do not compete (a warm-up with another objective).
     """
 
     def __init__(
@@ -193,14 +197,12 @@ class BestKeeper:
         network: nn.Module,
         path: str,
         patience: int | None = None,
-        first_epoch: int = 1,
     ) -> None:
         self.validator = validator
         self.metric = metric
         self.network = network
         self.path = Path(path)
         self.patience = patience
-        self.first_epoch = first_epoch
         self.error, self.epoch, self.waited = float("inf"), 0, 0
 
     def state_dict(self) -> dict[str, float]:
@@ -222,7 +224,7 @@ class BestKeeper:
     def __call__(self, engine: Engine) -> None:
         """Compare the validation that has just run, if one has."""
         validated = self.validator.state.epoch == engine.state.epoch and self.metric in self.validator.state.metrics
-        if not validated or engine.state.epoch < self.first_epoch:
+        if not validated or engine.state.epoch <= getattr(engine, "warmup_epochs", 0):
             return
         error = float(self.validator.state.metrics[self.metric])
         if error < self.error:
@@ -236,46 +238,71 @@ class BestKeeper:
 
 
 class StateExporter:
-    """At the end of training, writes the best checkpoint's network alone: a state dict of CPU tensors.
+    """At the end of training, takes the best weights into the network and writes it with a record of its making.
 
     Args:
-        best: the file `BestKeeper` wrote; the last state serves when there is none, or None is given.
-        network: the network, saved there under the key `network`.
-        path: file to write.
+        best: what kept the best weights; the last state serves when it has none, or None is given.
+        network: the trained network.
+        path: file to write: a state dict of CPU tensors; the record beside it ends in `.json`.
+        record: how it was trained, plain values; epochs, steps and seconds are added.
     """
 
-    def __init__(self, best: str | None, network: nn.Module, path: str) -> None:
-        self.best = Path(best) if best else None
+    def __init__(
+        self, best: BestKeeper | None, network: nn.Module, path: str, record: Mapping[str, Any] | None = None
+    ) -> None:
+        self.best = best
         self.network = network
         self.path = Path(path)
+        self.record = dict(record or {})
+        self.seconds, self.started = 0.0, time.monotonic()
 
     def attach(self, engine: Engine) -> None:
         """Called by MONAI's engines."""
+        engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.COMPLETED, self)
 
+    def state_dict(self) -> dict[str, float]:
+        """Seconds trained so far: a resumed run counts on."""
+        return {"seconds": self.seconds + time.monotonic() - self.started}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Take up the seconds of the interrupted run."""
+        self.seconds = state["seconds"]
+
+    def _start(self) -> None:
+        self.started = time.monotonic()
+
     def __call__(self, engine: Engine) -> None:
-        """Write the file."""
+        """Write both files."""
+        if self.best and self.best.path.is_file():
+            state = torch.load(self.best.path, map_location="cpu", weights_only=True)["network"]
+            self.network.load_state_dict(state)
         if process_rank() > 0:
             return
-        state = self.network.state_dict()
-        if self.best and self.best.is_file():
-            state = torch.load(self.best, map_location="cpu", weights_only=True)["network"]
-        save_state({name: value.detach().cpu() for name, value in state.items()}, self.path)
+        save_state({name: value.detach().cpu() for name, value in self.network.state_dict().items()}, self.path)
+        record = {
+            **self.record,
+            "parameters": sum(p.numel() for p in self.network.parameters()),
+            "epochs": engine.state.epoch,
+            "steps": engine.state.iteration,
+            "best_epoch": self.best.epoch if self.best else None,
+            "seconds": round(self.state_dict()["seconds"]),
+            "versions": versions(),
+        }
+        write_atomically(self.path.with_suffix(".json"), lambda p: p.write_text(json.dumps(record, indent=4) + "\n"))
 
 
-class InpaintingReconstruction(nn.Module):
+class Inpainting(nn.Module):
     """What stage 2 is validated on: the pseudo-healthy image of a healthy slice with the same holes every time.
 
     Args:
-        network: PHANES.
-        inpainter: fills the holes; the network's own, or its weights' average.
+        inpainter: fills the holes.
         holes: how they are made, as in training.
         seed: the same one, the same holes in every validation; a slice's hole depends on its place in its batch.
     """
 
-    def __init__(self, network: Phanes, inpainter: nn.Module, holes: HoleMaker, seed: int = 0) -> None:
+    def __init__(self, inpainter: nn.Module, holes: Callable[[Tensor], Tensor], seed: int = 0) -> None:
         super().__init__()
-        self.network = network
         self.inpainter = inpainter
         self.holes = holes
         self.seed = seed
@@ -289,35 +316,9 @@ class InpaintingReconstruction(nn.Module):
         return compose_pseudo_healthy(image, self.inpainter(filled, mask), mask)
 
 
-class MontageHandler(TensorBoardHandler):
-    """TensorBoard pictures at each validation: x, coarse, mask, x_ph of the first slices, side by side.
-
-    Args:
-        log_dir: TensorBoard's folder.
-        network: PHANES, or the autoencoder alone (then x and coarse).
-        images: number of slices shown.
-    """
-
-    def __init__(self, log_dir: str, network: nn.Module, images: int = 4) -> None:
-        super().__init__(log_dir=log_dir)
-        self.network = network
-        self.images = images
-
-    def attach(self, engine: Engine) -> None:
-        """Called by MONAI's engines."""
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
-
-    @torch.no_grad()
-    def __call__(self, engine: Engine) -> None:
-        """Write one montage from the engine's last batch."""
-        images = image_batch(engine.state.batch, engine.state.device)[: self.images]  # type: ignore
-        self.network.eval()
-        outputs = self.network(images)
-        # PHANES stacks anomaly, pseudo-healthy, mask, coarse.
-        columns = [images, outputs] if outputs.shape[1] == 1 else [images, *(outputs[:, c : c + 1] for c in (3, 2, 1))]
-        rows = torch.cat([torch.cat(list(c), dim=1) for c in columns], dim=2)
-        self._writer.add_image("montage", rows.clamp(0, 1).cpu(), engine.state.epoch)
-        self._writer.flush()
+def is_continued(handlers: Sequence) -> bool:
+    """Whether a trainer's handlers load weights to go on from, as MONAI Label's does."""
+    return any(isinstance(handler, CheckpointLoader) for handler in handlers)
 
 
 def scalars(output: dict[str, Tensor]) -> dict[str, float]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from types import MappingProxyType
 
 import torch
 from monai.data.utils import set_rnd
@@ -16,93 +15,66 @@ from ..method.phanes import Phanes
 from . import degrade
 from .ellipses import random_ellipse_masks
 
-LESIONS = ("ellipses", "blobs", "tissue")
 
-
-class HoleMaker:
-    """Makes lessons of healthy slices: the slice, its filled hole, the hole.
+class PublishedHoles:
+    """Lessons as published: a slice's own mask, and random ellipses besides.
 
     Args:
         network: PHANES with a trained first stage and a calibrated mask.
-        ellipses: arguments of `random_ellipse_masks`: the holes of the paper, and the ellipses that are painted.
-        painted: shares of the slices whose first stage sees painted lesions, by kind: `ellipses` of one grey each,
-            `blobs` with texture (`degrade.paint`), `tissue` that is darker than it was. Their masks and their coarse
-            reconstructions are then as a lesion would leave them; the inpainter's target stays the healthy slice.
-            Empty: nothing is painted, as published.
-        union_probability: share of slices whose holes take the ellipses (or what was painted) in, as published. The
-            others' holes are what the model's own mask found; around them the generator sees what it missed, as in use.
-        threshold_jitter: the mask threshold is multiplied by a random number from this range, one a slice.
-        refined_share: share of slices whose holes are what the mask becomes when it is refined by the anomaly map
-            (`Refinement`), as most holes are in use; the same share of these is refined again. Needs a network with a
-            calibrated refinement.
-        refined_times: how often at most.
-
-    Raises:
-        ValueError: an unknown kind of lesion; refined holes without a refinement.
     """
 
-    def __init__(
-        self,
-        network: Phanes,
-        ellipses: Mapping[str, float] | None = None,
-        painted: Mapping[str, float] | None = None,
-        union_probability: float = 1.0,
-        threshold_jitter: tuple[float, float] = (1.0, 1.0),
-        refined_share: float = 0.0,
-        refined_times: int = 1,
-    ) -> None:
-        self.painted = dict(painted or {})
-        if unknown := sorted(set(self.painted) - set(LESIONS)):
-            raise ValueError(f"No lesions of kind {', '.join(unknown)}; choose among {', '.join(LESIONS)}.")
-        if refined_share > 0 and network.refinement is None:
-            raise ValueError("refined_share needs a network with a refinement")
+    def __init__(self, network: Phanes) -> None:
         self.network = network
-        self.ellipses = dict(ellipses or {})
-        self.union_probability = union_probability
-        self.threshold_jitter = threshold_jitter
-        self.refined_share = refined_share
-        self.refined_times = refined_times
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """(B, 1, H, W) healthy slices in [0, 1] -> (B, 3, H, W): slice, generator's input, mask (0 or 1)."""
         network = self.network
-        seen, lesion = self._lesioned(images)
+        coarse, coarse_map = network.coarse(images)
+        ellipses = random_ellipse_masks(images.shape[0], images.shape[2], device=images.device)
+        mask = torch.maximum(network.mask(coarse_map), ellipses)
+        return torch.cat([images, network.masked_input(images, mask, coarse), mask], dim=1)
+
+
+class LesionHoles:
+    """Lessons as in use: the first stage sees a lesion painted into the slice, and the hole is what its mask finds.
+
+    Mask and coarse reconstruction are then as a lesion leaves them, and around the hole the generator sees what was
+    missed. Its target stays the healthy slice.
+
+    Args:
+        network: PHANES with a trained first stage and a calibrated mask.
+    """
+
+    KINDS = ((0.5, "ellipses"), (0.2, "blobs"), (0.3, "tissue"))  # shares of the slices
+    ELLIPSES = MappingProxyType({"count": 4, "half_axis_mean": 3.0, "half_axis_std": 5.0})  # of one grey each; pixels
+    THRESHOLD_FACTOR = (0.8, 1.3)  # of the mask's threshold, drawn for each slice
+
+    def __init__(self, network: Phanes) -> None:
+        self.network = network
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """(B, 1, H, W) healthy slices in [0, 1] -> (B, 3, H, W): slice, generator's input, mask (0 or 1)."""
+        network = self.network
+        seen = self.paint(images)
         coarse, coarse_map = network.coarse(seen)
-        own = network.mask(coarse_map, degrade.uniform(images, *self.threshold_jitter))
-        mask = torch.maximum(own, lesion * degrade.coin(images, self.union_probability))
-        if self.refined_share > 0:
-            chosen = degrade.coin(images, self.refined_share)
-            for _ in range(self.refined_times):
-                refined = network.refinement(  # type: ignore[misc]
-                    network.anomaly_map(seen, *network.inpaint(seen, mask, coarse, None))
-                )
-                mask = torch.where(chosen > 0, refined, mask)
-                chosen = chosen * degrade.coin(images, self.refined_share)
+        mask = network.mask(coarse_map, degrade.uniform(images, *self.THRESHOLD_FACTOR))
         return torch.cat([images, network.masked_input(seen, mask, coarse), mask], dim=1)
 
-    def _lesioned(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """What the first stage sees, and where something was painted or, without painting, the ellipses."""
-        if not self.painted:
-            masks = random_ellipse_masks(
-                images.shape[0],
-                images.shape[2],
-                device=images.device,
-                **self.ellipses,  # type: ignore[arg-type]
-            )
-            return images, masks
+    def paint(self, images: Tensor) -> Tensor:
+        """Slices with a lesion of one kind each: ellipses, textured blobs, or tissue that is darker than it was."""
         draw = degrade.uniform(images, 0.0, 1.0)
-        seen, below = images, 0.0
-        for kind, share in self.painted.items():
+        painted, below = images, 0.0
+        for share, kind in self.KINDS:
             chosen = (draw >= below) & (draw < below + share)
-            seen = torch.where(chosen, self._paint(kind, images), seen)
+            if kind == "ellipses":
+                lesioned = degrade.paint_ellipses(images, **self.ELLIPSES)  # type: ignore[arg-type]
+            else:
+                lesioned = degrade.paint(images) if kind == "blobs" else degrade.darken(images)
+            painted = torch.where(chosen, lesioned, painted)
             below += share
-        return seen, (seen != images).to(images.dtype)
-
-    def _paint(self, kind: str, images: Tensor) -> Tensor:
-        if kind == "ellipses":
-            return degrade.paint_ellipses(images, **self.ellipses)  # type: ignore[arg-type]
-        return degrade.paint(images) if kind == "blobs" else degrade.darken(images)
+        return painted
 
 
 class StoredHoles(Dataset):
@@ -116,23 +88,18 @@ class StoredHoles(Dataset):
         device: where they are made.
         batch_size: of their making.
         amp: bfloat16 autocast of their making.
-        transform: changes a lesson at each access, so that stored ones do not stay the same: a dictionary transform of
-            `slice` (2, H, W), the slice and the generator's input, and `hole` (1, H, W), the mask, which may be
-            interpolated: it is where more than half is left.
     """
 
     def __init__(
         self,
         dataset: Dataset,
-        maker: HoleMaker,
+        maker: PublishedHoles | LesionHoles,
         count: int,
         seed: int = 0,
         device: torch.device | str = "cpu",
         batch_size: int = 32,
         amp: bool = False,
-        transform: Callable[[dict[str, Any]], Mapping[str, Any]] | None = None,
     ) -> None:
-        self.transform = transform
         amp = as_bool("amp", amp)
         set_rnd(dataset, seed)
         slices = len(dataset)  # type: ignore[arg-type]
@@ -151,11 +118,6 @@ class StoredHoles(Dataset):
     def __len__(self) -> int:
         return len(self.lessons)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """`image`: (3, H, W) in [0, 1], see `HoleMaker`."""
-        lesson = self.lessons[index].float() / 255.0
-        if self.transform is not None:
-            changed = self.transform({"slice": lesson[:2], "hole": lesson[2:]})
-            hole = (torch.as_tensor(changed["hole"]) > 0.5).to(lesson.dtype)
-            lesson = torch.cat([torch.as_tensor(changed["slice"]), hole])
-        return {"image": lesson}
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """`image`: (3, H, W) in [0, 1], see `LesionHoles`."""
+        return {"image": self.lessons[index].float() / 255.0}

@@ -1,7 +1,7 @@
 """The losses of both stages: soft-introspective VAE with reversed embedding similarity (eq. 2), and AOT-GAN.
 
 Sources: Daniel and Tamar, "Soft-IntroVAE" (CVPR 2021); PHANES (MICCAI 2023) sections 2.1, 2.3; Zeng et al., AOT-GAN.
-Every weight is an argument, set in `bundle/configs/train.json` and `train_inpainter.json`.
+The weights are set in `bundle/configs/train.json` and `train_inpainter.json`.
 """
 
 from __future__ import annotations
@@ -73,6 +73,11 @@ class SoftIntroLoss:
         self.lambda_reversed = lambda_reversed
         self.alpha = alpha
 
+    @property
+    def noise_variance(self) -> float:
+        """Of a pixel, in the Gaussian likelihood that the weights amount to."""
+        return self.beta_kl / (2.0 * self.beta_rec)
+
     def elbo(self, rec: Tensor, kl: Tensor, pixels: int) -> Tensor:
         """Negative evidence lower bound of real images, a scalar; rec, kl: (B,); scaled by 1 / pixels."""
         return (self.beta_rec * rec.mean() + self.beta_kl * kl.mean()) / pixels
@@ -136,24 +141,11 @@ def perceptual_loss(prediction: Sequence[Tensor], target: Sequence[Tensor]) -> T
 class SoftMaskAdversarialLoss:
     """SM-PatchGAN: the discriminator learns where the image was inpainted, softly along the mask's edge.
 
-    The labels are those of the AOT-GAN paper (1 real, 0 inpainted); the published code has them the other way round for
-    the discriminator alone (`labels="upstream"`).
-
-    Args:
-        sigma: of the Gaussian that softens the mask, pixels.
-        kernel_radius: its radius in pixels.
-        labels: `paper` or `upstream`.
-
-    Raises:
-        ValueError: for other labels.
+    The labels are those of the AOT-GAN paper, 1 for real and 0 for inpainted; the published code has them the other way
+    round for the discriminator alone.
     """
 
-    def __init__(self, sigma: float = 10.0, kernel_radius: int = 35, labels: str = "paper") -> None:
-        if labels not in ("paper", "upstream"):
-            raise ValueError(f"labels must be 'paper' or 'upstream', not {labels!r}")
-        self.sigma = sigma
-        self.truncate = kernel_radius / sigma
-        self.labels = labels
+    SIGMA, RADIUS = 10.0, 35  # of the Gaussian that softens the mask, pixels
 
     def discriminator(self, real_scores: Tensor, composed_scores: Tensor, mask: Tensor) -> Tensor:
         """Least squares against the softened mask.
@@ -163,11 +155,8 @@ class SoftMaskAdversarialLoss:
             composed_scores: (B, 1, h, w) scores of composed images, computed on a detached composition.
             mask: (B, 1, H, W), 1 where the image was inpainted.
         """
-        composed_scores = _resize(composed_scores, mask)
-        softened = gaussian_filter(mask, self.sigma, self.truncate)
-        inpainted = softened if self.labels == "upstream" else 1.0 - softened
-        real = torch.zeros_like(real_scores) if self.labels == "upstream" else torch.ones_like(real_scores)
-        return F.mse_loss(composed_scores, inpainted) + F.mse_loss(real_scores, real)
+        real = 1.0 - gaussian_filter(mask, self.SIGMA, self.RADIUS / self.SIGMA)
+        return F.mse_loss(_resize(composed_scores, mask), real) + F.mse_loss(real_scores, torch.ones_like(real_scores))
 
     def generator(self, composed_scores: Tensor, mask: Tensor) -> Tensor:
         """The inpainted region should score as real: squared error to 1, averaged over the mask."""

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from monai.config import KeysCollection
-from monai.transforms import MapTransform, RandomizableTransform
 from scipy.ndimage import binary_dilation
 
 from ..pipeline.transforms import slice_scale
 from ..space.geometry import LEVEL_MM
+
+PERCENTILE = 98.0  # that the preprocessing takes to 1
 
 
 @lru_cache(maxsize=4)
@@ -45,61 +43,14 @@ def template_brain_mask(size: int = 128, dilation: int = 1) -> torch.Tensor:
     return resized[0, 0] > 0.5
 
 
-class StripSkulld(MapTransform):
+def strip_skull(image: torch.Tensor) -> torch.Tensor:
     """Set everything outside the template's brain mask to 0 and normalise again, (1, H, W[, D]) -> same, in [0, 1].
 
-    For slices on the template's grid only (the training data). The normalisation is the preprocessing's own, taken on
-    the stripped slice, so the network sees what a skull-stripped scan would have given.
-
-    Args:
-        keys: keys of preprocessed slices with H == W.
-        percentile: the preprocessing's percentile.
-        dilation: see `template_brain_mask`.
+    For preprocessed square slices on the template's grid only (the training data). The normalisation is the
+    preprocessing's own, taken on the stripped slice, so the network sees what a skull-stripped scan would have given.
     """
-
-    def __init__(
-        self, keys: KeysCollection, percentile: float = 98.0, dilation: int = 1, allow_missing_keys: bool = False
-    ) -> None:
-        MapTransform.__init__(self, keys, allow_missing_keys)
-        self.percentile = percentile
-        self.dilation = dilation
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        d = dict(data)
-        for key in self.key_iterator(d):
-            d[key] = self.strip(d[key])
-        return d
-
-    def strip(self, image: torch.Tensor) -> torch.Tensor:
-        """One image, (1, H, W[, D]) -> same."""
-        mask = template_brain_mask(image.shape[-1] if image.ndim == 3 else image.shape[1], self.dilation)
-        mask = mask.to(image.device).reshape(1, *mask.shape, *([1] * (image.ndim - 3)))
-        stripped = image * mask
-        scale = slice_scale(torch.as_tensor(stripped), self.percentile)
-        return (stripped / torch.where(scale > 0, scale, 1.0)).clamp(0.0, 1.0)
-
-
-class RandStripSkulld(RandomizableTransform, StripSkulld):
-    """`StripSkulld` with a probability, so that training sees heads with and without skull.
-
-    Args:
-        keys: keys of preprocessed slices with H == W.
-        prob: probability of stripping.
-        percentile: the preprocessing's percentile.
-        dilation: see `template_brain_mask`.
-    """
-
-    def __init__(
-        self,
-        keys: KeysCollection,
-        prob: float = 0.5,
-        percentile: float = 98.0,
-        dilation: int = 1,
-        allow_missing_keys: bool = False,
-    ) -> None:
-        StripSkulld.__init__(self, keys, percentile, dilation, allow_missing_keys)
-        RandomizableTransform.__init__(self, prob)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        self.randomize(None)
-        return super().__call__(data) if self._do_transform else dict(data)
+    mask = template_brain_mask(image.shape[-1] if image.ndim == 3 else image.shape[1])
+    mask = mask.to(image.device).reshape(1, *mask.shape, *([1] * (image.ndim - 3)))
+    stripped = image * mask
+    scale = slice_scale(torch.as_tensor(stripped), PERCENTILE)
+    return (stripped / torch.where(scale > 0, scale, 1.0)).clamp(0.0, 1.0)

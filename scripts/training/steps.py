@@ -12,11 +12,10 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from ..common.options import as_bool
+from ..common.processes import process_count
 from ..method.filling import compose_pseudo_healthy
-from ..method.filters import gaussian_filter
 from ..method.networks.soft_intro_vae import SoftIntroVAE, sample_posterior
 from ..method.phanes import Phanes
-from .holes import HoleMaker
 from .losses import (
     SoftIntroLoss,
     SoftMaskAdversarialLoss,
@@ -26,7 +25,8 @@ from .losses import (
     reversed_embedding_similarity,
     style_loss,
 )
-from .mirror import mean_over_mirror_images, with_mirror_images
+
+Trunk = Callable[[Tensor], tuple[list[Tensor], list[Tensor]]]  # features of style and of perceptual loss
 
 
 def _autocast(device: torch.device, enabled: bool) -> AbstractContextManager[None]:
@@ -43,24 +43,18 @@ def descend(
     parameters: Iterable[nn.Parameter],
     optimizer: Optimizer,
     retain_graph: bool = False,
-    max_norm: float = 0.0,
 ) -> None:
-    """One optimiser step of `parameters` alone.
-
-    Gradients are averaged over the processes of a distributed run, and cut to a norm of `max_norm` where that is not 0.
-    """
+    """One optimiser step of `parameters` alone; gradients are averaged over the processes of a distributed run."""
     trained = [p for p in parameters if p.requires_grad]
     gradients = torch.autograd.grad(loss, trained, retain_graph=retain_graph)
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+    if process_count() > 1:
         flat = torch.cat([g.flatten() for g in gradients])
         dist.all_reduce(flat)
-        flat /= dist.get_world_size()
+        flat /= process_count()
         pieces = flat.split([p.numel() for p in trained])
         gradients = tuple(piece.view_as(p) for piece, p in zip(pieces, trained, strict=True))
     for parameter, gradient in zip(trained, gradients, strict=True):
         parameter.grad = gradient
-    if max_norm:
-        nn.utils.clip_grad_norm_(trained, max_norm)
     optimizer.step()
 
 
@@ -95,12 +89,14 @@ class AutoencoderStep:
         self.detach_rereconstruction = detach_rereconstruction
         self.amp = as_bool("amp", amp)
 
-    def _encode(self, images: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """(B, 1, H, W) -> mu, log variance, embeddings, in single precision."""
         with _autocast(images.device, self.amp):
             mu, log_var, embeddings = self.network.encode(images)
         return _at_least_single(mu), _at_least_single(log_var), [_at_least_single(e) for e in embeddings]
 
-    def _decode(self, z: Tensor) -> Tensor:
+    def decode(self, z: Tensor) -> Tensor:
+        """(B, Z) -> (B, 1, H, W), in single precision."""
         with _autocast(z.device, self.amp):
             image = self.network.decode(z)
         return _at_least_single(image)
@@ -108,20 +104,20 @@ class AutoencoderStep:
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
         """images: (B, 1, H, W) in [0, 1] -> detached scalars `loss`, `encoder`, `decoder`, `mse`, `kl`, ..."""
         pixels = images[0].numel()
-        mu, log_var, embeddings = self._encode(images)
+        mu, log_var, embeddings = self.encode(images)
         z = sample_posterior(mu, log_var)
         # A leaf between encoder and decoder: the decoder's graph is walked once for dz (the encoder's update) and once
         # for its own parameters (the decoder's), without touching encoder weights that have changed in between.
         latent = z.detach().requires_grad_(True)
-        reconstruction = self._decode(latent)
-        sample = self._decode(torch.randn_like(mu))
+        reconstruction = self.decode(latent)
+        sample = self.decode(torch.randn_like(mu))
         rec_real, kl_real = reconstruction_error(images, reconstruction), kl_divergence(mu, log_var)
 
         # Encoder: everything the decoder made is a fixed image.
         generated, kl_generated, reversed_similarity = [], [], images.new_zeros(())
         for fake in (reconstruction.detach(), sample.detach()):
-            fake_mu, fake_log_var, fake_embeddings = self._encode(fake)
-            again = self._decode(sample_posterior(fake_mu, fake_log_var))
+            fake_mu, fake_log_var, fake_embeddings = self.encode(fake)
+            again = self.decode(sample_posterior(fake_mu, fake_log_var))
             if self.detach_rereconstruction:
                 again = again.detach()
             kl_generated.append(kl_divergence(fake_mu, fake_log_var))
@@ -138,8 +134,8 @@ class AutoencoderStep:
         # Decoder: its images must look likely to the encoder as it is now.
         generated = []
         for fake in (reconstruction, sample):
-            fake_mu, fake_log_var, _ = self._encode(fake)
-            again = self._decode(sample_posterior(fake_mu, fake_log_var).detach())
+            fake_mu, fake_log_var, _ = self.encode(fake)
+            again = self.decode(sample_posterior(fake_mu, fake_log_var).detach())
             generated.append((reconstruction_error(fake.detach(), again), kl_divergence(fake_mu, fake_log_var)))
         decoder_loss = self.loss.decoder(rec_real, generated, pixels)
         descend(decoder_loss, self.network.decoder.parameters(), self.decoder_optimizer)
@@ -155,19 +151,26 @@ class AutoencoderStep:
         }
 
 
-class VAEWarmupStep(AutoencoderStep):
-    """A plain VAE step (both networks, one loss), the cheap start that soft-introspective VAE offers as an option."""
+class VAEWarmupStep:
+    """A plain VAE step (both networks, one loss), the cheap start that soft-introspective VAE offers as an option.
+
+    Args:
+        step: the step that follows later, whose networks, optimisers and weights it shares.
+    """
+
+    def __init__(self, step: AutoencoderStep) -> None:
+        self.step = step
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
         """images: (B, 1, H, W) in [0, 1] -> detached scalars."""
-        pixels = images[0].numel()
-        mu, log_var, _ = self._encode(images)
-        reconstruction = self._decode(sample_posterior(mu, log_var))
+        step, pixels = self.step, images[0].numel()
+        mu, log_var, _ = step.encode(images)
+        reconstruction = step.decode(sample_posterior(mu, log_var))
         rec, kl = reconstruction_error(images, reconstruction), kl_divergence(mu, log_var)
-        loss = self.loss.elbo(rec, kl, pixels)
-        descend(loss, self.network.encoder.parameters(), self.encoder_optimizer, retain_graph=True)
+        loss = step.loss.elbo(rec, kl, pixels)
+        descend(loss, step.network.encoder.parameters(), step.encoder_optimizer, retain_graph=True)
         # The decoder's gradient does not pass through encoder weights, so the order of the two steps does not matter.
-        descend(loss, self.network.decoder.parameters(), self.decoder_optimizer)
+        descend(loss, step.network.decoder.parameters(), step.decoder_optimizer)
         return {"loss": loss.detach(), "mse": rec.detach().mean() / pixels, "kl": kl.detach().mean()}
 
 
@@ -179,28 +182,16 @@ class InpainterStep:
         discriminator: patch discriminator.
         generator_optimizer: optimiser of `network.inpainter`.
         discriminator_optimizer: optimiser of `discriminator`.
-        trunk: perceptual trunk with `features(images) -> list`; frozen.
-        adversarial: the soft-mask adversarial loss.
-        l1_weight: of the whole raw prediction's mean absolute error.
+        trunk: of style and perceptual loss; left out where their weights are 0.
+        holes: makes lessons of slices; not needed where the batches are lessons already (`StoredHoles`).
         hole_weight: of the mean absolute error within the hole. Not in the paper: a generator that begins at the slice
-            itself is right outside the hole, whose many pixels then hold it there.
-        smooth_weight: of the mean absolute value, within the hole, of the error smoothed by `smooth_sigma` pixels. Not
-            in the paper: the anomaly map counts what is broad, the absolute error weighs what is thin alike.
-        smooth_sigma: of that Gaussian, pixels.
-        style_weight: of `style_loss`; the trunk is left out where this and the next are 0.
+            itself is right outside the hole, whose many pixels then hold it there. The whole raw prediction's mean
+            absolute error has the weight 1.
+        style_weight: of `style_loss`.
         perceptual_weight: of `perceptual_loss`.
         adversarial_weight: of the generator's adversarial term; 0, as in effect in the published code, leaves the
             discriminator out.
-        teacher_weight: of the hole's and the smoothed error against `teacher`'s filling instead of the slice, weighted
-            among themselves as those are. Not in the paper: what a slice does not show of its hole is noise to who
-            learns from the slice; the teacher's mean has less of it.
-        teacher: a trained generator, whose mean over a slice and its mirror image is learnt.
-        gradient_norm: the generator's gradients are cut to it; 0: they are not.
-        holes: makes lessons of slices; not needed where the batches are lessons already (`StoredHoles`).
         amp: bfloat16 autocast.
-
-    Raises:
-        ValueError: a teacher's weight without a teacher.
     """
 
     def __init__(
@@ -209,63 +200,35 @@ class InpainterStep:
         discriminator: nn.Module,
         generator_optimizer: Optimizer,
         discriminator_optimizer: Optimizer,
-        trunk: nn.Module,
-        adversarial: SoftMaskAdversarialLoss,
-        l1_weight: float = 1.0,
+        trunk: Trunk,
+        holes: Callable[[Tensor], Tensor] | None = None,
         hole_weight: float = 0.0,
-        smooth_weight: float = 0.0,
-        smooth_sigma: float = 1.5,
         style_weight: float = 250.0,
         perceptual_weight: float = 0.1,
         adversarial_weight: float = 0.01,
-        teacher_weight: float = 0.0,
-        teacher: nn.Module | None = None,
-        gradient_norm: float = 0.0,
-        holes: HoleMaker | None = None,
         amp: bool = False,
     ) -> None:
-        if teacher_weight and teacher is None:
-            raise ValueError(f"teacher_weight is {teacher_weight}, but there is no teacher; name one by teacher_file.")
         self.network = network
-        self.teacher = None if teacher is None else teacher.eval().requires_grad_(False)
         self.discriminator = discriminator
         self.generator_optimizer = generator_optimizer
         self.discriminator_optimizer = discriminator_optimizer
-        trunk.requires_grad_(False)
-        self.features: Callable[[Tensor], list[Tensor]] = trunk.features  # type: ignore[assignment]
-        self.adversarial = adversarial
+        self.trunk = trunk
+        self.holes = holes
+        self.adversarial = SoftMaskAdversarialLoss()
         self.weights = {
-            "l1": l1_weight,
+            "l1": 1.0,
             "hole": hole_weight,
-            "smooth": smooth_weight,
             "style": style_weight,
             "perceptual": perceptual_weight,
             "adversarial": adversarial_weight,
-            "teacher": teacher_weight,
         }
-        self.smooth_sigma = smooth_sigma
-        self.gradient_norm = gradient_norm
-        self.holes = holes
         self.amp = as_bool("amp", amp)
-
-    @torch.no_grad()
-    def _taught(self, filled: Tensor, masks: Tensor) -> Tensor | None:
-        """The teacher's fillings, (B, 1, H, W) in [0, 1], if there is one."""
-        if self.teacher is None:
-            return None
-        both = self.teacher(with_mirror_images(filled), with_mirror_images(masks))
-        return _at_least_single(mean_over_mirror_images(both)).clamp(0.0, 1.0)
-
-    def _errors(self, raw: Tensor, target: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean absolute error within the holes, as it is and smoothed: scalars."""
-        error, hole = (raw - target) * masks, masks.sum().clamp(min=1.0)
-        return error.abs().sum() / hole, (gaussian_filter(error, self.smooth_sigma).abs() * masks).sum() / hole
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
         """One update of both networks.
 
         Args:
-            images: (B, 1, H, W) healthy slices in [0, 1], or (B, 3, H, W) lessons that `HoleMaker` made of them.
+            images: (B, 1, H, W) healthy slices in [0, 1], or (B, 3, H, W) lessons made of them (`holes.py`).
 
         Returns:
             detached scalars `loss`, its terms, `discriminator`, `mask_area`.
@@ -278,42 +241,30 @@ class InpainterStep:
         # The composition keeps the gradient where the image was filled; see compose_pseudo_healthy for the clamp.
         composed = compose_pseudo_healthy(images, raw, masks)
 
-        with _autocast(images.device, self.amp):
-            predicted, target = [], []
-            if self.weights["style"] or self.weights["perceptual"]:
-                predicted, target = self.features(raw.clamp(0.0, 1.0)), self.features(images)
-            scores = self.discriminator(composed) if self.weights["adversarial"] else None
-            taught = self._taught(filled, masks)
-        predicted, target = ([_at_least_single(f) for f in features] for features in (predicted, target))
-        nothing = raw.new_zeros(())
-        sharp, smooth = self._errors(raw, images, masks)
         terms = {
             "l1": F.l1_loss(raw, images),
-            "hole": sharp,
-            "smooth": smooth,
-            "style": style_loss(predicted, target) if predicted else nothing,
-            "perceptual": perceptual_loss(predicted, target) if predicted else nothing,
-            "adversarial": self.adversarial.generator(scores, masks) if scores is not None else nothing,
-            "teacher": nothing,
+            "hole": ((raw - images).abs() * masks).sum() / masks.sum().clamp(min=1.0),
         }
-        if taught is not None:
-            sharp, smooth = self._errors(raw, taught, masks)
-            terms["teacher"] = self.weights["hole"] * sharp + self.weights["smooth"] * smooth
+        if self.weights["style"] or self.weights["perceptual"]:
+            with _autocast(images.device, self.amp):
+                predicted, target = self.trunk(raw.clamp(0.0, 1.0)), self.trunk(images)
+            terms |= {
+                "style": style_loss(predicted[0], target[0]),
+                "perceptual": perceptual_loss(predicted[1], target[1]),
+            }
+        if self.weights["adversarial"]:
+            with _autocast(images.device, self.amp):
+                scores = self.discriminator(composed)
+            terms["adversarial"] = self.adversarial.generator(scores, masks)
         loss = torch.stack([self.weights[name] * value for name, value in terms.items()]).sum()
-        generator = self.network.inpainter.parameters()
-        descend(loss, generator, self.generator_optimizer, max_norm=self.gradient_norm)
+        descend(loss, self.network.inpainter.parameters(), self.generator_optimizer)
 
-        discriminator_loss = nothing
         if self.weights["adversarial"]:
             with _autocast(images.device, self.amp):
                 real_scores, composed_scores = self.discriminator(torch.cat([images, composed.detach()])).chunk(2)
-            discriminator_loss = self.adversarial.discriminator(
+            terms["discriminator"] = self.adversarial.discriminator(
                 _at_least_single(real_scores), _at_least_single(composed_scores), masks
             )
-            descend(discriminator_loss, self.discriminator.parameters(), self.discriminator_optimizer)
-        return {
-            "loss": loss.detach(),
-            **{name: value.detach() for name, value in terms.items()},
-            "discriminator": discriminator_loss.detach(),
-            "mask_area": masks.mean(),
-        }
+            descend(terms["discriminator"], self.discriminator.parameters(), self.discriminator_optimizer)
+        scalars = {name: value.detach() for name, value in terms.items()}
+        return {"loss": loss.detach(), **scalars, "mask_area": masks.mean()}

@@ -28,7 +28,7 @@ from packaging.utils import canonicalize_name
 from PIL import Image
 
 from scripts.common.anonymous import anonymous_name
-from scripts.common.checkpoints import latest_checkpoint
+from scripts.common.checkpoints import CHECKPOINT
 from scripts.common.checksums import write_checksums
 from scripts.common.cli import one_sentence
 from scripts.common.errors import PhanesInputError
@@ -37,7 +37,8 @@ from scripts.method.networks.perceptual import SpatialLPIPS, VGG19Features, read
 from scripts.pipeline.inference import sentence_of, verify_bundle
 from scripts.release.sbom import pinned
 from scripts.study.evaluation.store import ResultStore
-from scripts.training.calibration import load_part
+from scripts.training.engines import StepTrainer
+from scripts.training.parts import load_part
 from tests.conftest import REPOSITORY, head_slice, run_inference, write_calibration
 from tests.pipeline.bad_inputs import dicom_slice, series
 from tests.pipeline.faults import tree
@@ -133,9 +134,11 @@ def test_the_switch_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_malicious_checkpoint_does_not_resume(tmp_path: Path, canary: Path) -> None:
-    malicious(tmp_path / "checkpoint_epoch=3.pt", canary)
+    malicious(tmp_path / CHECKPOINT, canary)
+    network = torch.nn.Linear(1, 1)
+    trainer = StepTrainer("cpu", 1, [{"image": 0}], lambda images: {}, [network], checkpoint_dir=str(tmp_path))
     with pytest.raises(pickle.UnpicklingError):
-        torch.load(latest_checkpoint(str(tmp_path)), weights_only=True)
+        trainer.run()
     assert not canary.exists()
 
 

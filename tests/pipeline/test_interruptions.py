@@ -96,7 +96,7 @@ def train(folder: Path, epochs: int = 4) -> None:
             EpochSeed(7, dataset),
             ValidationHandler(1, validator),
             best,
-            StateExporter(str(folder / "checkpoints" / "best.pt"), network, str(folder / "network.pt")),
+            StateExporter(best, network, str(folder / "network.pt")),
         ],
     )
 
@@ -128,6 +128,6 @@ def test_a_killed_training_repeats_the_undisturbed_curve_to_the_last_bit(tmp_pat
     assert {path.name for path in (out / "checkpoints").iterdir()} == {
         path.name for path in (undisturbed / "checkpoints").iterdir()
     }
-    for name in ("network.pt", "checkpoints/best.pt", "checkpoints/checkpoint_epoch=4.pt"):
+    for name in ("network.pt", "checkpoints/best.pt", "checkpoints/checkpoint.pt"):
         expected_state, state = (torch.load(folder / name, weights_only=True) for folder in (undisturbed, out))
         assert repr(state) == repr(expected_state), name

@@ -26,7 +26,7 @@ from tests.pipeline.test_interruptions import curve, stamps, train
 from tests.soak.record import record
 
 TRIALS, SEED = 50, 8
-COMPARED = ("network.pt", "checkpoints/best.pt", "checkpoints/checkpoint_epoch=4.pt")
+COMPARED = ("network.pt", "checkpoints/best.pt", "checkpoints/checkpoint.pt")
 
 
 def make_cohort(folder: Path) -> Path:

@@ -12,6 +12,7 @@ from scripts.common.files import sha256_of_file
 from scripts.method.bias_field import BiasField
 from scripts.method.mask_rule import CalibratedMask
 from scripts.method.networks.aot_gan import AOTGenerator
+from scripts.method.networks.perceptual import SpatialLPIPS
 from scripts.method.networks.soft_intro_vae import SoftIntroVAE
 from scripts.method.phanes import Phanes
 from scripts.method.refinement import Refinement
@@ -19,10 +20,10 @@ from scripts.training.calibration import (
     calibrate,
     calibrate_refinement,
     false_positive_interval,
-    load_part,
     storable,
     threshold_at,
 )
+from scripts.training.parts import load_part, load_perceptual, load_trained
 from tests.method.composed import composed
 
 
@@ -74,7 +75,7 @@ def test_the_interval_is_that_of_the_mean():
 
 def test_calibration_keeps_its_promises_on_the_healthy_slices(tmp_path, batches, brain):
     weights, record_file = tmp_path / "models/model.pt", tmp_path / "models/calibration.json"
-    record = calibrate(small(), batches, torch.device("cpu"), str(weights), str(record_file), brain, 0.97)
+    record = calibrate(small(), batches, torch.device("cpu"), str(tmp_path / "models"), 0.97, brain=brain)
     assert json.loads(record_file.read_text()) == json.loads(json.dumps(record))
     assert record["weights_sha256"] == sha256_of_file(weights)
     assert record["healthy_scans"] == 6
@@ -114,6 +115,35 @@ def test_stored_weights_are_cpu_tensors_in_half_precision():
     assert state["inpainter.output.weight"].dtype == torch.float16
     assert state["autoencoder.encoder.stem_norm.running_var"].dtype == torch.float32
     assert state["mask_threshold"].dtype == torch.float32
+
+
+def test_weights_are_calibrated_again_from_their_own_file_alone_and_stay_as_they_are(tmp_path, batches, brain):
+    first = calibrate(
+        small(), batches, torch.device("cpu"), str(tmp_path / "a"), brain=brain, training={"inpainter": {"epochs": 3}}
+    )
+    again = small()
+    with torch.no_grad():
+        for parameter in again.parameters():
+            parameter.zero_()
+    trained = load_trained(again, str(tmp_path / "a" / "model.pt"), "none", "none", None)
+    second = calibrate(again, batches, torch.device("cpu"), str(tmp_path / "b"), brain=brain, training=trained)
+    assert second == first
+    assert second["training"] == {"inpainter": {"epochs": 3}}
+    assert sha256_of_file(tmp_path / "b" / "model.pt") == sha256_of_file(tmp_path / "a" / "model.pt")
+
+
+def test_the_published_distance_is_filled_from_its_file_and_nothing_stands_in(tmp_path):
+    torch.manual_seed(0)
+    published = SpatialLPIPS("squeezenet")
+    torch.save(published.trunk.state_dict(), tmp_path / "squeezenet.pt")
+    network = SpatialLPIPS("squeezenet")
+    load_perceptual(network, str(tmp_path / "squeezenet.pt"))
+    assert torch.equal(network.trunk.features[0].weight, published.trunk.features[0].weight)
+    assert not torch.equal(network.heads[0].weight, published.heads[0].weight)  # the lpips package's
+    with pytest.raises(PhanesInputError, match=r"not at hand .*--perceptual_file, or take the distilled network"):
+        load_perceptual(network, str(tmp_path / "nowhere.pt"))
+    with pytest.raises(PhanesInputError, match=r"run distill_perceptual\.json first"):
+        load_perceptual(SpatialLPIPS("distilled"), str(tmp_path / "nowhere.pt"))
 
 
 def test_a_missing_part_says_which_command_makes_it(tmp_path):

@@ -1,29 +1,27 @@
 """Training through MONAI's engine: resuming repeats the undisturbed curve; the best state is exported."""
 
-import copy
+import json
 
 import pytest
 import torch
 from ignite.engine import Engine, Events, State
 from monai.data import CacheDataset, DataLoader
 from monai.transforms import Compose, RandFlipd, RandGaussianNoised
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from scripts.common.checkpoints import latest_checkpoint
+from scripts.common.checkpoints import CHECKPOINT
 from scripts.method.networks.aot_gan import AOTGenerator
 from scripts.method.networks.soft_intro_vae import SoftIntroVAE
 from scripts.training.cuda_graph import GraphedStep
 from scripts.training.engines import (
     BestKeeper,
     EpochSeed,
-    InpaintingReconstruction,
+    Inpainting,
     StateExporter,
     StepTrainer,
-    WeightAverager,
     prepare_image_as_target,
     scalars,
 )
-from scripts.training.holes import HoleMaker
+from scripts.training.holes import PublishedHoles
 from scripts.training.losses import SoftIntroLoss
 from scripts.training.steps import AutoencoderStep
 from tests.method.composed import composed
@@ -64,51 +62,47 @@ def test_a_resumed_run_repeats_the_undisturbed_curve(tmp_path):
     assert first + second == pytest.approx(undisturbed, rel=1e-6)
 
 
-def test_only_the_newest_checkpoint_is_kept_and_found(tmp_path):
-    assert latest_checkpoint(str(tmp_path)) == ""
+def test_only_the_newest_checkpoint_is_kept(tmp_path):
+    left = tmp_path / "tmp0123"
+    left.touch()  # of a process that was killed while it wrote
     train(tmp_path, 3)
-    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint_epoch=3.pt"]
-    assert latest_checkpoint(str(tmp_path)).endswith("checkpoint_epoch=3.pt")
+    assert [p.name for p in tmp_path.iterdir()] == [CHECKPOINT]
+    assert torch.load(tmp_path / CHECKPOINT, weights_only=True)["trainer"]["iteration"] == 9
 
 
 def test_checkpoints_load_without_executing_anything(tmp_path):
     train(tmp_path, 1)
-    state = torch.load(latest_checkpoint(str(tmp_path)), weights_only=True)
+    state = torch.load(tmp_path / CHECKPOINT, weights_only=True)
     assert {"network", "encoder_optimizer", "decoder_optimizer", "trainer"} <= set(state)
 
 
-def test_the_exporter_writes_the_best_state_when_there_is_one(tmp_path):
-    network = SoftIntroVAE(image_size=16, channels=(4, 8), latent_dim=4)
-    best = copy.deepcopy(network)
-    torch.nn.init.constant_(best.decoder.output.bias, 3.0)
-    exporter = StateExporter(str(tmp_path / "best.pt"), network, str(tmp_path / "out" / "network.pt"))
-    exporter(None)
-    assert torch.load(tmp_path / "out" / "network.pt", weights_only=True)["decoder.output.bias"] != 3.0
-    torch.save({"network": best.state_dict()}, tmp_path / "best.pt")
-    exporter(None)
-    assert torch.load(tmp_path / "out" / "network.pt", weights_only=True)["decoder.output.bias"] == 3.0
-
-
-def test_the_average_follows_the_trained_weights_after_every_step():
-    trained = torch.nn.Linear(1, 1, bias=False)
-    averaged = AveragedModel(trained, multi_avg_fn=get_ema_multi_avg_fn(0.5))
-
-    def step(engine, batch):
-        torch.nn.init.constant_(trained.weight, batch)
-
-    engine = Engine(step)
-    WeightAverager(averaged, trained).attach(engine)
-    engine.run([8.0, 4.0, 1.0])
-    assert averaged.module.weight.item() == 0.5 * (0.5 * (8.0 + 4.0) + 1.0)
-    assert trained.weight.item() == 1.0
+def test_the_exporter_writes_the_best_state_when_there_is_one_and_how_it_came_about(tmp_path):
+    network = torch.nn.Linear(1, 1)
+    best = BestKeeper(Validated([]), "val_mse", network, str(tmp_path / "best.pt"))
+    engine = Engine(lambda engine, batch: None)
+    StateExporter(best, network, str(tmp_path / "out" / "network.pt"), {"size": "tiny"}).attach(engine)
+    torch.nn.init.constant_(network.bias, 2.0)
+    engine.run([0], max_epochs=4)
+    assert torch.load(tmp_path / "out" / "network.pt", weights_only=True)["bias"] == 2.0
+    torch.save({"network": {"weight": torch.ones(1, 1), "bias": torch.ones(1)}}, tmp_path / "best.pt")
+    best.epoch = 3
+    engine.run([0], max_epochs=4)
+    assert torch.load(tmp_path / "out" / "network.pt", weights_only=True)["bias"] == network.bias == 1.0
+    record = json.loads((tmp_path / "out" / "network.json").read_text())
+    assert {k: record[k] for k in ("size", "parameters", "steps", "best_epoch")} == {
+        "size": "tiny",
+        "parameters": 2,
+        "steps": 4,
+        "best_epoch": 3,
+    }
 
 
 def test_validation_of_the_inpainter_uses_the_same_holes_every_time_and_fills_only_them():
     torch.manual_seed(0)
     network = composed(SoftIntroVAE(channels=(4, 8), latent_dim=4), AOTGenerator((4, 8, 8), 1))
     network.mask.threshold.fill_(1e6)
-    holes = HoleMaker(network)
-    validated = InpaintingReconstruction(network, network.inpainter, holes, seed=1).eval()
+    holes = PublishedHoles(network)
+    validated = Inpainting(network.inpainter, holes, seed=1).eval()
     images = torch.rand(5, 1, 128, 128)
     first, second = validated(images), validated(images)
     assert torch.equal(first, second)
@@ -140,13 +134,14 @@ class Validated:
         self.state.epoch, self.state.metrics = epoch, {"val_mse": self.errors[epoch - 1]}
 
 
-def keep_best(tmp_path, errors, stop_after=None, keeper=None, **options):
+def keep_best(tmp_path, errors, stop_after=None, keeper=None, warmup_epochs=0, **options):
     network = torch.nn.Linear(1, 1)
     validator = Validated(errors)
     fresh = BestKeeper(validator, "val_mse", network, str(tmp_path / "best.pt"), **options)
     if keeper is not None:
         fresh.load_state_dict(keeper.state_dict())
     trainer = Engine(lambda engine, batch: None)
+    trainer.warmup_epochs = warmup_epochs
     start = 0 if keeper is None else len(errors) // 2
 
     @trainer.on(Events.EPOCH_COMPLETED)
@@ -163,7 +158,7 @@ def keep_best(tmp_path, errors, stop_after=None, keeper=None, **options):
 
 def test_the_lowest_error_is_kept_and_the_warm_up_does_not_compete(tmp_path):
     assert keep_best(tmp_path, [0.3, 0.1, 0.2, 0.25])[1] == 2.0
-    assert keep_best(tmp_path, [0.3, 0.1, 0.2, 0.25], first_epoch=3)[1] == 3.0
+    assert keep_best(tmp_path, [0.3, 0.1, 0.2, 0.25], warmup_epochs=2)[1] == 3.0
 
 
 def test_a_resumed_run_does_not_overwrite_a_better_state(tmp_path):

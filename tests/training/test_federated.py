@@ -24,7 +24,7 @@ FILES = ["configs/train.json", "configs/federated_train.json"]
 def weights() -> dict[str, Tensor]:
     """What the server starts with: a whole network."""
     torch.manual_seed(0)
-    parser = parser_of("train.json", recipes={"compact": RECIPE}, **TINY)
+    parser = parser_of("train.json", **TINY)
     network = parser.get_parsed_content("network_def")
     fill_thresholds(network)
     return dict(network.state_dict())
@@ -41,8 +41,8 @@ def site(name: str, seed: int, folder: Path) -> MonaiAlgo:
         "dataset_dir": str(folder / name),
         "output_dir": str(folder / name / "run"),
         "device": "cpu",
-        "recipes": {"compact": RECIPE},
         **TINY,
+        **{name: value for name, value in RECIPE.items() if name != "warmup_epochs"},
         "batch_size": 2,
     }
     client = MonaiAlgo(

@@ -109,9 +109,6 @@ def test_the_discriminators_target_is_the_softened_mask_of_scipy():
     composed, real = torch.full((1, 1, 12, 12), 0.25), torch.full((1, 1, 12, 12), 0.75)
     paper = np.mean((0.25 - (1 - softened)) ** 2) + 0.25**2
     assert SoftMaskAdversarialLoss().discriminator(real, composed, mask).item() == pytest.approx(paper, rel=1e-5)
-    upstream = np.mean((0.25 - softened) ** 2) + 0.75**2
-    loss = SoftMaskAdversarialLoss(labels="upstream").discriminator(real, composed, mask)
-    assert loss.item() == pytest.approx(upstream, rel=1e-5)
 
 
 def test_the_generators_adversarial_loss_counts_the_hole_alone():
@@ -122,8 +119,3 @@ def test_the_generators_adversarial_loss_counts_the_hole_alone():
     scores[..., 4:] = -7.0
     assert SoftMaskAdversarialLoss().generator(scores, mask).item() == pytest.approx(0.25)
     assert SoftMaskAdversarialLoss().generator(scores, torch.zeros_like(mask)).item() == 0.0
-
-
-def test_unknown_labels_are_refused():
-    with pytest.raises(ValueError, match="'paper' or 'upstream'"):
-        SoftMaskAdversarialLoss(labels="other")

@@ -25,6 +25,8 @@ LPIPS_STD = tuple(scale / 2 for scale in _SCALE)
 DISTILLED_STEM = 16
 DISTILLED_FIRES = ((8, 16), (8, 16), (16, 64), (16, 64), (24, 96), (24, 96), (32, 128), (32, 128))
 
+TRUNKS = ("imagenet", "file", "distilled", "squeezenet")
+
 # What the inpainter's perceptual loss (relu*_1) and style loss use.
 VGG19_TAPS = tuple(f"relu{tap}" for tap in ("1_1", "2_1", "2_2", "3_1", "3_4", "4_1", "4_4", "5_1", "5_2"))
 
@@ -63,9 +65,9 @@ class SpatialLPIPS(nn.Module):
         trunk: where the trunk comes from. "imagenet": the `lpips` package as published, with torchvision's weights
             from its cache (TORCH_HOME) or, if missing there, its download; "file": those weights from the path
             `weights`, with the linear heads of the installed `lpips` package; "distilled": this project's own small
-            network with one input channel. The latter reads nothing unless `weights` is given, for its weights come
-            with the state dict it is part of.
-        weights: path of a state dict: "file" wants torchvision's layout (keys `features.*`), "distilled" this
+            network with one input channel; "squeezenet": the published one's layers. The last two read nothing unless
+            `weights` is given, for their weights come with the state dict they are part of.
+        weights: path of a state dict: "file" wants torchvision's layout (keys `features.*`), the last two this
             module's own.
         net: "squeeze" or "alex", for "imagenet" and "file".
         stem: for "distilled", channels of the first convolution.
@@ -88,11 +90,12 @@ class SpatialLPIPS(nn.Module):
         smoothing: float = 0.0,
     ) -> None:
         super().__init__()
-        if trunk not in ("imagenet", "file", "distilled"):
-            raise ValueError(f"Perceptual trunk '{trunk}' is unknown; choose imagenet, file or distilled.")
+        if trunk not in TRUNKS:
+            raise ValueError(f"Perceptual trunk '{trunk}' is unknown; choose {', '.join(TRUNKS)}.")
         if net not in ("squeeze", "alex"):
             raise ValueError(f"LPIPS network '{net}' is unknown here; choose squeeze or alex.")
-        if trunk == "distilled":
+        self.distilled = trunk == "distilled"
+        if self.distilled:
             self.trunk = squeezenet((0.5,), (0.5,), stem, fires)
         else:
             self.trunk = squeezenet(LPIPS_MEAN, LPIPS_STD) if net == "squeeze" else alexnet(LPIPS_MEAN, LPIPS_STD)

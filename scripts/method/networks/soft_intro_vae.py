@@ -5,13 +5,12 @@ parameters with the defaults) and `compact` (fewer channels, `stem_stride=2`); b
 """
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...common.errors import PhanesInputError
 from ...common.options import as_bool
 
 
@@ -21,13 +20,11 @@ class ResidualBlock(nn.Module):
     Args:
         in_channels: channels of the input.
         out_channels: channels of the output.
-        force_skip_conv: project the skip even when the channels agree. The published checkpoints carry such
-            projections in two blocks, by accident; importing them needs it.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, force_skip_conv: bool = False) -> None:
+    def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        project = force_skip_conv or in_channels != out_channels
+        project = in_channels != out_channels
         self.skip: nn.Module = nn.Conv2d(in_channels, out_channels, 1, bias=False) if project else nn.Identity()
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
         self.norm1 = nn.BatchNorm2d(out_channels)
@@ -76,7 +73,6 @@ class Encoder(nn.Module):
         channels: Sequence[int],
         latent_dim: int,
         stem_stride: int = 1,
-        force_skip_conv: bool = False,
         linear_path: bool = False,
     ) -> None:
         super().__init__()
@@ -86,9 +82,7 @@ class Encoder(nn.Module):
         self.activation = nn.LeakyReLU(0.2)
         # A strided stem halves the resolution itself; otherwise the pooling does, as for every later level.
         self.stem_pool: nn.Module = nn.AvgPool2d(2) if stem_stride == 1 else nn.Identity()
-        self.levels = nn.ModuleList(
-            ResidualBlock(i, o, force_skip_conv and i == o) for i, o in itertools.pairwise(channels)
-        )
+        self.levels = nn.ModuleList(ResidualBlock(i, o) for i, o in itertools.pairwise(channels))
         self.bottleneck = ResidualBlock(channels[-1], channels[-1])
         side = image_size // 2 ** len(channels)
         self.posterior = BatchInvariantLinear(channels[-1] * side * side, 2 * latent_dim)
@@ -114,7 +108,6 @@ class Decoder(nn.Module):
         channels: Sequence[int],
         latent_dim: int,
         stem_stride: int = 1,
-        force_skip_conv: bool = False,
         linear_path: bool = False,
     ) -> None:
         super().__init__()
@@ -125,10 +118,7 @@ class Decoder(nn.Module):
         self.channels = channels[-1]
         self.project = BatchInvariantLinear(latent_dim, channels[-1] * self.side * self.side)
         widths = [channels[-1], *reversed(channels)]
-        self.levels = nn.ModuleList(
-            ResidualBlock(i, o, force_skip_conv and n == 1 and i == o)
-            for n, (i, o) in enumerate(itertools.pairwise(widths))
-        )
+        self.levels = nn.ModuleList(ResidualBlock(i, o) for i, o in itertools.pairwise(widths))
         self.head = ResidualBlock(channels[0], channels[0])
         self.output = nn.Conv2d(channels[0], 1, 5, padding=2)
         # With a strided stem the last doubling is left to a bilinear upsampling of the logits: the coarse
@@ -159,9 +149,8 @@ class SoftIntroVAE(nn.Module):
         channels: channels of the levels, one embedding each.
         latent_dim: size of z.
         stem_stride: 1 (paper), or 2 to keep every residual block at half resolution and below (compact).
-        force_skip_conv: see `ResidualBlock`; 29,955,073 parameters at paper size.
         linear_path: a linear map beside the convolutions of encoder and decoder, so that training can begin at
-            probabilistic PCA (`start_from_principal_components`) and the convolutions learn what is left. Not in the
+            probabilistic PCA and the convolutions learn what is left. Not in the
             paper; it lets the compact size train in minutes on a CPU.
         sample_latent: draw z from the posterior in `forward` too, as the published code does; the mean otherwise.
         frozen_norm: keep the batch normalisation in evaluation mode while training, as the published training does
@@ -177,7 +166,6 @@ class SoftIntroVAE(nn.Module):
         channels: Sequence[int] = (64, 128, 256, 512, 512),
         latent_dim: int = 128,
         stem_stride: int = 1,
-        force_skip_conv: bool = False,
         linear_path: bool = False,
         sample_latent: bool = False,
         frozen_norm: bool = False,
@@ -190,8 +178,8 @@ class SoftIntroVAE(nn.Module):
         self.latent_dim = latent_dim
         self.frozen_norm = frozen_norm
         self.sample_latent = as_bool("sample_latent", sample_latent)
-        self.encoder = Encoder(image_size, channels, latent_dim, stem_stride, force_skip_conv, linear_path)
-        self.decoder = Decoder(image_size, channels, latent_dim, stem_stride, force_skip_conv, linear_path)
+        self.encoder = Encoder(image_size, channels, latent_dim, stem_stride, linear_path)
+        self.decoder = Decoder(image_size, channels, latent_dim, stem_stride, linear_path)
 
     @torch.jit.unused
     def train(self, mode: bool = True) -> "SoftIntroVAE":
@@ -202,46 +190,6 @@ class SoftIntroVAE(nn.Module):
                 if isinstance(module, nn.BatchNorm2d):
                     module.eval()
         return self
-
-    @torch.jit.unused
-    @torch.no_grad()
-    def start_from_principal_components(self, images: Iterable[Tensor], noise_variance: float = 1.0) -> None:
-        """Begin at the probabilistic PCA of the images (Tipping and Bishop 1999).
-
-        At `noise_variance` beta_kl / (2 beta_rec) it is the linear VAE with the best evidence lower bound. It stays
-        fixed, and the convolutions, which start at zero, learn what is left. Only with `linear_path`; otherwise nothing
-        happens.
-
-        Args:
-            images: training slices, (1, H, W) each, more than `latent_dim` of them.
-            noise_variance: of a pixel.
-
-        Raises:
-            PhanesInputError: too few images.
-        """
-        if not isinstance(self.encoder.linear, nn.Linear) or not isinstance(self.decoder.linear, nn.Linear):
-            return
-        data = torch.stack([torch.as_tensor(image).flatten() for image in images])
-        if len(data) <= self.latent_dim:
-            raise PhanesInputError(
-                f"{len(data)} training slices are too few for {self.latent_dim} principal components: add slices, or "
-                "raise start_draws, or lower latent_dim."
-            )
-        mean = data.mean(dim=0)
-        # Eigenvectors of the covariance by way of the smaller Gram matrix.
-        values, vectors = torch.linalg.eigh((data - mean) @ (data - mean).T / len(data))
-        values, vectors = values.flip(0)[: self.latent_dim], vectors.flip(1)[:, : self.latent_dim]
-        directions = torch.nn.functional.normalize((data - mean).T @ vectors, dim=0)
-        values = values.clamp(min=noise_variance)  # what explains less than the noise is left out
-        gain = (values - noise_variance).sqrt()
-        self.decoder.linear.weight.copy_(directions * gain)
-        self.decoder.linear.bias.copy_(mean)
-        self.encoder.linear.weight.copy_((directions * (gain / values)).T)
-        self.encoder.linear.bias.copy_(-self.encoder.linear.weight @ mean)
-        for parameter in (*self.encoder.posterior.parameters(), *self.decoder.output.parameters()):
-            nn.init.zeros_(parameter)
-        self.encoder.posterior.bias[self.latent_dim :] = (noise_variance / values).log()
-        self.freeze_linear_path()
 
     @torch.jit.unused
     def freeze_linear_path(self) -> None:

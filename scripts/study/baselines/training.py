@@ -25,24 +25,31 @@ from ...training.engines import BestKeeper, image_batch
 from .protocol import AnomalySystem, Fittable, Trainable, learnt_state, load_system, save_system
 
 
-def parts_of(config_file: str, ids: Sequence[str], overrides: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Parts of another config, built there: what two configs share is defined once.
+def phanes_configs(size: str) -> list[str]:
+    """PHANES' own training config, with the paper's recipe at paper size; relative to the repository's root.
+
+    Raises:
+        PhanesInputError: they are not below the current folder.
+    """
+    files = ["bundle/configs/train.json", *(["bundle/configs/paper.json"] if size == "paper" else [])]
+    if not Path(files[0]).is_file():
+        raise PhanesInputError(f"No config at '{files[0]}': run this command from the repository's root.")
+    return files
+
+
+def parts_of(size: str, ids: Sequence[str], overrides: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Parts of PHANES' training config, built there: what two configs share is defined once.
 
     MONAI's macros would copy a part's text, and its references would then point into the copying config.
 
     Args:
-        config_file: path; relative ones start from the current folder, the repository's root.
+        size: `paper` or `compact`.
         ids: of the parts.
         overrides: entries of that config to replace.
-
-    Raises:
-        PhanesInputError: no such config.
     """
-    if not Path(config_file).is_file():
-        raise PhanesInputError(f"No config at '{config_file}': run this command from the repository's root.")
     parser = ConfigParser()
-    parser.read_config(config_file)
-    parser.update(overrides or {})
+    parser.read_config(phanes_configs(size))
+    parser.update({"bundle_root": "bundle", **(overrides or {})})
     return {name: parser.get_parsed_content(name) for name in ids}
 
 
@@ -239,7 +246,6 @@ class Fitter:
 def train_as_phanes(
     system: AnomalySystem,
     record: RunRecord,
-    config_file: str,
     overrides: dict[str, Any],
     trained_autoencoder: str | None = None,
 ) -> None:
@@ -248,14 +254,13 @@ def train_as_phanes(
     Args:
         system: with the submodule `autoencoder` (RA, SI-VAE).
         record: writes the result.
-        config_file: PHANES' training config; it writes `autoencoder.pt` to its output_dir.
-        overrides: entries of that config to replace, output_dir among them; None leaves the config's own.
+        overrides: entries of that config to replace, size and output_dir among them; None leaves the config's own.
         trained_autoencoder: such a file, when that training has been run already, or a whole PHANES (`model.pt`), of
             which the first stage is taken; then nothing is trained.
     """
     if trained_autoencoder is None:
         given = {key: value for key, value in overrides.items() if value is not None}
-        monai.bundle.run(run_id="run", config_file=config_file, **given)
+        monai.bundle.run(run_id="run", config_file=phanes_configs(overrides["size"]), **given)
         trained_autoencoder = f"{overrides['output_dir']}/autoencoder.pt"
     state = torch.load(trained_autoencoder, map_location="cpu", weights_only=True)
     prefix = "autoencoder."

@@ -59,7 +59,7 @@ def networks(images: Tensor, device: torch.device) -> dict[str, Phanes]:
     """The bundle's own, with and without refinements; the published size with random weights and published choices."""
     shipped, _ = bundle_network("bundle")
     torch.manual_seed(0)
-    paper = _parser(["inference.json", "released_code.json"], **AS_PUBLISHED).get_parsed_content("network_def")
+    paper = _parser(["inference.json", "paper.json", "released_code.json"], **AS_PUBLISHED).get_parsed_content("network_def")
     give_masks(paper.eval().requires_grad_(False), images[:4])
     one_filling = cast(Phanes, copy.copy(shipped.to(device)))
     one_filling.refinement = None

@@ -1,12 +1,9 @@
 """The autoencoder: the published sizes, shapes, and what each option changes."""
 
-import numpy as np
 import pytest
 import torch
-from sklearn.decomposition import PCA
 from torch import nn
 
-from scripts.common.errors import PhanesInputError
 from scripts.method.networks.soft_intro_vae import SoftIntroVAE, sample_posterior
 
 
@@ -16,7 +13,6 @@ def parameters(module: nn.Module) -> int:
 
 def test_paper_size_has_the_published_number_of_parameters():
     assert parameters(SoftIntroVAE()) == 29_430_785
-    assert parameters(SoftIntroVAE(force_skip_conv=True)) == 29_955_073
     assert parameters(SoftIntroVAE().encoder) == 16_360_896
 
 
@@ -40,40 +36,6 @@ def test_frozen_normalisation_keeps_its_statistics_while_training():
     thawed = SoftIntroVAE(channels=(4, 8), image_size=16).train()
     thawed(torch.rand(4, 1, 16, 16))
     assert thawed.encoder.stem_norm.num_batches_tracked == 1
-
-
-@pytest.mark.parametrize("noise", [1.0, 0.25])
-def test_the_linear_path_begins_at_probabilistic_pca(noise):
-    # Oracle: scikit-learn's components; Tipping and Bishop's posterior shrinks each by (variance - noise) / variance.
-    rng = torch.Generator().manual_seed(0)
-    factors = torch.randn(60, 3, generator=rng) * torch.tensor([0.14, 0.10, 0.001])
-    images = (0.5 + factors @ torch.randn(3, 256, generator=rng)).clamp(0.0, 1.0).reshape(60, 1, 16, 16)
-    network = SoftIntroVAE(image_size=16, channels=(4, 8), latent_dim=8, linear_path=True).eval()
-    network.start_from_principal_components(images, noise)
-
-    flat = images.flatten(1).double().numpy()
-    pca = PCA(8).fit(flat)
-    variance = np.maximum(pca.explained_variance_ * 59 / 60, noise)
-    shrunk = pca.transform(flat) * (variance - noise) / variance
-    expected = np.clip(shrunk @ pca.components_ + pca.mean_, 0, 1)
-    np.testing.assert_allclose(network(images).detach().flatten(1), expected, atol=1e-4)
-    assert (variance > noise).sum() == 2, "the third factor explains less than the noise"
-    _, log_var, _ = network.encode(images)
-    np.testing.assert_allclose(log_var.detach().exp(), np.tile(noise / variance, (60, 1)), rtol=1e-4)
-    assert not network.decoder.linear.weight.requires_grad
-
-
-def test_fewer_images_than_components_are_refused_with_a_way_out():
-    network = SoftIntroVAE(image_size=16, channels=(4, 8), latent_dim=8, linear_path=True)
-    with pytest.raises(PhanesInputError, match="8 training slices are too few for 8 principal components"):
-        network.start_from_principal_components(torch.rand(8, 1, 16, 16))
-
-
-def test_without_a_linear_path_there_is_nothing_to_start():
-    network = SoftIntroVAE(image_size=16, channels=(4, 8))
-    before = {k: v.clone() for k, v in network.state_dict().items()}
-    network.start_from_principal_components(torch.rand(4, 1, 16, 16))
-    assert all(torch.equal(v, network.state_dict()[k]) for k, v in before.items())
 
 
 def test_posterior_samples_have_the_posteriors_moments():

@@ -103,8 +103,8 @@ def test_a_resumed_run_ends_as_an_undisturbed_one(dataset_dir: Path, tmp_path: P
     run("vae", dataset_dir, tmp_path / "whole", max_epochs=3, **settings)
     run("vae", dataset_dir, tmp_path / "parts", max_epochs=1, **settings)
     run("vae", dataset_dir, tmp_path / "parts", max_epochs=3, **settings)
-    whole = torch.load(tmp_path / "whole" / "checkpoints" / "checkpoint_epoch=3.pt", weights_only=True)
-    parts = torch.load(tmp_path / "parts" / "checkpoints" / "checkpoint_epoch=3.pt", weights_only=True)
+    whole = torch.load(tmp_path / "whole" / "checkpoints" / "checkpoint.pt", weights_only=True)
+    parts = torch.load(tmp_path / "parts" / "checkpoints" / "checkpoint.pt", weights_only=True)
     for name, value in whole["network"].items():
         assert torch.equal(value, parts["network"][name]), name
     assert whole["best"] == parts["best"]
@@ -119,7 +119,7 @@ def test_a_time_limit_stops_cleanly_and_still_saves(dataset_dir: Path, tmp_path:
 
 def test_averaged_weights_are_validated_and_saved(dataset_dir: Path, tmp_path: Path) -> None:
     run("vae", dataset_dir, tmp_path, max_epochs=2, average_decay=0.5, **TINY)
-    checkpoint = torch.load(tmp_path / "checkpoints" / "checkpoint_epoch=2.pt", weights_only=True)
+    checkpoint = torch.load(tmp_path / "checkpoints" / "checkpoint.pt", weights_only=True)
     best = torch.load(tmp_path / "checkpoints" / "best.pt", weights_only=True)
     name = next(iter(best))
     assert checkpoint["average"]["n_averaged"] == 4
@@ -172,7 +172,7 @@ def test_a_misspelt_option_is_refused_in_one_sentence(dataset_dir: Path, tmp_pat
 
 @pytest.mark.parametrize("whole", [False, True])
 def test_ra_takes_over_a_trained_first_stage(whole: bool, dataset_dir: Path, tmp_path: Path) -> None:
-    trained = parts_of("bundle/configs/train.json", ["autoencoder_def"])["autoencoder_def"]
+    trained = parts_of("compact", ["autoencoder"])["autoencoder"]
     state = trained.state_dict()
     if whole:  # as model.pt, which holds more
         state = {f"autoencoder.{name}": value for name, value in state.items()} | {"mask_threshold": torch.tensor(0.2)}
@@ -190,15 +190,15 @@ def test_ra_and_si_vae_train_as_phanes_but_for_the_reversed_loss(
 ) -> None:
     seen: dict[str, object] = {}
 
-    def phanes_training(run_id: str, config_file: str, **overrides: object) -> None:
+    def phanes_training(run_id: str, config_file: list[str], **overrides: object) -> None:
         seen.update(overrides, config_file=config_file)
-        part = parts_of(config_file, ["autoencoder_def"])["autoencoder_def"]
+        part = parts_of("compact", ["autoencoder"])["autoencoder"]
         Path(str(overrides["output_dir"])).mkdir()
         torch.save(part.state_dict(), f"{overrides['output_dir']}/autoencoder.pt")
 
     monkeypatch.setattr("monai.bundle.run", phanes_training)
     run(system, dataset_dir, tmp_path / system, anomaly_map="residual", max_seconds=7)
-    assert seen["config_file"] == "bundle/configs/train.json"
+    assert seen["config_file"] == ["bundle/configs/train.json"]
     assert seen["lambda_reversed"] == weight
     assert seen["dataset_dir"] == str(dataset_dir)
     assert seen["max_seconds"] == 7
@@ -210,10 +210,9 @@ def test_ra_and_si_vae_train_as_phanes_but_for_the_reversed_loss(
 
 
 def test_the_data_are_phanes_own() -> None:
-    """The shared part asks train.json for data and schedule, and names only what a user may change."""
+    """The shared part asks train.json for its data, and names only what a user may change."""
     shared = json.loads((CONFIGS / "base.json").read_text())["shared"]
-    assert shared["config_file"] == "bundle/configs/train.json"
-    assert set(shared["ids"]) == {"train_dataset", "train_loader", "val_loader", "schedules"}
+    assert set(shared["ids"]) == {"train_dataset", "train_loader", "val_loader"}
     train = json.loads((REPOSITORY / "bundle" / "configs" / "train.json").read_text())
     assert set(shared["overrides"]) <= set(train)
     assert set(shared["ids"]) <= set(train)

@@ -17,7 +17,7 @@ from scripts.common.errors import PhanesInputError
 from scripts.study.evaluation.shifts import Shift, ShiftChart, ShiftedBenchmark
 from scripts.study.evaluation.summary import Cell
 from scripts.study.evaluation.tables import Line
-from scripts.training.skull import StripSkulld
+from scripts.training.skull import strip_skull
 from tests.conftest import BUNDLE, head_slice
 from tests.study.evaluation.test_runner import Squares
 
@@ -45,7 +45,7 @@ def configured() -> dict[str, Shift]:
 
 def test_skull_stripping_is_the_trainings_own(configured):
     head = heads(1)[0]
-    assert torch.allclose(one(configured["skull-stripped"], head), StripSkulld("image").strip(head), atol=1e-6)
+    assert torch.allclose(one(configured["skull-stripped"], head), strip_skull(head), atol=1e-6)
 
 
 def normalised(image: np.ndarray) -> np.ndarray:

@@ -1,0 +1,77 @@
+"""The optimisers of a training, and the course of their learning rate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from ignite.engine import Engine, Events
+from torch import nn
+from torch.optim import Adam, Optimizer
+
+from ..common.options import as_bool
+
+WARM_UP = 100  # steps over which the cosine's rate rises
+SCHEDULES = ("constant", "cosine")
+
+
+def adam(parameters: Iterable[nn.Parameter], learning_rate: float, cuda_graph: bool = False) -> Adam:
+    """Adam as the paper has it (betas 0.9 and 0.999, no decay), in one launch for all parameters.
+
+    Args:
+        parameters: on the device where they are trained.
+        learning_rate: of the first step.
+        cuda_graph: keep step count and rate on the device: a captured graph reads them there at each replay. A rate on
+            the host would be frozen into the graph.
+    """
+    capturable = as_bool("cuda_graph", cuda_graph)
+    optimizer = Adam(parameters, learning_rate, fused=True, capturable=capturable)
+    if capturable:
+        for group in optimizer.param_groups:
+            group["lr"] = torch.full((), learning_rate, device=group["params"][0].device)
+    return optimizer
+
+
+class LearningRate:
+    """Sets the learning rate before every step of a trainer, by the number of the step alone.
+
+    `constant`, or `cosine`: a short linear warm-up, and half a cosine to zero at the last step.
+
+    Args:
+        optimizers: whose rate is set.
+        peak: the highest rate.
+        schedule: one of `SCHEDULES`.
+
+    Raises:
+        ValueError: an unknown schedule.
+    """
+
+    def __init__(self, optimizers: Sequence[Optimizer], peak: float, schedule: str = "constant") -> None:
+        if schedule not in SCHEDULES:
+            raise ValueError(f"lr_schedule '{schedule}' is unknown; choose {' or '.join(SCHEDULES)}.")
+        self.optimizers = optimizers
+        self.peak = peak
+        self.schedule = schedule
+
+    def attach(self, engine: Engine) -> None:
+        """Called by MONAI's engines."""
+        engine.add_event_handler(Events.ITERATION_STARTED, self)
+
+    def rate(self, step: int, steps: int) -> float:
+        """The rate of a step, counted from 0, of a training of so many."""
+        if self.schedule == "constant":
+            return self.peak
+        rising, falling = min(1.0, (step + 1) / WARM_UP), 0.5 * (1.0 + math.cos(math.pi * min(1.0, step / steps)))
+        return self.peak * rising * falling
+
+    def __call__(self, engine: Engine) -> None:
+        """Before a step."""
+        steps = (engine.state.max_epochs or 1) * (engine.state.epoch_length or 1)
+        rate = self.rate(engine.state.iteration - 1, steps)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                if torch.is_tensor(group["lr"]):
+                    group["lr"].fill_(rate)
+                else:
+                    group["lr"] = rate

@@ -1,0 +1,98 @@
+"""The parts of the network from the files that training wrote: for stage 2, and for the calibration of the whole."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from ..common.checkpoints import load_network
+from ..common.errors import PhanesInputError
+from ..method.networks.perceptual import SpatialLPIPS
+from ..method.phanes import Phanes
+
+
+def load_part(module: nn.Module, path: str, producer: str) -> nn.Module:
+    """Fill one part of the network from its own file.
+
+    Args:
+        module: the part.
+        path: a state dict, read with `weights_only=True`.
+        producer: the command that writes the file, for the error message.
+
+    Raises:
+        PhanesInputError: the file is missing or belongs to another architecture.
+    """
+    if not Path(path).is_file():
+        raise PhanesInputError(f"'{path}' does not exist: run {producer} first.")
+    try:
+        module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise PhanesInputError(f"'{path}' does not fit this network ({reason}): is it from another size?") from error
+    return module
+
+
+def load_perceptual(network: SpatialLPIPS, path: str | None) -> None:
+    """Fill the distance S of the method.
+
+    Args:
+        network: the distilled one, or LPIPS' SqueezeNet.
+        path: of the distilled one's state dict, or SqueezeNet's in torchvision's layout; None for SqueezeNet takes
+            torchvision's cache (TORCH_HOME) or download.
+
+    Raises:
+        PhanesInputError: the weights are not at hand; nothing stands in for them.
+    """
+    if network.distilled:
+        load_part(network, str(path), "distill_perceptual.json")
+        return
+    try:
+        published = SpatialLPIPS("file", path) if path else SpatialLPIPS("imagenet")
+    except (OSError, ValueError) as error:
+        raise PhanesInputError(
+            f"LPIPS' SqueezeNet is not at hand ({error}): give torchvision's file by --perceptual_file, or take the "
+            "distilled network by --network_def::perceptual::trunk distilled (docs/training.md)."
+        ) from error
+    network.load_state_dict(published.state_dict())
+
+
+def load_first_stage(network: Phanes, autoencoder_file: str, perceptual_file: str | None) -> None:
+    """What stage 2 builds upon: the trained autoencoder and the perceptual network."""
+    load_part(network.autoencoder, autoencoder_file, "train.json")
+    load_perceptual(cast(SpatialLPIPS, network.perceptual), perceptual_file)
+
+
+def load_trained(
+    network: Phanes, model_file: str, autoencoder_file: str, inpainter_file: str, perceptual_file: str | None
+) -> dict[str, Any]:
+    """Fill the network, from a whole `model.pt` or from the files of both stages.
+
+    Args:
+        network: PHANES.
+        model_file: such a file; empty for the other three.
+        autoencoder_file: stage 1's.
+        inpainter_file: stage 2's.
+        perceptual_file: see `load_perceptual`.
+
+    Returns:
+        The records of its training that lie beside the files, by stage.
+
+    Raises:
+        PhanesInputError: a file is missing or belongs to another network.
+    """
+    if model_file:
+        load_network(network, model_file)
+        return _record(Path(model_file).with_name("calibration.json")).get("training", {})
+    load_first_stage(network, autoencoder_file, perceptual_file)
+    load_part(network.inpainter, inpainter_file, "train_inpainter.json")
+    files = {"autoencoder": autoencoder_file, "inpainter": inpainter_file}
+    return {stage: _record(Path(file).with_suffix(".json")) for stage, file in files.items()}
+
+
+def _record(path: Path) -> dict[str, Any]:
+    """A JSON file's content; nothing where there is no file."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
