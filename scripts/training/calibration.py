@@ -242,7 +242,5 @@ def calibrate(
     }
     text = json.dumps(record, indent=4) + "\n"
     write_atomically(calibration_file, lambda partial: partial.write_text(text, encoding="utf-8"))
-    print(
-        f"{weights_file} and {calibration_file} are written; inference takes them by --weights_file, --calibration_file"
-    )
+    print(f"{weights_file} and {calibration_file} are written; inference takes both by --weights_file {weights_file}")
     return record

@@ -9,7 +9,6 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from ..common.checkpoints import load_network
 from ..common.errors import PhanesInputError
 from ..method.networks.perceptual import SpatialLPIPS
 from ..method.phanes import Phanes
@@ -85,7 +84,7 @@ def load_trained(
         PhanesInputError: a file is missing or belongs to another network.
     """
     if model_file:
-        load_network(network, model_file)
+        load_part(network, model_file, "calibrate.json")
         return _record(Path(model_file).with_name("calibration.json")).get("training", {})
     load_first_stage(network, autoencoder_file, perceptual_file)
     load_part(network.inpainter, inpainter_file, "train_inpainter.json")

@@ -202,7 +202,6 @@ def test_inference_takes_the_weights(calibrated: Path, data: Path, tmp_path: Pat
     command = [sys.executable, "-m", "monai.bundle", "run", "inference", "--bundle_root", str(BUNDLE), *size]
     command += ["--config_file", f"[{','.join(configs)}]", "--dataset_dir", str(data / "val" / "S000.png")]
     command += ["--output_dir", str(tmp_path), "--device", "cpu", "--weights_file", str(calibrated / "model.pt")]
-    command += ["--calibration_file", str(calibrated / "calibration.json")]
     variables = {**os.environ, "TORCH_HOME": str(tmp_path / "empty")}  # nothing is fetched: model.pt holds all
     done = subprocess.run(command, cwd=REPOSITORY, env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -9,6 +11,17 @@ from torch import Tensor
 
 from ...method.phanes import Phanes
 from .protocol import Analysis, AnomalySystem
+
+
+def row_name(calibration_file: str | Path) -> str:
+    """A table's name of the weights that a calibration belongs to: PHANES, or how the paper's size was trained."""
+    file = Path(calibration_file)
+    record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    made = record.get("training", {}).get("inpainter", {})
+    if made.get("size") != "paper":
+        return "PHANES"
+    trunk = made.get("feature_trunk")
+    return "PHANES, paper" if trunk == "vgg19" else f"PHANES, paper, but features of {trunk} for VGG19's"
 
 
 class PhanesSystem(AnomalySystem):

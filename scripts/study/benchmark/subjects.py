@@ -20,6 +20,7 @@ from ...method.networks.trunks import IMAGENET_MEAN, IMAGENET_STD, vgg19
 from ...method.phanes import Phanes
 from ...release.demo import write_demo_input
 from ...release.export import bundle_network, export_network
+from ...training.features import PERCEPTUAL_TAPS, STYLE_TAPS
 from ...training.losses import SoftIntroLoss, SoftMaskAdversarialLoss
 from .measure import Work, has_bfloat16
 from .published import AsPublished, AutoencoderStepAsPublished, InpainterStepAsPublished, contiguous, lpips_package
@@ -28,7 +29,6 @@ CONFIGS = Path("bundle/configs")
 LEVELS = range(65, 125)  # axial slices of the MNI152 template at 1 mm: 30 mm on either side of the trained level
 # What the published code does, without the randomness; both compositions can then be compared number by number.
 AS_PUBLISHED = {
-    "size": "paper",
     "network_def::mask": {"_target_": "scripts.method.mask_rule.CalibratedMask", "sigma": 1.2},
     "network_def::autoencoder::sample_latent": False,
     "device": "cpu",
@@ -51,7 +51,8 @@ def template_slices(levels: range = LEVELS) -> Tensor:
 def give_masks(network: Phanes, images: Tensor) -> Phanes:
     """Set an untrained network's threshold so that its masks cover about `MASKED_SHARE` of these images."""
     with torch.no_grad():
-        network.mask.threshold.copy_(network.coarse(images)[1].flatten().quantile(1.0 - MASKED_SHARE))  # type: ignore[operator]
+        threshold = network.coarse(images)[1].flatten().quantile(1.0 - MASKED_SHARE)
+        network.mask.threshold.copy_(threshold)  # type: ignore[operator]
     return network
 
 
@@ -59,7 +60,9 @@ def networks(images: Tensor, device: torch.device) -> dict[str, Phanes]:
     """The bundle's own, with and without refinements; the published size with random weights and published choices."""
     shipped, _ = bundle_network("bundle")
     torch.manual_seed(0)
-    paper = _parser(["inference.json", "paper.json", "released_code.json"], **AS_PUBLISHED).get_parsed_content("network_def")
+    paper = _parser(["inference.json", "paper.json", "released_code.json"], **AS_PUBLISHED).get_parsed_content(
+        "network_def"
+    )
     give_masks(paper.eval().requires_grad_(False), images[:4])
     one_filling = cast(Phanes, copy.copy(shipped.to(device)))
     one_filling.refinement = None
@@ -154,17 +157,21 @@ def _autoencoder_steps(size: str, images: Tensor) -> dict[str, Work]:
 def _inpainter_steps(size: str, images: Tensor) -> dict[str, Work]:
     """With the small distilled trunk, and with VGG19 (random weights: its time is the same), the paper's."""
     files = ["train.json", "train_inpainter.json"]
-    small: dict[str, Any] = {"feature_trunk": "distilled", "feature_weights": None}
     trunk = vgg19(IMAGENET_MEAN, IMAGENET_STD, VGG19_TAPS).requires_grad_(False).eval().to(images.device)
+
+    def taps(images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        features = dict(zip(VGG19_TAPS, trunk(images), strict=True))
+        return [features[tap] for tap in STYLE_TAPS], [features[tap] for tap in PERCEPTUAL_TAPS]
+
     works: dict[str, Work] = {}
     for name in ("distilled", "VGG19"):
         for label, amp in _precisions(f"ours, {name}", images.device):
-            parser = _parser(files, size=size, device=str(images.device), amp=amp, **small)
+            parser = _parser(files, size=size, device=str(images.device), amp=amp)
             step = parser.get_parsed_content("step")
             give_masks(step.network, images)
             step.network.inpainter.train()
             if name == "VGG19":
-                step.features = trunk
+                step.trunk = taps
             works[label] = lambda step=step: step(images)  # type: ignore[misc]
     composition = AsPublished(step.network, lpips_package().to(images.device))
     composition.inpainter.train().requires_grad_(True)
