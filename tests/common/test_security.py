@@ -86,7 +86,7 @@ def test_malicious_weights_are_refused(
     write_calibration(root)
     options = {}
     if where == "override":
-        options["weights_file"] = str(shutil.copy(root / "models" / "model.pt", tmp_path / "evil.pt"))
+        options["weights_file"] = str(shutil.copytree(root / "models", tmp_path / "evil") / "model.pt")
     with pytest.raises((RuntimeError, pickle.UnpicklingError)) as caught:
         run_inference(root, png, tmp_path / "out", **options)
     assert not canary.exists()

@@ -34,11 +34,16 @@ class NoWaiting(TorchDispatchMode):
     """
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.check(func, (args, kwargs))
         result = func(*args, **(kwargs or {}))
-        devices = {t.device.type for t in tree_leaves((args, kwargs, result)) if isinstance(t, Tensor)}
+        self.check(func, (args, kwargs, result))
+        return result
+
+    @staticmethod
+    def check(func: Any, values: Any) -> None:
+        devices = {t.device.type for t in tree_leaves(values) if isinstance(t, Tensor)}
         if len(devices) > 1:
             raise RuntimeError(f"{func} has tensors on {' and '.join(sorted(devices))}")
-        return result
 
 
 def _apply(module: nn.Module, function: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
