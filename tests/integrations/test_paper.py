@@ -193,7 +193,7 @@ def test_calibration_writes_a_whole_model_and_says_what_it_was_trained_with(cali
     assert "refinement_threshold" not in record
     assert (calibrated / "model.pt").stat().st_size < 100e6
     state: Weights = torch.load(calibrated / "model.pt", weights_only=True)
-    assert float(state["mask.threshold"]) == pytest.approx(record["mask_threshold"])
+    assert float(state["mask_threshold"]) == pytest.approx(record["mask_threshold"])
 
 
 @pytest.mark.parametrize("size", [[], ["--size", "paper"]])
