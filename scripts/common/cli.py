@@ -52,7 +52,9 @@ def one_sentence(kind: type[BaseException], error: BaseException, trace: Traceba
 
 
 def check_overrides(argv: list[str] | None = None) -> None:
-    """Refuse `--name value` overrides that no config file knows, and words for truth values: MONAI takes both silently.
+    """Refuse `--name value` overrides that no config file knows, None, and words for truth values.
+
+    MONAI takes the first and the last silently, and passes over None.
 
     Args:
         argv: the command line after the program's name; default: this process's, when MONAI's bundle command is
@@ -80,6 +82,10 @@ def check_overrides(argv: list[str] | None = None) -> None:
             close = difflib.get_close_matches(root, [k for k in known if not k.startswith("_")], n=1)
             hint = f"did you mean --{close[0]}?" if close else f"the options are the ids in {', '.join(files)}."
             fail(f"unknown option --{name}: {hint}")
+        if value == "None":
+            fail(
+                f"--{name} None would be passed over: give --{name}::_disabled_ True, or null in a config of your own."
+            )
         if value in ("true", "false", "yes", "no") and name not in switched:
             fail(f"--{name} is '{value}', which Python takes for true: write True or False.")
 

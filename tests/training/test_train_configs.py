@@ -54,9 +54,13 @@ def test_training_takes_network_and_preprocessing_from_inference_with_the_change
 
 
 def test_a_change_on_the_command_line_reaches_the_network_of_training():
-    parser = parser_of("train.json", **{"network_def::mask::percentile": 98, "network_def::refinement": None})
+    parser = parser_of(
+        "train.json", **{"network_def::mask::percentile": 98, "network_def::refinement::_disabled_": True}
+    )
+    parser.update({"network_def::bias_field": None})
     network = parser.get_parsed_content("network_def")
-    assert (network.mask.percentile, network.mask.cut, network.refinement) == (98.0, 0.15, None)
+    assert (network.mask.percentile, network.mask.cut) == (98.0, 0.15)
+    assert (network.refinement, network.bias_field) == (None, None)
 
 
 @pytest.mark.parametrize(("size", "autoencoder", "inpainter"), [("paper", 29_430_785, 15_193_409)])
