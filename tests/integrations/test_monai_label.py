@@ -58,7 +58,7 @@ def head(path: Path, seed: int) -> Path:
     shape = (60, 72, 60)
     affine = np.diag([-3.3, 3.3, 3.3, 1.0])
     affine[:3, 3] = [97, -135, -80]
-    matrix = movement(seed, rotation=8, shift=8, scales=(0.95, 1.05))[0]
+    matrix = movement(seed, rotation=(0, 8), shift=8, scales=(0.95, 1.05))[0]
     brain = on_grid(affine, shape, matrix)
     lesion = ball(affine, shape, apply_affine(matrix, (38.0, -30.0, 20.0)), 15.0)
     return save_nifti(path, np.round(brain * (1 - 0.8 * lesion)).astype(np.int16), affine)

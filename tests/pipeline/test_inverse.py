@@ -88,7 +88,7 @@ def check(output: dict[str, Any], lesion: np.ndarray, centre: np.ndarray, affine
 
 
 def test_all_48_storage_orders(tmp_path: Path, known_registration: Any) -> None:
-    shape, matrix = (52, 64, 52), movement(5, rotation=12, shift=10)[0]
+    shape, matrix = (52, 64, 52), movement(5, rotation=(0, 12), shift=10)[0]
     affine = oblique(shape, (4.0, 4.2, 4.5), (3.0, -6.0, 8.0))
     head, lesion, centre = painted(affine, shape, matrix)
     known_registration(matrix)
@@ -108,7 +108,7 @@ def test_all_48_storage_orders(tmp_path: Path, known_registration: Any) -> None:
 @pytest.mark.parametrize("angles", [(0.0, 0.0, 0.0), (17.0, -12.0, 25.0)])
 def test_oblique_scans_and_thick_slices(tmp_path: Path, known_registration: Any, spacing: tuple, angles: tuple) -> None:
     shape = tuple(int(n) for n in np.round(np.array([190, 230, 190]) / spacing))
-    matrix = movement(7, rotation=10, shift=15)[0]
+    matrix = movement(7, rotation=(0, 10), shift=15)[0]
     affine = oblique(shape, spacing, angles)
     affine[:3, 3] += matrix[:3, 3]
     head, lesion, centre = painted(affine, shape, matrix)
