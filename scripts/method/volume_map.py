@@ -9,10 +9,6 @@ All functions are pure and treat every head of a batch on its own. Heads and map
 on the grid of levels; images in units of the head's median brightness. A single slice has D = 1.
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -42,7 +38,10 @@ def opening(maps: Tensor, size: int) -> Tensor:
     result = -maps
     for dim, side in enumerate(sides, start=2):
         result = _running_maximum(result, side, dim)
-    result = F.pad(-result, [margin for side in reversed(sides) for margin in (side - 1, side - 1)], value=-torch.inf)
+    margins: list[int] = []
+    for side in sides[::-1]:
+        margins += [side - 1, side - 1]
+    result = F.pad(-result, margins, value=float("-inf"))
     for dim, side in enumerate(sides, start=2):
         result = _running_maximum(result, side, dim)
     return result
@@ -57,7 +56,7 @@ def _running_maximum(maps: Tensor, size: int, dim: int) -> Tensor:
     return largest
 
 
-def opened_difference(difference: Tensor, sizes: Sequence[int] = SIZES) -> Tensor:
+def opened_difference(difference: Tensor, sizes: tuple[int, int, int] = SIZES) -> Tensor:
     """What is too dark and what is too bright, opened apart by cubes; the mean over the cubes.
 
     Args:
@@ -68,9 +67,8 @@ def opened_difference(difference: Tensor, sizes: Sequence[int] = SIZES) -> Tenso
         (B, 1, H, W, D), >= 0.
     """
     total = torch.zeros_like(difference)
-    for side in (difference.clamp(min=0), (-difference).clamp(min=0)):
-        for size in sizes:
-            total = total + opening(side, size)
+    for size in sizes:
+        total = total + opening(difference.clamp(min=0), size) + opening((-difference).clamp(min=0), size)
     return total / len(sizes)
 
 
@@ -97,19 +95,27 @@ def median_within(maps: Tensor, region: Tensor) -> Tensor:
     """
     inside = (region > 0).expand_as(maps).flatten(1)
     count = inside.sum(dim=1, keepdim=True)
-    values = torch.where(inside, maps.flatten(1), torch.inf).sort(dim=1).values
+    values = torch.where(inside, maps.flatten(1), float("inf")).sort(dim=1).values
     median = values.gather(1, ((count - 1) // 2).clamp(min=0))
     median = torch.where(count > 0, median, torch.zeros_like(median))
-    return median.reshape(-1, *([1] * (maps.dim() - 1)))
+    return median.reshape([-1] + [1] * (maps.dim() - 1))
 
 
-def relative_map(image: Tensor, reconstruction: Tensor, brain: Tensor) -> Tensor:
+def relative_map(
+    image: Tensor,
+    reconstruction: Tensor,
+    brain: Tensor,
+    contrast: Tensor,
+    least_contrast: float = LEAST_CONTRAST,
+    least_error: float = LEAST_ERROR,
+) -> Tensor:
     """The opened difference, relative to local contrast and to the head's median error.
 
     Args:
         image: (B, 1, H, W, D), in units of the head's median brightness.
         reconstruction: same shape and units.
         brain: same shape, or broadcastable to it; > 0 in the brain.
+        contrast: same shape, `local_contrast` of the image.
 
     Returns:
         (B, 1, H, W, D), >= 0; 0 outside of the brain.
@@ -117,5 +123,5 @@ def relative_map(image: Tensor, reconstruction: Tensor, brain: Tensor) -> Tensor
     inside = (brain > 0).to(image.dtype)
     difference = (image - reconstruction) * inside
     error = median_within(difference.abs(), brain)
-    usual = (local_contrast(image) + LEAST_CONTRAST) * (error + LEAST_ERROR)
+    usual = (contrast + least_contrast) * (error + least_error)
     return opened_difference(difference) / usual * inside

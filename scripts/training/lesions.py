@@ -18,11 +18,11 @@ from .draws import Draws, SmoothNoise, blur
 SCALES = (43.0, 32.0, 25.0, 18.0, 13.0, 9.0, 6.4, 4.6)
 SHAPES, TEXTURES, ROUGHNESS = range(7), range(4, 8), range(4, 7)
 PERCENTILES = (85.0, 99.5)  # of the noise within the brain, above which a shape lies
-RADII = (1.5, 14.0)  # half-axes of ellipses, pixels
+RADII = (1.5, 22.0)  # half-axes of ellipses, pixels
 EDGES = (0.3, 2.5)  # half the width of the edge, pixels
 NOISE_SHARE = 0.5  # of shapes from noise; the others are ellipses
-KINDS = (0.25, 0.25, 0.15, 0.25, 0.1)  # grey value, scaled tissue, tissue from elsewhere, blurred tissue, fluid
-DARK = 0.75  # share of lesions darker than the tissue
+KINDS = (0.2, 0.25, 0.1, 0.35, 0.1)  # grey value, scaled tissue, tissue from elsewhere, blurred tissue, fluid
+DARK = 0.85  # share of lesions darker than the tissue
 OPAQUE = 0.5  # share of lesions that hide what is below
 RIM = 0.35  # share of lesions with a rim of changed tissue
 AIR = 0.25  # tissue from elsewhere that is darker than this is none

@@ -70,7 +70,7 @@ def test_relative_map_equals_its_definition(heads):
     reconstruction = heads.flip(2) * 0.3 + 0.35
     brain = torch.zeros(1, 1, 22, 19, 13)
     brain[..., 2:-2, 3:-3, 1:-1] = 1
-    maps = relative_map(heads, reconstruction, brain)
+    maps = relative_map(heads, reconstruction, brain, local_contrast(heads))
     for head, rebuilt, result in zip(
         heads[:, 0].numpy(), reconstruction[:, 0].numpy(), maps[:, 0].numpy(), strict=True
     ):
@@ -87,21 +87,23 @@ def test_relative_map_equals_its_definition(heads):
 def test_a_batch_equals_its_heads_and_nothing_lies_outside_of_the_brain(heads):
     brain = (heads > 0.2).float()
     reconstruction = heads.roll(1, 2)
-    together = relative_map(heads, reconstruction, brain)
-    alone = [relative_map(heads[i : i + 1], reconstruction[i : i + 1], brain[i : i + 1]) for i in range(3)]
+    together = relative_map(heads, reconstruction, brain, local_contrast(heads))
+    alone = [
+        relative_map(*(x[i : i + 1] for x in (heads, reconstruction, brain, local_contrast(heads)))) for i in range(3)
+    ]
     assert torch.equal(together, torch.cat(alone))
     assert together[brain == 0].max() == 0
     assert together.max() > 0
 
 
 def test_a_perfect_reconstruction_has_a_map_of_zero(heads):
-    assert relative_map(heads, heads, torch.ones_like(heads)).abs().max() == 0
+    assert relative_map(heads, heads, torch.ones_like(heads), local_contrast(heads)).abs().max() == 0
 
 
 def test_exported_program_equals_the_function(heads):
     class Map(torch.nn.Module):
         def forward(self, image: torch.Tensor, reconstruction: torch.Tensor) -> torch.Tensor:
-            return relative_map(image, reconstruction, torch.ones_like(image))
+            return relative_map(image, reconstruction, torch.ones_like(image), local_contrast(image))
 
     arguments = (heads, heads.roll(1, 2))
     depth = torch.export.Dim("depth", min=5, max=200)  # more levels than the largest cube

@@ -8,8 +8,6 @@ The posterior is found by conjugate gradients with a fixed number of matrix prod
 can hold it. `scripts.training.linear` fits the buffers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
@@ -45,7 +43,10 @@ class LinearAutoencoder(nn.Module):
             raise ValueError(f"{len(heights)} heights for {len(inside)} levels of the brain.")
         counts = inside.sum(dim=1)
         total, levels = int(counts.sum()), len(inside)
-        self.heights = (float(heights[0]), float(heights[-1]))
+        self.first, self.last = float(heights[0]), float(heights[-1])
+        # TorchScript reads attributes, not a module's constants.
+        self.reweightings, self.tail, self.brightness = REWEIGHTINGS, TAIL, BRIGHTNESS
+        self.products, self.products_filling = PRODUCTS, PRODUCTS_FILLING
         self.largest = int(counts.max())  # pixels of the level that has most
         self.register_buffer("counts", counts)
         self.register_buffer("starts", counts.cumsum(0) - counts)
@@ -86,28 +87,28 @@ class LinearAutoencoder(nn.Module):
     def reconstruct(self, x: Tensor, hole: Tensor | None) -> Tensor:
         """`forward` without a hole, `fill` with one."""
         images = x[:, :1].flatten(2)[:, 0].float()
-        level = level_index(x[:, 1], self.heights, len(self.counts))
+        level = level_index(x[:, 1], self.first, self.last, self.counts.shape[0])
         place = torch.arange(self.largest, device=x.device)
         inside = place < self.counts[level][:, None]  # (B, P); shorter levels are padded
         position = torch.where(inside, self.starts[level][:, None] + place, 0)
         pixel = self.pixels[position]
         components = self.components[position].float() * inside[:, :, None]  # (B, P, K)
         mean = self.mean[position].float()
-        deviation = (BRIGHTNESS * images.gather(1, pixel) - mean) * inside
+        deviation = (self.brightness * images.gather(1, pixel) - mean) * inside
         seen = inside.float()
         if hole is not None:
             seen = seen * (hole.flatten(2)[:, 0].gather(1, pixel) <= 0)
-        products = PRODUCTS if hole is None else PRODUCTS_FILLING
+        products = self.products if hole is None else self.products_filling
         variances, present = self.variances[level], self.counts[level][:, None]
         coefficients = torch.zeros_like(variances)
         weights = seen
-        for reweighting in range(REWEIGHTINGS + 1):
+        for reweighting in range(self.reweightings + 1):
             if reweighting > 0:
                 error = (deviation - _times(components, coefficients)).abs()
                 usual = median_within(error[:, None], seen[:, None])[:, 0]
-                weights = seen / (1 + (error / (TAIL * usual + 1e-6)).square())
+                weights = seen / (1 + (error / (self.tail * usual + 1e-6)).square())
             coefficients = _posterior(components, variances, deviation, weights, coefficients, present, products)
-        reconstruction = (mean + _times(components, coefficients)) / BRIGHTNESS
+        reconstruction = (mean + _times(components, coefficients)) / self.brightness
         # Padding writes to the slice's spare last pixel, which is cut off again.
         target = torch.where(inside, pixel, images.shape[1])
         canvas = torch.cat([images, torch.zeros_like(images[:, :1])], dim=1)
@@ -128,6 +129,7 @@ def _posterior(
     start: Tensor,
     present: Tensor,
     products: int,
+    noise: float = NOISE,
 ) -> Tensor:
     """Preconditioned conjugate gradients for (W' diag(w) W + noise) c = W' diag(w) d, from `start`, (B, K).
 
@@ -136,14 +138,14 @@ def _posterior(
     """
     transposed = components.transpose(1, 2)
     share = weights.sum(dim=1, keepdim=True) / present
-    precondition = 1 / (variances * share + NOISE)
+    precondition = 1 / (variances * share + noise)
     solution = start
-    rest = _times(transposed, weights * (deviation - _times(components, start))) - NOISE * start
+    rest = _times(transposed, weights * (deviation - _times(components, start))) - noise * start
     preconditioned = precondition * rest
     direction = preconditioned
     energy = (rest * preconditioned).sum(dim=1, keepdim=True)
     for _ in range(products):
-        image = _times(transposed, weights * _times(components, direction)) + NOISE * direction
+        image = _times(transposed, weights * _times(components, direction)) + noise * direction
         step = energy / (direction * image).sum(dim=1, keepdim=True).clamp(min=1e-20)
         solution = solution + step * direction
         rest = rest - step * image

@@ -8,8 +8,6 @@ A small U-Net on half the resolution: slices are folded (pixel-unshuffle) and th
 unfolded. No normalisation layers: a slice's correction depends on this slice alone.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -57,7 +55,9 @@ class RestorationNetwork(nn.Module):
 
     def __init__(self, heights: Sequence[float], widths: Sequence[int] = (32, 64, 128, 192)) -> None:
         super().__init__()
-        self.heights = (float(heights[0]), float(heights[-1]))
+        # TorchScript reads attributes, not a module's constants.
+        self.rows, self.columns, self.fold, self.brightness = ROWS, COLUMNS, FOLD, BRIGHTNESS
+        self.first, self.last = float(heights[0]), float(heights[-1])
         self.levels = len(heights)
         size = (len(heights), 1, ROWS[1] - ROWS[0], COLUMNS[1] - COLUMNS[0])
         self.register_buffer("mean", torch.full(size, torch.nan, dtype=torch.float16))
@@ -68,8 +68,9 @@ class RestorationNetwork(nn.Module):
         self.down = nn.ModuleList(
             Block(narrow, wide) for narrow, wide in zip((widths[0], *widths), widths, strict=False)
         )
-        self.project = nn.ModuleList(nn.Conv2d(wide, narrow, 1) for narrow, wide in pairwise(widths))
-        self.up = nn.ModuleList(Block(width, width) for width in widths[:-1])
+        # From coarse to fine, as they are used.
+        self.project = nn.ModuleList(nn.Conv2d(wide, narrow, 1) for wide, narrow in pairwise(widths[::-1]))
+        self.up = nn.ModuleList(Block(width, width) for width in widths[-2::-1])
         self.head = nn.Conv2d(widths[0], 2 * FOLD**2, 3, padding=1)
         for parameter in self.head.parameters():
             nn.init.zeros_(parameter)  # at first every slice is returned as it came
@@ -121,14 +122,15 @@ class RestorationNetwork(nn.Module):
         Returns:
             (B, 1, 128, 128) restored slice in [0, 1]; (B, 1, 128, 128) logit of a lesion, -inf around the brain.
         """
-        images, cut = x[:, :1], x[:, :, ROWS[0] : ROWS[1], COLUMNS[0] : COLUMNS[1]]
-        level = level_index(x[:, 1], self.heights, self.levels)
-        hidden = None if hole is None else hole[:, :, ROWS[0] : ROWS[1], COLUMNS[0] : COLUMNS[1]]
-        restored, logit = self.correct(BRIGHTNESS * cut[:, :1], level, hidden)
-        margin = (COLUMNS[0], images.shape[3] - COLUMNS[1], ROWS[0], images.shape[2] - ROWS[1])
+        (top, bottom), (left, right) = self.rows, self.columns
+        images, cut = x[:, :1], x[:, :, top:bottom, left:right]
+        level = level_index(x[:, 1], self.first, self.last, self.levels)
+        hidden = None if hole is None else hole[:, :, top:bottom, left:right]
+        restored, logit = self.correct(self.brightness * cut[:, :1], level, hidden)
+        margin = [left, images.shape[3] - right, top, images.shape[2] - bottom]
         seen = F.pad(torch.ones_like(restored), margin)
-        around = torch.where(seen > 0, F.pad(restored / BRIGHTNESS, margin), images)
-        return around.clamp(0, 1), F.pad(logit, margin, value=-torch.inf)
+        around = torch.where(seen > 0, F.pad(restored / self.brightness, margin), images)
+        return around.clamp(0, 1), F.pad(logit, margin, value=float("-inf"))
 
     def correct(self, images: Tensor, level: Tensor, hole: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The network itself, on the part of the field that is looked at.
@@ -146,13 +148,13 @@ class RestorationNetwork(nn.Module):
         images = torch.where(hidden > 0, mean, images)
         height = (2.0 * level / self.levels - 1).view(-1, 1, 1, 1).expand_as(images)
         context = [images - 1, images.flip(3) - 1, mean - 1, 4 * spread, height, hidden]
-        features = self.stem(F.pixel_unshuffle(torch.cat(context, dim=1), FOLD))
+        features = self.stem(F.pixel_unshuffle(torch.cat(context, dim=1), self.fold))
         skips: list[Tensor] = []
         for depth, block in enumerate(self.down):
             features = block(F.avg_pool2d(features, 2) if depth > 0 else features)
             skips.append(features)
-        for depth in reversed(range(len(self.up))):
-            wider = F.interpolate(self.project[depth](features), scale_factor=2.0, mode="nearest")
-            features = self.up[depth](wider + skips[depth])
-        answer = F.pixel_shuffle(self.head(features), FOLD).float()
+        skips.pop()
+        for project, block in zip(self.project, self.up):  # noqa: B905 - TorchScript knows no strict
+            features = block(F.interpolate(project(features), scale_factor=2.0, mode="nearest") + skips.pop())
+        answer = F.pixel_shuffle(self.head(features), self.fold).float()
         return images + answer[:, :1], answer[:, 1:]

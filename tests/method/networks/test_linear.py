@@ -120,7 +120,7 @@ def test_a_network_without_training_gives_nan():
 
 def test_heights_beyond_the_ends_take_the_end_and_others_the_nearest():
     heights = torch.tensor([-50.0, -10.0, -8.9, -3.2, 40.0]).view(-1, 1, 1)
-    assert level_index(heights, (-10.0, -2.0), 5).tolist() == [0, 0, 1, 3, 4]
+    assert level_index(heights, -10.0, -2.0, 5).tolist() == [0, 0, 1, 3, 4]
 
 
 def test_a_wrong_number_of_heights_is_refused():

@@ -1,0 +1,129 @@
+"""PHANES for whole heads: the paper's two stages around one network, with a map of the volume between them.
+
+1. x_c = network(x): the coarse reconstruction, and its map s_c (`volume_map`)
+2. m: s_c, smoothed, above the threshold t of healthy heads, grown a little
+3. x_ph = network.fill(x, m) in m, x_c around it: the mask's content drawn from its surroundings alone
+4. s = sqrt(s_ph S), where s_ph is the map of x_ph and S the neighbourhood's mean of s_c
+
+S stands where the paper's equation (4) has the perceptual distance: it says how suspicious the surroundings are, s_ph
+how far the tissue itself is from healthy. The anomaly map outside of the mask is what stage 1 found.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .filters import gaussian_filter
+from .networks.levels import level_index
+from .networks.linear import BRIGHTNESS
+from .slices import chunks, fold, joined, unfold
+from .volume_map import local_contrast, relative_map
+
+SMOOTHING = 0.7  # of the coarse map before its threshold, voxels
+GROWTH = 2  # voxels by which the mask grows, in a cube
+NEIGHBOURHOOD = 2.0  # standard deviation of S's window, voxels
+
+
+class VolumeMask(nn.Module):
+    """m = 1 where the smoothed coarse map exceeds t, and `GROWTH` voxels around.
+
+    t is the buffer `threshold`, which `calibrate` fills; as long as it is NaN, so is m.
+
+    Args:
+        percentile: of the smoothed coarse maps over the brains of healthy heads; what t is.
+    """
+
+    threshold: Tensor
+
+    def __init__(self, percentile: float = 99.9) -> None:
+        super().__init__()
+        self.percentile = float(percentile)
+        self.smoothing, self.growth = SMOOTHING, GROWTH  # TorchScript reads attributes, not a module's constants
+        self.register_buffer("threshold", torch.tensor(float("nan")))
+
+    def smooth(self, coarse_map: Tensor) -> Tensor:
+        """The coarse map (B, 1, H, W, D) as it is compared with the threshold."""
+        return gaussian_filter(coarse_map, self.smoothing)
+
+    def forward(self, coarse_map: Tensor) -> Tensor:
+        """(B, 1, H, W, D), >= 0 -> same shape, 0 or 1."""
+        above = (self.smooth(coarse_map) > self.threshold).to(coarse_map.dtype)
+        return F.max_pool3d(above, 2 * self.growth + 1, 1, self.growth) + 0.0 * self.threshold
+
+
+class HeadPhanes(nn.Module):
+    """Heads in, anomaly map, pseudo-healthy image, mask and coarse reconstruction out.
+
+    Args:
+        network: both stages: slices (N, 2, H, W) -> (N, 1, H, W), and `fill(slices, hole)` with nothing inside of the
+            hole looked at: `RestorationNetwork` or `LinearAutoencoder`.
+        brain: (H, W, D) the template's brain at each level, > 0 inside.
+        heights: MNI z of each level, mm, evenly spaced, rising.
+        mask: what is filled.
+    """
+
+    if TYPE_CHECKING:  # TorchScript reads annotations and knows the modules better
+        network: Any  # a module with `fill`
+        mask: VolumeMask
+        brain: Tensor
+
+    def __init__(
+        self, network: nn.Module, brain: Tensor, heights: Sequence[float], mask: VolumeMask | None = None
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.mask = VolumeMask() if mask is None else mask
+        self.neighbourhood, self.brightness = NEIGHBOURHOOD, BRIGHTNESS
+        self.first, self.last = float(heights[0]), float(heights[-1])
+        levels = torch.as_tensor(brain).permute(2, 0, 1)[:, None] > 0
+        self.register_buffer("brain", levels.contiguous(), persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """The whole method.
+
+        Args:
+            image: (B, 2, H, W, D), or single slices (B, 2, H, W): the head in [0, 1], where 0.5 is the median
+                brightness of its brain; each level's MNI z, mm.
+
+        Returns:
+            (B, 4, H, W, D) or (B, 4, H, W): anomaly map s >= 0, 0 outside of the brain; pseudo-healthy image, outside
+            of the mask the image itself; mask; coarse reconstruction.
+        """
+        volume = image if image.dim() == 5 else image[..., None]
+        head, inside = volume[:, :1], self.inside(volume)
+        coarse, coarse_map = self.coarse(volume)
+        mask = self.mask(coarse_map) * inside
+        filled = self.fill(volume, mask)
+        contrast = local_contrast(self.brightness * head)
+        best = torch.where(mask > 0, filled, coarse)
+        closer = relative_map(self.brightness * head, self.brightness * best, inside, contrast)
+        anomaly = (closer * gaussian_filter(coarse_map, self.neighbourhood)).sqrt() * inside + 0.0 * mask
+        pseudo_healthy = torch.where(mask > 0, filled, head)
+        result = torch.cat([anomaly, pseudo_healthy, mask, coarse], dim=1)
+        return result if image.dim() == 5 else result[..., 0]
+
+    def inside(self, volume: Tensor) -> Tensor:
+        """The template's brain at the levels of a volume (B, 2, H, W, D): (B, 1, H, W, D), 0 or 1."""
+        level = level_index(fold(volume)[:, 1], self.first, self.last, self.brain.shape[0])
+        return unfold(self.brain[level].to(volume.dtype), volume)
+
+    def coarse(self, volume: Tensor) -> tuple[Tensor, Tensor]:
+        """Stage 1: coarse reconstruction and its map, (B, 1, H, W, D) both, of (B, 2, H, W, D)."""
+        parts: list[Tensor] = []
+        for part in chunks(fold(volume)):
+            parts.append(self.network(part))
+        coarse = unfold(joined(parts), volume)
+        head = volume[:, :1]
+        contrast = local_contrast(self.brightness * head)
+        relative = relative_map(self.brightness * head, self.brightness * coarse, self.inside(volume), contrast)
+        return coarse, relative
+
+    def fill(self, volume: Tensor, mask: Tensor) -> Tensor:
+        """Stage 2: the slices completed in the mask, (B, 1, H, W, D), of (B, 2, H, W, D) and (B, 1, H, W, D)."""
+        parts: list[Tensor] = []
+        for part, hole in zip(chunks(fold(volume)), chunks(fold(mask))):  # noqa: B905 - TorchScript knows no strict
+            parts.append(self.network.fill(part, hole))
+        return unfold(joined(parts), volume)

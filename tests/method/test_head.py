@@ -1,0 +1,117 @@
+"""PHANES for whole heads, with either network: what it returns, and what it must not depend on."""
+
+import pytest
+import torch
+
+from scripts.method.head import HeadPhanes, VolumeMask
+from scripts.method.networks.linear import LinearAutoencoder
+from scripts.training.linear import train_linear
+from tests.method.networks.test_linear import HEIGHTS, brain_mask, random_heads
+
+
+@pytest.fixture(scope="module")
+def method():
+    brain = brain_mask()
+    network = LinearAutoencoder(brain, HEIGHTS, components=6)
+    train_linear(network, random_heads(40, brain), brain)
+    method = HeadPhanes(network, brain, HEIGHTS)
+    method.mask.threshold.fill_(2.0)
+    return method.eval()
+
+
+def volumes(heads: torch.Tensor) -> torch.Tensor:
+    """(N, H, W, D) -> (N, 2, H, W, D)."""
+    heads = heads[:, None]
+    return torch.cat([heads, torch.tensor(HEIGHTS).expand_as(heads)], dim=1)
+
+
+@pytest.fixture(scope="module")
+def ill():
+    """Two heads; the second has a dark lesion of 4 x 4 x 3 voxels."""
+    heads = random_heads(2, brain_mask(), seed=12)
+    heads[1, 9:13, 10:14, 1:4] = 0.15
+    return volumes(heads)
+
+
+def test_the_lesion_is_found_filled_and_marked(method, ill):
+    anomaly, healthy, mask, coarse = method(ill)[1]
+    original = random_heads(2, brain_mask(), seed=12)[1]
+    lesion = torch.zeros_like(mask)
+    lesion[9:13, 10:14, 1:4] = 1
+    assert anomaly[lesion > 0].min() > 5 * anomaly[lesion == 0].quantile(0.99)
+    assert mask[lesion > 0].min() == 1
+    assert (healthy - original)[lesion > 0].abs().mean() < 0.04  # the lesion is off by 0.35
+    assert (coarse - original)[lesion > 0].abs().mean() < 0.04
+
+
+def test_outside_of_the_mask_the_image_is_untouched_and_outside_of_the_brain_the_map_is_0(method, ill):
+    anomaly, healthy, mask, _ = method(ill).unbind(1)
+    assert torch.equal(healthy[mask == 0], ill[:, 0][mask == 0])
+    assert anomaly[:, ~brain_mask()].abs().max() == 0
+    assert mask[:, ~brain_mask()].abs().max() == 0
+    assert anomaly.min() >= 0
+
+
+def test_a_batch_equals_its_heads(method, ill):
+    alone = torch.cat([method(ill[i : i + 1]) for i in range(2)])
+    torch.testing.assert_close(method(ill), alone, atol=1e-4, rtol=1e-4)
+
+
+def test_a_single_slice_is_a_volume_of_one_level(method, ill):
+    x = ill[:, :, :, :, 2]
+    torch.testing.assert_close(method(x), method(x[..., None])[..., 0])
+    assert method(x).shape == (2, 4, 24, 24)
+
+
+def test_levels_find_their_place_in_any_number(method, ill):
+    """Two levels of a head are analysed with the brain of these two levels."""
+    result = method(ill[..., 3:])
+    assert result.shape[-1] == 2
+    assert result[:, 0][:, ~brain_mask()[..., 3:]].abs().max() == 0
+
+
+def test_without_calibration_map_and_mask_are_nan(ill):
+    brain = brain_mask()
+    network = LinearAutoencoder(brain, HEIGHTS, components=6)
+    train_linear(network, random_heads(10, brain), brain)
+    result = HeadPhanes(network, brain, HEIGHTS)(ill)
+    assert result[:, 0].isnan().all()
+    assert result[:, 2].isnan().all()
+
+
+def test_the_mask_grows_by_two_voxels():
+    mask = VolumeMask()
+    mask.threshold.fill_(0.5)
+    maps = torch.zeros(1, 1, 15, 15, 15)
+    maps[..., 5:10, 5:10, 5:10] = 1
+    expected = torch.zeros_like(maps)
+    expected[..., 3:12, 3:12, 3:12] = 1
+    grown = mask(maps)
+    assert grown.sum() >= (9 - 2) ** 3
+    assert (grown * (1 - expected)).sum() == 0
+
+
+def test_the_state_dict_holds_network_and_threshold_only(method):
+    names = set(method.state_dict())
+    assert names == {f"network.{name}" for name in method.network.state_dict()} | {"mask.threshold"}
+
+
+def test_scripted_and_exported_programs_equal_the_method(method, ill):
+    with torch.no_grad():
+        expected = method(ill)
+        scripted = torch.jit.script(method)(ill)
+        exported = torch.export.export(method, (ill,)).module()(ill)
+    torch.testing.assert_close(scripted, expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(exported, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_onnx_equals_the_method(method, ill, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    path = tmp_path / "head.onnx"
+    with torch.no_grad():
+        expected = method(ill)
+        torch.onnx.export(method, (ill,), path, dynamo=True, verbose=False)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (result,) = session.run(None, {session.get_inputs()[0].name: ill.numpy()})
+    torch.testing.assert_close(torch.from_numpy(result), expected, atol=1e-3, rtol=1e-3)
