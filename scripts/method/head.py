@@ -12,7 +12,9 @@ how far the tissue itself is from healthy. The anomaly map outside of the mask i
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -71,14 +73,14 @@ class HeadPhanes(nn.Module):
         brain: Tensor
 
     def __init__(
-        self, network: nn.Module, brain: Tensor, heights: Sequence[float], mask: VolumeMask | None = None
+        self, network: nn.Module, brain: ArrayLike, heights: Sequence[float], mask: VolumeMask | None = None
     ) -> None:
         super().__init__()
         self.network = network
         self.mask = VolumeMask() if mask is None else mask
         self.neighbourhood, self.brightness = NEIGHBOURHOOD, BRIGHTNESS
         self.first, self.last = float(heights[0]), float(heights[-1])
-        levels = torch.as_tensor(brain).permute(2, 0, 1)[:, None] > 0
+        levels = torch.from_numpy(np.array(brain)).permute(2, 0, 1)[:, None] > 0
         self.register_buffer("brain", levels.contiguous(), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:

@@ -10,7 +10,9 @@ can hold it. `scripts.training.linear` fits the buffers.
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from ..volume_map import median_within
@@ -36,9 +38,9 @@ class LinearAutoencoder(nn.Module):
         components: number of components a level.
     """
 
-    def __init__(self, brain: Tensor, heights: Sequence[float], components: int = 100) -> None:
+    def __init__(self, brain: ArrayLike, heights: Sequence[float], components: int = 100) -> None:
         super().__init__()
-        inside = torch.as_tensor(brain).permute(2, 0, 1).flatten(1) > 0  # (D, H * W)
+        inside = torch.from_numpy(np.array(brain)).permute(2, 0, 1).flatten(1) > 0  # (D, H * W)
         if len(heights) != len(inside):
             raise ValueError(f"{len(heights)} heights for {len(inside)} levels of the brain.")
         counts = inside.sum(dim=1)
