@@ -7,8 +7,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..common.options import as_bool
-
 
 class GraphedStep:
     """Runs a training step eagerly a few times, then captures it and replays the capture.
@@ -25,7 +23,7 @@ class GraphedStep:
 
     def __init__(self, step: Callable[[Tensor], dict[str, Tensor]], warmup: int = 12, enabled: bool = True) -> None:
         self.step = step
-        self.enabled = as_bool("cuda_graph", enabled)
+        self.enabled = enabled
         self.remaining = warmup
         self.stream: torch.cuda.Stream | None = None  # of all eager calls and of the capture, as CUDA asks for
         self.graph: torch.cuda.CUDAGraph | None = None

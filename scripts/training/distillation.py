@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..common.options import as_bool
 from ..method.equalize import equalize_adapthist
 from ..method.networks.perceptual import SpatialLPIPS
 from . import degrade
@@ -203,7 +202,7 @@ class DistillationStep:
     ) -> None:
         self.student, self.teacher, self.pairs = student, teacher, pairs
         self.optimizer, self.loss = optimizer, loss
-        self.reuse, self.steps = 1 if as_bool("cuda_graph", captured) else REUSE, 0
+        self.reuse, self.steps = 1 if captured else REUSE, 0
         self.memory: deque[Lesson] = deque(maxlen=MEMORY)
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:

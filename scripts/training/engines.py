@@ -22,7 +22,6 @@ from torch.utils.data import Dataset, DistributedSampler
 
 from ..common.checkpoints import CHECKPOINT, keep_checkpoint, save_state
 from ..common.files import write_atomically
-from ..common.options import as_bool
 from ..common.processes import process_count, process_rank
 from ..common.versions import versions
 from ..method.filling import compose_pseudo_healthy
@@ -129,7 +128,7 @@ class StepTrainer(SupervisedTrainer):
             objects = {**(checkpoint or {}), "trainer": self}
             keep_checkpoint(self, checkpoint_dir, objects)
             newest = Path(checkpoint_dir, CHECKPOINT)
-            if as_bool("resume", resume) and newest.is_file():
+            if resume and newest.is_file():
                 CheckpointLoader(str(newest), objects, map_location=str(device)).attach(self)  # type: ignore[arg-type]
 
     def _train_mode(self) -> None:

@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import trange
 
-from ..common.options import as_bool
 from ..method.phanes import Phanes
 from . import degrade
 from .ellipses import random_ellipse_masks
@@ -100,7 +99,6 @@ class StoredHoles(Dataset):
         batch_size: int = 32,
         amp: bool = False,
     ) -> None:
-        amp = as_bool("amp", amp)
         set_rnd(dataset, seed)
         slices = len(dataset)  # type: ignore[arg-type]
         lessons = []

@@ -10,8 +10,6 @@ from ignite.engine import Engine, Events
 from torch import nn
 from torch.optim import Adam, Optimizer
 
-from ..common.options import as_bool
-
 WARM_UP = 100  # steps over which the cosine's rate rises
 SCHEDULES = ("constant", "cosine")
 
@@ -25,9 +23,8 @@ def adam(parameters: Iterable[nn.Parameter], learning_rate: float, cuda_graph: b
         cuda_graph: keep step count and rate on the device: a captured graph reads them there at each replay. A rate on
             the host would be frozen into the graph.
     """
-    capturable = as_bool("cuda_graph", cuda_graph)
-    optimizer = Adam(parameters, learning_rate, fused=True, capturable=capturable)
-    if capturable:
+    optimizer = Adam(parameters, learning_rate, fused=True, capturable=cuda_graph)
+    if cuda_graph:
         for group in optimizer.param_groups:
             group["lr"] = torch.full((), learning_rate, device=group["params"][0].device)
     return optimizer

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from ..common.options import as_bool
 from ..common.processes import process_count
 from ..method.filling import compose_pseudo_healthy
 from ..method.networks.soft_intro_vae import SoftIntroVAE, sample_posterior
@@ -87,7 +86,7 @@ class AutoencoderStep:
         self.decoder_optimizer = decoder_optimizer
         self.loss = loss
         self.detach_rereconstruction = detach_rereconstruction
-        self.amp = as_bool("amp", amp)
+        self.amp = amp
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
         """(B, 1, H, W) -> mu, log variance, embeddings, in single precision."""
@@ -222,7 +221,7 @@ class InpainterStep:
             "perceptual": perceptual_weight,
             "adversarial": adversarial_weight,
         }
-        self.amp = as_bool("amp", amp)
+        self.amp = amp
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
         """One update of both networks.

@@ -11,8 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...common.options import as_bool
-
 
 class ResidualBlock(nn.Module):
     """conv3x3 - BN - LeakyReLU - conv3x3 - BN, plus the (projected) input, then LeakyReLU.
@@ -177,7 +175,7 @@ class SoftIntroVAE(nn.Module):
             raise ValueError(f"stem_stride must be 1 or 2, not {stem_stride}")
         self.latent_dim = latent_dim
         self.frozen_norm = frozen_norm
-        self.sample_latent = as_bool("sample_latent", sample_latent)
+        self.sample_latent = sample_latent
         self.encoder = Encoder(image_size, channels, latent_dim, stem_stride, linear_path)
         self.decoder = Decoder(image_size, channels, latent_dim, stem_stride, linear_path)
 

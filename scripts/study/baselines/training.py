@@ -19,7 +19,6 @@ from tqdm import tqdm
 
 from ...common.errors import PhanesInputError
 from ...common.files import sha256_of_file
-from ...common.options import as_bool
 from ...common.versions import versions
 from ...training.engines import BestKeeper, image_batch
 from .protocol import AnomalySystem, Fittable, Trainable, learnt_state, load_system, save_system
@@ -76,7 +75,7 @@ class LossStep:
         self.optimizer = optimizer
         self.max_norm = max_norm
         self.average = average
-        self.amp = as_bool("amp", amp)
+        self.amp = amp
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
         """images: (B, 1, H, W) in [0, 1] -> detached scalars, `loss` and its parts."""
