@@ -5,7 +5,8 @@ What was found is kept in the image's meta data: `placing`, (4, 4), world of the
 
 - `mni`: registered to MNI152;
 - `header`: the header says MNI space and the head does lie there;
-- `outline`: a single slice that lies on no template's grid: centred and scaled by the brain's outline;
+- `outline`: a single slice that lies on no template's grid: centred and scaled by the brain's outline, and fitted from
+  there to the template's levels;
 - `slice`: a single slice on a template's grid, which lies there already.
 """
 
@@ -27,6 +28,7 @@ from .levels import LEVELS_MM
 from .outline import assumed_pixel_mm, brain_outline, into_slice
 from .registration import Bounds, Registration, describe, register, similarity_as_it_lies
 from .resampling import settled
+from .single_slice import place_slice
 
 MIN_EXTENT_MM = 60.0  # of a scan that can be registered, in each direction; a brain is some 130 mm high
 SURE_SIMILARITY = 0.45  # below it a registration is taken with a warning; 20 healthy heads reach 0.66 to 0.76, eight
@@ -130,6 +132,11 @@ def _by_outline(image: MetaTensor, spacing: tuple[float, ...]) -> NDArray[np.flo
     into_mni = np.diag([1.0, 1.0, spacing[2], 1.0])
     into_mni[np.ix_([0, 1], [0, 1, 3])] = into_plane[:2]
     into_mni[2, 3] = LEVEL_MM
+    placed = place_slice(pixels, mm, [into_mni, _centred(head_centre(pixels, mm), (*mm, spacing[2]))])
+    if placed is not None and placed[1] >= Bounds.similarity:
+        into_mni, image.meta["alignment_similarity"] = placed
+        into_plane = into_mni[np.ix_([0, 1, 3], [0, 1, 3])]
+        image.meta["outline"] = apply_affine(into_plane, outline)
     return into_mni
 
 
