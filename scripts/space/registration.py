@@ -168,6 +168,7 @@ def register(volume: NDArray, affine: NDArray) -> Registration:
         finals = [(-2.0, np.eye(4), -1.0)]  # correlation with the shell, map, and correlation within the brain
         for place in places[:FINALS]:
             level = level_of(4, place, middle, head=False)
-            if (fit := fitted(place, level, middle, 15, 0.02)) is not None:
-                finals.append((correlation(fit, level, middle), fit, correlation(fit, level, middle, level.inside)))
-        return describe(*max(finals, key=lambda final: final[0])[1:])
+            if (final := fitted(place, level, middle, 15, 0.02)) is not None:
+                within = correlation(final, level, middle, level.inside)
+                finals.append((correlation(final, level, middle), final, within))
+        return describe(*max(finals, key=lambda one: one[0])[1:])

@@ -106,23 +106,21 @@ class Trial:
 
 def movement(
     seed: int,
-    rotation: float = 20.0,
+    rotation: tuple[float, float] = (0.0, 20.0),
     shift: float = 30.0,
     scales: tuple[float, float] = (0.85, 1.15),
-    least_rotation: float = 0.0,
 ) -> tuple[NDArray, float]:
     """A random affine map about the origin, (4, 4), and its angle.
 
     Args:
         seed: of the draw.
-        rotation: largest angle, degrees; uniform, about an axis of uniform direction.
+        rotation: least and largest angle, degrees; uniform, about an axis of uniform direction.
         shift: largest length, mm; uniform, of uniform direction.
         scales: range of the scale along each axis, drawn independently.
-        least_rotation: degrees.
     """
     rng = np.random.default_rng(seed)
     axis, direction = rng.standard_normal((2, 3))
-    angle, length = float(rng.uniform(least_rotation, rotation)), float(rng.uniform(0, shift))
+    angle, length = float(rng.uniform(*rotation)), float(rng.uniform(0, shift))
     matrix = np.eye(4)
     turn = Rotation.from_rotvec(np.radians(angle) * axis / np.linalg.norm(axis)).as_matrix()
     matrix[:3, :3] = turn @ np.diag(rng.uniform(*scales, 3))
@@ -230,7 +228,7 @@ def run_trials(
     middle = np.eye(4)
     middle[:3, 3] = apply_affine(affine, (np.array(volume.shape) - 1) / 2)
     for number, protocol in enumerate(tqdm(protocols, desc=Path(path).name), start=seed):
-        matrix, rotation = movement(number, protocol.turn[1], scales=protocol.scales, least_rotation=protocol.turn[0])
+        matrix, rotation = movement(number, protocol.turn, scales=protocol.scales)
         matrix = middle @ matrix @ np.linalg.inv(middle)
         scan, grid = scanned(volume, affine, matrix, protocol, number)
         start = time.process_time()

@@ -77,7 +77,7 @@ def test_errors_of_known_differences() -> None:
 
 def test_movements_keep_to_their_ranges_and_to_their_seeds() -> None:
     for seed in range(20):
-        matrix, angle = movement(seed, least_rotation=5.0)
+        matrix, angle = movement(seed, (5.0, 20.0))
         assert 5 <= angle <= 20
         assert np.linalg.norm(matrix[:3, 3]) <= 30
         found = describe(matrix, 1.0)
@@ -85,7 +85,7 @@ def test_movements_keep_to_their_ranges_and_to_their_seeds() -> None:
         assert movement(seed, scales=(1.0, 1.0))[1] == pytest.approx(
             describe(movement(seed, scales=(1, 1))[0], 1).rotation
         )
-        np.testing.assert_array_equal(matrix, movement(seed, least_rotation=5.0)[0])
+        np.testing.assert_array_equal(matrix, movement(seed, (5.0, 20.0))[0])
 
 
 def test_a_scan_is_cut_sliced_and_moved_as_its_protocol_says() -> None:
