@@ -219,8 +219,8 @@ def read_calibration(path: str | Path, weights: str | Path, network: Phanes | No
     """`calibration.json`, checked to belong to the weights; a warning when it was made with other choices.
 
     Args:
-        path: the record that the calibrate workflow wrote; `heads` and `slices`, each with a `label_threshold` (>= 0),
-            and `weights_sha256` at least.
+        path: the record that the calibrate workflow wrote; `heads` or `slices` or both, each with a `label_threshold`
+            (>= 0), and `weights_sha256` at least.
         weights: the state dict it was made for.
         network: whose components are compared with the record's `method`, where it has one.
 
@@ -233,9 +233,11 @@ def read_calibration(path: str | Path, weights: str | Path, network: Phanes | No
             fail(f"{what} '{file}' not found: give the bundle's folder with --bundle_root, or run train and calibrate.")
     try:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not any(kind in record for kind in KINDS):  # one threshold for all
+            record |= {kind: {"label_threshold": record["label_threshold"]} for kind in KINDS}
         for kind in KINDS:
-            record.setdefault(kind, {"label_threshold": record["label_threshold"]})
-            Thresholds.of(record, kind)
+            if kind in record:
+                Thresholds.of(record, kind)
         expected = str(record["weights_sha256"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         fail(f"calibration '{path}' is not a calibration record: run the calibrate workflow again.")

@@ -18,7 +18,7 @@ from ..method.phanes import CHANNELS
 from ..space.levels import level_affine
 from ..space.resampling import into_mni_of, onto_voxels, voxel_height
 from .findings import find, sides_known
-from .thresholds import Thresholds
+from .thresholds import KINDS, Thresholds
 
 CONFINED = ("anomaly", "mask")  # to what was analysed
 
@@ -143,7 +143,7 @@ class FindingsOfHeadd(Transform):
         source_key: key of the input as it was read.
 
     Raises:
-        PhanesInputError: the threshold is no number >= 0.
+        PhanesInputError: the threshold is no number >= 0; the calibration knows no heads, or no slices.
     """
 
     def __init__(
@@ -153,8 +153,8 @@ class FindingsOfHeadd(Transform):
         ref_key: str = "image",
         source_key: str = "source",
     ) -> None:
-        self.heads = Thresholds.of(calibration, "heads", label_threshold)
-        self.slices = Thresholds.of(calibration, "slices", label_threshold)
+        self.limits = {kind: Thresholds.of(calibration, kind, label_threshold) for kind in KINDS if kind in calibration}
+        self.calibration = calibration
         self.ref_key = ref_key
         self.source_key = source_key
 
@@ -164,7 +164,8 @@ class FindingsOfHeadd(Transform):
         affine = ras_affine(source)
         into_mni = into_mni_of(image, affine)
         whole = bool(image.meta["whole"])
-        limits = self.heads if whole else self.slices
+        kind = "heads" if whole else "slices"
+        limits = self.limits.get(kind) or Thresholds.of(self.calibration, kind)  # which says what is missing
         label, d["findings"] = find(
             d["anomaly"].as_tensor()[0].numpy(),
             limits.label,

@@ -33,8 +33,12 @@ class Thresholds:
         """Those of `heads` or `slices`; with a label threshold of the user's own where one is given.
 
         Raises:
-            PhanesInputError: the override is no number >= 0.
+            PhanesInputError: the override is no number >= 0; the calibration knows nothing of this kind.
         """
+        if kind not in calibration:
+            raise PhanesInputError(
+                f"the calibration has no threshold for {kind}: run calibrate_heads.json over healthy {kind}, too."
+            )
         record = calibration[kind]
         label = label_threshold(override, float(record["label_threshold"]))
         peaks, scores = (record.get(name) for name in ("healthy_peaks", "healthy_scores"))

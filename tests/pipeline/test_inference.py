@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from pathlib import Path
 
@@ -214,6 +215,10 @@ def test_weights_and_calibration_must_be_there_and_belong_together(scratch_bundl
     shutil.copytree(scratch_bundle / "models", root / "models")
     model, record = root / "models" / "model.pt", root / "models" / "calibration.json"
     assert read_calibration(record, model)["heads"]["label_threshold"] == 0.02
+    known = json.loads(record.read_text())
+    known.pop("label_threshold")
+    record.write_text(json.dumps({**known, "heads": {"label_threshold": 3.0}}))
+    assert set(read_calibration(record, model)) & {"heads", "slices"} == {"heads"}
     with pytest.raises(PhanesInputError, match=r"weights '.*no.pt' not found"):
         read_calibration(record, root / "no.pt")
     with pytest.raises(PhanesInputError, match=r"calibration '.*no.json' not found"):
