@@ -19,11 +19,14 @@ CHANGES = frozenset({"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "
 
 
 def tree(folder: Path) -> dict[str, str]:
-    """Relative path -> SHA-256 of every file below a folder; the lock, which is always empty, counts too."""
+    """Relative path -> SHA-256 of every file below a folder; the lock, which is always empty, counts too.
+
+    `run.json` is left out: it says how long each step took.
+    """
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        if path.is_file() and path.name != "run.json"
     }
 
 

@@ -16,6 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
+# Forks of a process that has never differentiated: the engine counts its devices once.
+CLEAN = get_context("forkserver")
+CLEAN.set_forkserver_preload(["scripts.training.engines", "tests.training.fake_gpu"])
 GPU = "fakegpu:0"  # a build without CUDA cannot differentiate on a device of that name
 
 
@@ -83,5 +86,5 @@ def _said(check: Callable[..., None], arguments: tuple) -> str:
 
 def on_fake_gpu(check: Callable[..., None], *arguments: object) -> str:
     """Run a check in a process of its own, for the device stays registered in it -> its error; empty for none."""
-    with get_context("fork").Pool(1) as pool:
+    with CLEAN.Pool(1) as pool:
         return pool.apply(_said, (check, arguments))

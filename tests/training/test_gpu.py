@@ -71,7 +71,7 @@ def test_too_many_heads_for_the_file_are_refused(packed, tmp_path, monkeypatch):
 @pytest.mark.parametrize("content", [b"", b"no archive"])
 def test_a_file_that_holds_no_heads_is_refused(tmp_path, content):
     (tmp_path / "x").write_bytes(content)
-    with pytest.raises(PhanesInputError, match="holds no packed heads"):
+    with pytest.raises(PhanesInputError, match="is no file of packed heads"):
         unpack(tmp_path / "x")
 
 

@@ -156,7 +156,7 @@ def test_autocast_keeps_the_distance_in_single_precision():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"trunk": "resnet"}, "choose imagenet, file or distilled"),
+        ({"trunk": "resnet"}, "choose imagenet, file, distilled, squeezenet"),
         ({"trunk": "file", "net": "vgg", "weights": "x"}, "choose squeeze or alex"),
         ({"trunk": "file"}, "needs the path"),
         ({"fires": [[4, 8]] * 7}, "eight fire blocks"),

@@ -25,7 +25,7 @@ def test_phanes_hands_out_its_map_and_its_pseudo_healthy_image(build: Build, ima
 
 def test_phanes_without_calibration_is_refused(build: Build, images: Tensor) -> None:
     system = build("phanes")
-    system.network.mask_threshold.fill_(float("nan"))
+    system.network.mask.threshold.fill_(float("nan"))
     with pytest.raises(RuntimeError, match="no mask threshold"):
         system.analyse(images)
 
