@@ -85,6 +85,7 @@ def test_a_run_over_healthy_images_writes_the_record_of_both_kinds(
         dataset_dir=str(tmp_path / "in"),
         output_dir=str(tmp_path / "out"),
         calibration_file=str(record),
+        slices="brain",
         device="cpu",
     )
     workflow.initialize()
