@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import nibabel as nib
 import numpy as np
 
-from scripts.release.demo import write_demo_input
+from scripts.release import demo
 from tests.dicom.synthetic import PLANES, save, slices
 
 
@@ -38,7 +39,7 @@ def series_of(image: nib.Nifti1Image, folder: Path, plane: str = "axial", every:
 
 
 def stroke_series(folder: Path, work: Path, plane: str = "axial", **changes: Any) -> Path:
-    """Write every third slice of the demo's stroke as a series; returns the folder.
+    """Write every third slice of the demo's head, its stroke at the paper's level, as a series; returns the folder.
 
     Args:
         folder: of the files.
@@ -48,5 +49,6 @@ def stroke_series(folder: Path, work: Path, plane: str = "axial", **changes: Any
     """
     path = work / "input" / "stroke.nii.gz"
     if not path.is_file():
-        write_demo_input(work)
+        with patch.object(demo, "LESION_CENTRE", (42.0, -22.0, 24.0)):
+            demo.write_demo_input(work)
     return series_of(nib.load(path), folder, plane, 3, **{"SeriesDescription": "t1_mprage", **changes})

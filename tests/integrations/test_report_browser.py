@@ -206,7 +206,7 @@ def test_a_case_that_is_shown_again_looks_as_at_first(browser: Browser, page: Pa
 
 def test_columns_sort_both_ways_and_cases_without_a_number_come_last(browser: Browser, page: Path) -> None:
     opened(browser, page)
-    headings = browser.find_elements(By.CSS_SELECTOR, "thead th")
+    headings = browser.find_elements(By.CSS_SELECTOR, "#table thead th")
     place = 1 + next(n for n, cell in enumerate(headings) if cell.text == "Anomaly score")
     heading = headings[place - 1].find_element(By.TAG_NAME, "button")
     heading.send_keys(Keys.ENTER)  # by keyboard
