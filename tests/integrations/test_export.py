@@ -27,7 +27,7 @@ def slices(data_root: Path) -> np.ndarray:
     parser = ConfigParser()
     parser.read_config(BUNDLE / "configs" / "train.json")
     parser.update({"bundle_root": str(BUNDLE), "device": "cpu"})
-    transform = Compose(parser.get_parsed_content("preprocessing") + parser.get_parsed_content("to_slice"))
+    transform = Compose([parser.get_parsed_content("preprocessing"), *parser.get_parsed_content("to_slice")])
     items = slice_files(str(data_root / "ixi_midaxial"), "val")[:8]
     images = torch.stack([torch.as_tensor(transform(item)["image"]) for item in items])
     images = torch.cat([images, images[:1]])
