@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from ..common.errors import PhanesInputError
 from ..common.files import write_atomically
+from ..space.geometry import NIFTI_MNI152
 from ..space.levels import GRID, level_affine
 
 BRAIN_VALUE = 100  # what the median of a head's brain is stored as
 BRIGHTEST = 255 / BRAIN_VALUE  # in units of that median; what is brighter is cut off
-NIFTI_MNI152 = 4  # the NIfTI standard's code for coordinates in MNI152 space
 
 
 def write_prepared(path: Path, levels: NDArray) -> None:

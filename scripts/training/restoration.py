@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import math
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -180,12 +179,6 @@ def read_heads(folder: str | Path) -> Tensor:
         )
     heads = [torch.from_numpy(read_prepared(file) * BRAIN_VALUE).round().to(torch.uint8) for file in files]
     return torch.stack(heads)
-
-
-def heads_in_unit_range(heads: Tensor) -> Iterator[Tensor]:
-    """Prepared heads as the linear stage is fitted to them: (H, W, D) each, in [0, 1], 0.5 the median brightness."""
-    for head in heads:
-        yield (head.float() / (2 * BRAIN_VALUE)).clamp(max=1)
 
 
 def train_restoration(
