@@ -42,7 +42,7 @@ $(VENV)/.dev: requirements-dev.txt requirements-onnx.txt requirements.txt | $(BI
 demo: $(VENV)/.run
 	$(BIN)/python -m scripts demo_input --out $(DEMO)
 	$(BIN)/python -m monai.bundle run inference --bundle_root bundle \
-		--config_file "['bundle/configs/inference.json','bundle/configs/heads.json']" \
+		--config_file bundle/configs/inference.json \
 		--dataset_dir $(DEMO)/input --output_dir $(DEMO)/results
 	$(BIN)/python -m scripts demo_summary --out $(DEMO)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,15 +91,27 @@ def scratch_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "models").mkdir()
     from tests.method.composed import fill_thresholds
 
-    parser = ConfigParser()
-    parser.read_config(BUNDLE / "configs" / "inference.json")
-    parser["bundle_root"] = str(root)
-    torch.manual_seed(0)
-    network = parser.get_parsed_content("network_def")
-    fill_thresholds(network)
-    torch.save(network.state_dict(), root / "models" / "model.pt")
+    weights: dict[str, torch.Tensor] = {}
+    for overlays in ([], ["mid_axial.json"]):
+        parser = ConfigParser()
+        parser.read_config([str(BUNDLE / "configs" / name) for name in ("inference.json", *overlays)])
+        parser["bundle_root"] = str(root)
+        torch.manual_seed(0)
+        network = parser.get_parsed_content("network_def")
+        fill_thresholds(network)
+        if not overlays:
+            scratch_restoration(network.network)
+        weights |= network.state_dict()
+    torch.save(weights, root / "models" / "model.pt")
     write_calibration(root)
     return root
+
+
+def scratch_restoration(network: Any) -> None:
+    """Weights that change every slice a little, around a mean head that is blank."""
+    network.describe_levels(torch.randint(80, 121, (4, 128, 128, network.levels), dtype=torch.uint8), 100.0)
+    torch.nn.init.normal_(network.head.weight, std=0.02)
+    torch.nn.init.constant_(network.head.bias, 0.1)
 
 
 def write_calibration(root: Path, **changes: Any) -> None:
@@ -107,13 +120,16 @@ def write_calibration(root: Path, **changes: Any) -> None:
 
     weights = sha256_of_file(root / "models" / "model.pt")
     record = {"label_threshold": 0.02, "mask_threshold": 0.05, "weights_sha256": weights, **changes}
-    (root / "models" / "calibration.json").write_text(json.dumps(record))
+    for name in ("calibration.json", "mid_axial.json"):
+        (root / "models" / name).write_text(json.dumps(record))
 
 
-def run_inference(bundle: Path, dataset_dir: Path, output_dir: Path, **overrides: Any) -> ConfigWorkflow:
+def run_inference(
+    bundle: Path, dataset_dir: Path, output_dir: Path, overlays: Sequence[str] = (), **overrides: Any
+) -> ConfigWorkflow:
     """`monai.bundle run inference` within this process."""
     workflow = ConfigWorkflow(
-        config_file=str(bundle / "configs" / "inference.json"),
+        config_file=[str(bundle / "configs" / name) for name in ("inference.json", *overlays)],
         logging_file=False,
         workflow_type="infer",
         bundle_root=str(bundle),

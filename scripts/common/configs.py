@@ -1,4 +1,4 @@
-"""One definition for inference and training: parts of `inference.json`, which stands alone, built for other configs."""
+"""One definition for inference and training: parts of the inference configs, built for other configs."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
+FILES = ("inference.json", "mid_axial.json")  # the one level that `train.json` trains for
+
 
 def from_inference(part: str, bundle_root: str, entries: Mapping[str, Any] | None = None, **changes: Any) -> Any:
-    """Build a part of `inference.json`, such as the network or the preprocessing, with some of it changed.
+    """Build a part of mid-axial inference (`FILES`), such as the network or the preprocessing, with some of it changed.
 
-    Overlays and the command line change it as they change the part itself in `inference.json`,
+    Overlays and the command line change it as they change the part itself in inference,
     `"network_def::filling": {"_target_": ...}` or `--network_def::mask::percentile 98`.
 
     Args:
-        part: its id in `inference.json`.
+        part: its id in the configs.
         bundle_root: the bundle's folder.
-        entries: other entries of `inference.json`, by id, that the part refers to: their values here.
+        entries: other entries of the configs, by id, that the part refers to: their values here.
         changes: arguments of the part: another value or component, or a dictionary of changes to the component's own.
     """
     parser = ConfigParser()
-    parser.read_config(Path(bundle_root) / "configs" / "inference.json")
+    parser.read_config([str(Path(bundle_root) / "configs" / name) for name in FILES])
     parser.update({"bundle_root": str(bundle_root), **(entries or {})})
     _change(parser[part], changes)
     return parser.get_parsed_content(part)

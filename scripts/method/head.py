@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from .filters import gaussian_filter
 from .networks.levels import level_index
 from .networks.linear import BRIGHTNESS
+from .phanes import OF_SLICES, leave_out
 from .slices import chunks, fold, joined, unfold
 from .volume_map import local_contrast, relative_map
 
@@ -82,6 +83,11 @@ class HeadPhanes(nn.Module):
         self.first, self.last = float(heights[0]), float(heights[-1])
         levels = torch.from_numpy(np.array(brain)).permute(2, 0, 1)[:, None] > 0
         self.register_buffer("brain", levels.contiguous(), persistent=False)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        """The shipped model.pt holds the weights of `Phanes` too: they are left out."""
+        leave_out(state_dict, prefix, OF_SLICES)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def forward(self, image: Tensor) -> Tensor:
         """The whole method.

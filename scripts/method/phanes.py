@@ -22,6 +22,16 @@ THRESHOLDS = {
     "refinement_threshold": "refinement.threshold",
     "bias_threshold": "bias_field.threshold",
 }
+# The shipped model.pt holds the weights of `HeadPhanes`, too: what a state dict's names begin with, there and here.
+OF_HEADS = ("network.", "mask.threshold")
+OF_SLICES = ("autoencoder.", "inpainter.", "perceptual.", *THRESHOLDS)
+
+
+def leave_out(state_dict: dict[str, Any], prefix: str, names: tuple[str, ...]) -> None:
+    """Take out of a state dict what another network in the same file owns."""
+    others = tuple(prefix + name for name in names)
+    for name in [name for name in state_dict if name.startswith(others)]:
+        del state_dict[name]
 
 
 def with_head(image: Tensor, head: Tensor) -> Tensor:
@@ -278,6 +288,7 @@ class Phanes(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         """Thresholds by their names in files; those of additions that this network lacks are left out."""
+        leave_out(state_dict, prefix, OF_HEADS)
         own = dict(self.named_buffers())
         for name, buffer in THRESHOLDS.items():
             value = state_dict.pop(prefix + name, None)

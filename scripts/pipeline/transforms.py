@@ -167,7 +167,7 @@ class NormalizeHeadd(MapTransform):
         for key in self.key_iterator(d):
             image: MetaTensor = d[key]
             median = float(image.meta["brain_median"])
-            _check_not_blank(image, median > 0)
+            _check_not_blank(image, median > 0 and bool(image.amin() < image.amax()))
             scale = torch.full((image.shape[-1],), WHITE * median)
             d[key] = _scaled(image, scale)
         return d

@@ -20,17 +20,21 @@ from ..common.checkpoints import load_network
 from ..common.errors import PhanesInputError
 from ..common.files import write_atomically
 from ..method.phanes import CHANNELS
+from ..space.levels import SIZE
 
 INPUT, OUTPUT = "image", "pred"  # the names that the bundle's metadata uses
 Program = Callable[[], torch.export.ExportedProgram]  # traced once, and only if a format needs it
 
 
-def bundle_network(bundle_root: str | Path = "bundle", weights_file: str | Path | None = None) -> tuple[nn.Module, int]:
-    """The network that `inference.json` defines, with its weights, in evaluation mode on the CPU, and its image size.
+def bundle_network(
+    bundle_root: str | Path = "bundle", weights_file: str | Path | None = None, overlays: Sequence[str] = ()
+) -> nn.Module:
+    """The network that `inference.json` defines, with its weights, in evaluation mode on the CPU.
 
     Args:
         bundle_root: the bundle's folder.
-        weights_file: other weights than the bundle's own `models/model.pt`.
+        weights_file: other weights than the config's own.
+        overlays: configs over `inference.json`, such as `mid_axial.json`.
 
     Raises:
         PhanesInputError: no config or weights there, or they do not fit each other.
@@ -40,11 +44,11 @@ def bundle_network(bundle_root: str | Path = "bundle", weights_file: str | Path 
     if not config.is_file():
         raise PhanesInputError(f"No config at '{config}': give the bundle's folder as bundle_root.")
     parser = ConfigParser()
-    parser.read_config(config)
+    parser.read_config([str(config.with_name(name)) for name in (config.name, *overlays)])
     parser.update({"bundle_root": str(root), "device": "cpu"})
     network = parser.get_parsed_content("network_def")
-    load_network(network, weights_file or root / "models" / "model.pt")
-    return network.eval().requires_grad_(False), int(parser.get_parsed_content("image_size"))
+    load_network(network, weights_file or parser.get_parsed_content("weights_file"))
+    return network.eval().requires_grad_(False)
 
 
 def about(network: nn.Module, bundle_root: str | Path) -> dict[str, str]:
@@ -146,5 +150,5 @@ def export(
         weights_file: other weights than the bundle's own.
     """
     names = formats.split(",") if isinstance(formats, str) else list(formats)
-    network, image_size = bundle_network(bundle_root, weights_file)
-    return export_network(network, [name.strip() for name in names], out, image_size, about(network, bundle_root))
+    network = bundle_network(bundle_root, weights_file)
+    return export_network(network, [name.strip() for name in names], out, SIZE, about(network, bundle_root))

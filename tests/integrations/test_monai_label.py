@@ -130,7 +130,7 @@ def test_the_model_is_offered_with_its_options(server: str) -> None:
     model = info["models"]["phanes"]
     assert model["labels"] == {f"finding {number}": number for number in range(1, 21)}
     assert model["config"]["threshold"] == "calibrated"
-    assert model["config"]["slices"] == ["mid", "brain"]
+    assert model["config"]["slices"] == ["brain", "mid"]
     assert info["trainers"]["phanes"]["config"]["pretrained"] is True
 
 

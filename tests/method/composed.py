@@ -29,6 +29,6 @@ def composed(autoencoder: nn.Module, inpainter: nn.Module, **components: Any) ->
 def fill_thresholds(network: nn.Module, mask: float = 0.05, refinement: float = 0.01, bias: float = 0.1) -> None:
     """What calibration would do; components that are not there are left out."""
     for name, value in (("mask", mask), ("refinement", refinement), ("bias_field", bias)):
-        component = getattr(network, name)
+        component = getattr(network, name, None)
         if hasattr(component, "threshold"):
             component.threshold.fill_(value)

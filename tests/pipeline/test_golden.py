@@ -13,6 +13,7 @@ from tests.conftest import BUNDLE, head_slice, ras_of_slice, run_inference, save
 
 GOLDEN = Path(__file__).parent / "golden.json"
 CASES = ("healthy", "dark", "bright")
+METHODS: dict[str, list[str]] = {"inference": [], "mid_axial": ["mid_axial.json"]}  # and their overlays
 
 
 def write_phantoms(folder: Path) -> None:
@@ -29,15 +30,17 @@ def write_phantoms(folder: Path) -> None:
 def measure(folder: Path) -> dict[str, dict[str, float]]:
     """Numbers of a run of the shipped bundle that any change of the method would move."""
     write_phantoms(folder / "in")
-    run_inference(BUNDLE, folder / "in", folder / "out", save_picture=False, report=False)
     numbers = {}
-    for case in CASES:
-        images = {
-            name: np.asarray(nib.load(folder / "out" / case / f"{case}_{name}.nii.gz").dataobj, dtype=np.float64)
-            for name in ("anomaly", "pseudo_healthy", "coarse", "mask", "label")
-        }
-        numbers[case] = {f"{name}_mean": float(image.mean()) for name, image in images.items()}
-        numbers[case]["anomaly_max"] = float(images["anomaly"].max())
+    for method, overlays in METHODS.items():
+        out = folder / method
+        run_inference(BUNDLE, folder / "in", out, overlays, save_picture=False, report=False)
+        for case in CASES:
+            images = {
+                name: np.asarray(nib.load(out / case / f"{case}_{name}.nii.gz").dataobj, dtype=np.float64)
+                for name in ("anomaly", "pseudo_healthy", "coarse", "mask", "label")
+            }
+            means = {f"{name}_mean": float(image.mean()) for name, image in images.items()}
+            numbers[f"{method}, {case}"] = {**means, "anomaly_max": float(images["anomaly"].max())}
     return numbers
 
 

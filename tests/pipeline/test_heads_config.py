@@ -1,6 +1,4 @@
-"""heads.json, the overlay for whole heads: its levels, its preprocessing, its network and its weights."""
-
-import json
+"""inference.json's whole heads: levels, network and weights."""
 
 import pytest
 import torch
@@ -9,13 +7,11 @@ from monai.bundle import ConfigParser
 from scripts.space.levels import GRID, LEVELS_MM
 from tests.conftest import BUNDLE
 
-CONFIGS = [str(BUNDLE / "configs" / name) for name in ("inference.json", "heads.json")]
-
 
 @pytest.fixture(scope="module")
 def config():
     parser = ConfigParser()
-    parser.read_config(ConfigParser.load_config_files(CONFIGS))
+    parser.read_config(BUNDLE / "configs" / "inference.json")
     parser["bundle_root"] = str(BUNDLE)
     return parser
 
@@ -23,13 +19,13 @@ def config():
 @pytest.fixture(scope="module")
 def network(config):
     network = config.get_parsed_content("network_def")
-    network.load_state_dict(torch.load(BUNDLE / "models" / "heads.pt", weights_only=True))
+    network.load_state_dict(torch.load(BUNDLE / "models" / "model.pt", weights_only=True))
     return network.eval()
 
 
 def head(levels: slice = slice(None)) -> torch.Tensor:
     """The mean of the training heads at some levels, and their heights: (1, 2, 128, 128, D)."""
-    weights = torch.load(BUNDLE / "models" / "heads.pt", weights_only=True)
+    weights = torch.load(BUNDLE / "models" / "model.pt", weights_only=True)
     image = torch.full((1, 1, *GRID), 0.0)
     image[0, 0, 8:120, 16:112] = weights["network.mean"][:, 0].permute(1, 2, 0).float() / 2
     return torch.cat([image, torch.tensor(LEVELS_MM).expand_as(image)], dim=1)[..., levels]
@@ -37,17 +33,6 @@ def head(levels: slice = slice(None)) -> torch.Tensor:
 
 def test_the_levels_are_those_of_the_grid(config):
     assert tuple(float(z) for z in config.get_parsed_content("levels_mm")) == LEVELS_MM
-
-
-def test_the_preprocessing_is_the_inference_one_but_for_the_brightness():
-    """A slice's own percentile and the cut to the outlined brain belong to the networks of one level."""
-    own, other = (json.loads((BUNDLE / "configs" / name).read_text()) for name in ("heads.json", "inference.json"))
-    own, other = own["preprocessing"]["transforms"], other["preprocessing"]["transforms"]
-    brightness = ("NormalizeHeadd", "NormalizeSlicesd", "CutToOutlined")
-    assert [t for t in own if not t["_target_"].endswith(brightness)] == [
-        t for t in other if not t["_target_"].endswith(brightness)
-    ]
-    assert [t["_target_"] for t in own].index("scripts.pipeline.transforms.NormalizeHeadd") == len(own) - 2
 
 
 def test_a_painted_lesion_is_found_and_filled(network):

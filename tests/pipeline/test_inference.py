@@ -238,7 +238,7 @@ def test_weights_without_a_mask_threshold_do_not_pass_for_a_healthy_finding(
     root = tmp_path / "bundle"
     shutil.copytree(scratch_bundle, root, symlinks=True)
     state = torch.load(root / "models" / "model.pt", weights_only=True)
-    state["mask_threshold"].fill_(float("nan"))
+    state["mask.threshold"].fill_(float("nan"))
     torch.save(state, root / "models" / "model.pt")
     write_calibration(root)
     with pytest.raises(RuntimeError) as caught:
@@ -285,13 +285,13 @@ def test_words_of_the_command_line_become_truth_values_in_one_place():
 
 
 def test_a_calibration_made_with_other_choices_is_said(tmp_path, caplog):
-    """The shipped record, and the network that inference.json builds."""
+    """The shipped record, and the network that mid_axial.json builds."""
     parser = ConfigParser()
-    parser.read_config(BUNDLE / "configs" / "inference.json")
+    parser.read_config([str(BUNDLE / "configs" / name) for name in ("inference.json", "mid_axial.json")])
     parser.update({"bundle_root": str(BUNDLE), "device": "cpu"})
     parser.update({"network_def::refinement::times": 1, "network_def::relative_map": None})
     network = parser.get_parsed_content("network_def")
-    files = BUNDLE / "models" / "calibration.json", BUNDLE / "models" / "model.pt"
+    files = BUNDLE / "models" / "mid_axial.json", BUNDLE / "models" / "model.pt"
     read_calibration(*files, network)
     assert "was made with refinement.times 3, relative_map RelativeMap" in caplog.text
     caplog.clear()

@@ -68,7 +68,7 @@ def test_labels_options_panel_offers_a_choice_and_works_on_numbers_and_on_text(
 ) -> None:
     with another_program(tmp_path):
         host = LabelHost(packaged)
-        assert host.options == {"threshold": "calibrated", "slices": ["mid", "brain"]}
+        assert host.options == {"threshold": "calibrated", "slices": ["brain", "mid"]}
         np.testing.assert_array_equal(host.infer(str(scan), threshold="0", slices="mid") > 0, expected["mid_map"] > 0)
         np.testing.assert_array_equal(host.infer(str(scan), threshold=THRESHOLD, slices="mid"), expected["mid"])
 

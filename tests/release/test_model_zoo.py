@@ -117,7 +117,8 @@ def test_the_weights_are_exported_to_torchscript_the_same_each_time(packaged: Pa
         == json.loads((packaged / "configs/metadata.json").read_text())["name"]
     )
     assert "network_def" in json.loads(extra["inference.json"])
-    images = torch.rand(2, 1, 128, 128, generator=torch.Generator().manual_seed(0))
+    heads = torch.rand(2, 1, 128, 128, generator=torch.Generator().manual_seed(0))
+    images = torch.cat([heads, torch.full_like(heads, 23.0)], dim=1)
     with another_program(packaged):
         workflow = ConfigWorkflow(
             config_file="configs/inference.json",

@@ -43,7 +43,7 @@ def parser_of(*names: str, **overrides) -> ConfigParser:
 
 def test_training_takes_network_and_preprocessing_from_inference_with_the_changes_of_an_overlay():
     for overlays in ([], ["paper.json"], ["paper.json", "released_code.json"]):
-        train, infer = parser_of("train.json", *overlays), parser_of("inference.json", *overlays, slices="mid")
+        train, infer = parser_of("train.json", *overlays), parser_of("inference.json", "mid_axial.json", *overlays)
         networks = [parser.get_parsed_content("network_def") for parser in (train, infer)]
         assert choices(networks[0]) == choices(networks[1])
         shapes = [{name: value.shape for name, value in network.state_dict().items()} for network in networks]
@@ -170,7 +170,7 @@ def test_all_stages_run_resume_and_end_in_a_bundle_that_infers(slices, tmp_path)
     )
     assert json.loads((again / "calibration.json").read_text()) == record
     network = {f"{part}::{name}": value for part, changes in TINY.items() for name, value in changes.items()}
-    run_inference(root, slices / "val", tmp_path / "results", **network)
+    run_inference(root, slices / "val", tmp_path / "results", ["mid_axial.json"], **network)
     assert len(list((tmp_path / "results").glob("*/*_anomaly.nii.gz"))) == 3
 
 

@@ -18,8 +18,9 @@ from torch import Tensor
 IMPORTS = ["-c", "import torch, monai"]
 FIRST_RESULT = [
     "-c",
-    "import torch, monai; from scripts.release.export import bundle_network; network, size = bundle_network('bundle'); "
-    "torch.set_grad_enabled(False); network(torch.rand(1, 1, size, size))",
+    "import torch, monai; from scripts.release.export import bundle_network; "
+    "network = bundle_network('bundle', overlays=['mid_axial.json']); "
+    "torch.set_grad_enabled(False); network(torch.rand(1, 1, 128, 128))",
 ]
 
 ACCOUNTED = """

@@ -40,7 +40,7 @@ LEARNING_RATE = 5e-5  # published
 def template_slices(levels: range = LEVELS) -> Tensor:
     """Axial slices of the MNI152 template with its painted stroke, preprocessed: (N, 1, 128, 128) in [0, 1]."""
     parser = ConfigParser()
-    parser.read_config(CONFIGS / "inference.json")
+    parser.read_config([str(CONFIGS / name) for name in ("inference.json", "mid_axial.json")])
     parser.update({"bundle_root": "bundle", "slices": list(levels)})
     with tempfile.TemporaryDirectory() as folder:
         head = write_demo_input(folder)["stroke"]
@@ -58,11 +58,11 @@ def give_masks(network: Phanes, images: Tensor) -> Phanes:
 
 def networks(images: Tensor, device: torch.device) -> dict[str, Phanes]:
     """The bundle's own, with and without refinements; the published size with random weights and published choices."""
-    shipped, _ = bundle_network("bundle")
+    shipped = bundle_network("bundle", overlays=["mid_axial.json"])
     torch.manual_seed(0)
-    paper = _parser(["inference.json", "paper.json", "released_code.json"], **AS_PUBLISHED).get_parsed_content(
-        "network_def"
-    )
+    paper = _parser(
+        ["inference.json", "mid_axial.json", "paper.json", "released_code.json"], **AS_PUBLISHED
+    ).get_parsed_content("network_def")
     give_masks(paper.eval().requires_grad_(False), images[:4])
     one_filling = cast(Phanes, copy.copy(shipped.to(device)))
     one_filling.refinement = None

@@ -32,6 +32,7 @@ from .synthetic import EllipseLesions, StrokeLesions
 
 ROWS = ("input", "true lesion", "coarse", "mask", "pseudo-healthy", "anomaly map")
 BATCH = 8
+OVERLAY = "mid_axial.json"  # the networks that these figures show
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Column:
 
 
 class Method:
-    """The shipped network, its preprocessing and its label threshold, as `inference.json` defines them.
+    """The shipped network, its preprocessing and its label threshold, as `mid_axial.json` defines them.
 
     Args:
         bundle_root: the bundle's folder.
@@ -59,10 +60,10 @@ class Method:
 
     def __init__(self, bundle_root: str, device: str) -> None:
         self.device = torch.device(device)
-        self.network = bundle_network(bundle_root)[0].to(self.device)
+        self.network = bundle_network(bundle_root, overlays=[OVERLAY]).to(self.device)
         parser = ConfigParser()
-        parser.read_config(str(Path(bundle_root) / "configs" / "inference.json"))
-        parser.update({"bundle_root": bundle_root, "slices": "mid"})
+        parser.read_config([str(Path(bundle_root) / "configs" / name) for name in ("inference.json", OVERLAY)])
+        parser.update({"bundle_root": bundle_root})
         self.threshold = Thresholds.of(parser.get_parsed_content("calibration"), "slices").label
         self.preprocessing: Callable[[dict[str, Any]], Any] = parser.get_parsed_content("preprocessing")
 

@@ -24,7 +24,7 @@ def read(name: str) -> dict[str, Any]:
 
 def run(overlay: str, bundle: Path, *more: str, **overrides: Any) -> None:
     """`monai.bundle run evaluate` within this process, without what needs downloaded weights."""
-    files = [str(BUNDLE / "configs" / name) for name in ("inference.json", overlay, *more)]
+    files = [str(BUNDLE / "configs" / name) for name in ("inference.json", "mid_axial.json", overlay, *more)]
     settings = {
         "bundle_root": str(bundle),
         "device": "cpu",
@@ -160,7 +160,11 @@ def test_the_two_overlays_agree_on_systems_and_scores():
 @pytest.mark.parametrize("overlay", ["evaluate_synthetic.json", "evaluate_lesions.json", "evaluate_shifts.json"])
 def test_an_evaluation_changes_nothing_of_the_method_it_evaluates(overlay):
     """An overlay's entries replace those of the same name: `mask_cut` once was the lesions' masks' here, m's there."""
-    shared = {key for key in read(overlay).keys() & read("inference.json").keys() if not key.startswith("_")}
+    shared = {
+        key
+        for key in read(overlay).keys() & (read("inference.json").keys() | read("mid_axial.json").keys())
+        if not key.startswith("_")
+    }
     assert shared <= {"dataset_dir", "output_dir", "slices", "size", "initialize"}
 
 
@@ -208,7 +212,7 @@ def test_the_papers_numbers_stand_in_the_config_as_published():
     ],
 )
 def test_a_mistake_on_the_command_line_ends_in_one_sentence(overlay, option, value, sentence, tmp_path):
-    files = [str(BUNDLE / "configs" / name) for name in ("inference.json", overlay)]
+    files = [str(BUNDLE / "configs" / name) for name in ("inference.json", "mid_axial.json", overlay)]
     command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", "evaluate", "--bundle_root", str(BUNDLE)]
     result = subprocess.run(
         [*command, "--config_file", str(files), option, value],

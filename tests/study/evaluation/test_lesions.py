@@ -25,9 +25,8 @@ LEVEL = 95  # z = +23 mm of the 197x233x189 grid
 def preprocessing() -> list:
     """The bundle's own list of transforms."""
     parser = ConfigParser()
-    parser.read_config(BUNDLE / "configs" / "inference.json")
+    parser.read_config([str(BUNDLE / "configs" / name) for name in ("inference.json", "mid_axial.json")])
     parser["bundle_root"] = str(BUNDLE)
-    parser["slices"] = "mid"  # as evaluate_lesions.json has it
     return list(parser.get_parsed_content("preprocessing").transforms)
 
 

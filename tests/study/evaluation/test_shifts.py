@@ -37,7 +37,7 @@ def one(shift: Shift, image: torch.Tensor, subject: str = "a", seed: int = 0) ->
 def configured() -> dict[str, Shift]:
     """The shifts of evaluate_shifts.json."""
     parser = ConfigParser()
-    files = ("inference.json", "evaluate_synthetic.json", "evaluate_shifts.json")
+    files = ("inference.json", "mid_axial.json", "evaluate_synthetic.json", "evaluate_shifts.json")
     parser.read_config([str(BUNDLE / "configs" / name) for name in files])
     parser["bundle_root"] = str(BUNDLE)
     return {shift.name: shift for shift in parser.get_parsed_content("shifts")}
