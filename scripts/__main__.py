@@ -12,6 +12,7 @@ from .release.build import package
 from .release.demo import print_demo_summary, write_demo_input
 from .release.export import export
 from .reporting.curves import plot_curves
+from .space.structures import write_structures
 from .study.baselines.train_all import train_baselines
 from .study.benchmark.run import benchmark
 from .study.docs_numbers import docs_numbers
@@ -35,6 +36,7 @@ class Commands:
     prepare = staticmethod(prepare)
     registration_trials = staticmethod(registration_trials)
     stages = staticmethod(stages)
+    structures = staticmethod(write_structures)
     train_baselines = staticmethod(train_baselines)
     watch = staticmethod(watch)
 

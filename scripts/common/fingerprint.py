@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from .files import sha256_of_file
+
 PLAIN = (bool, int, float, str, bytes, type(None))
 
 
@@ -29,11 +31,17 @@ def fingerprint(*values: Any) -> str:
 
 
 def code_checksum(package: Path, rooms: Iterable[str]) -> str:
-    """SHA-256 (hex) of what some rooms of the package do: their modules without comments, docstrings and layout."""
+    """SHA-256 (hex) of what some rooms of the package do.
+
+    Of modules without comments, docstrings and layout; of other files (atlas, templates) as they are.
+    """
     return fingerprint({
-        str(path.relative_to(package)): _instructions(path.read_text(encoding="utf-8"))
+        str(path.relative_to(package)): (
+            _instructions(path.read_text(encoding="utf-8")) if path.suffix == ".py" else sha256_of_file(path)
+        )
         for room in rooms
-        for path in package.joinpath(room).rglob("*.py")
+        for path in package.joinpath(room).rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
     })  # fmt: skip
 
 

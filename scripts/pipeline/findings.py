@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ..dicom.concepts import MAX_NUMBERS
+from ..space.structures import Share, shares
+from .thresholds import Thresholds
 
 MIDLINE_MM = 3.0  # a centre nearer than this to the midline lies on neither side
 TOUCHING = ndimage.generate_binary_structure(3, 3)  # voxels that share a corner belong together
@@ -33,11 +35,12 @@ class Finding:
         mni_y_mm: see there.
         mni_z_mm: see there.
         side: left, right or midline of the patient; unknown where the input does not record its orientation.
-        structures: that it lies in, with their share; empty without an atlas.
+        structures: that it lies in, the largest share first (`space.structures`); none where its height is not known.
         mean: of the anomaly map.
         peak: of the anomaly map.
         healthy_as_strong: share of the healthy images of the calibration that have a finding with at least this peak;
             None when the calibration did not record them.
+        healthy_as_strong_and_large: likewise, one finding with at least this peak and at least this size.
     """
 
     number: int
@@ -49,10 +52,11 @@ class Finding:
     mni_y_mm: float
     mni_z_mm: float
     side: str
-    structures: str
+    structures: tuple[Share, ...]
     mean: float
     peak: float
     healthy_as_strong: float | None
+    healthy_as_strong_and_large: float | None
 
 
 COLUMNS = tuple(field.name for field in fields(Finding))
@@ -81,42 +85,43 @@ def regions(anomaly: NDArray, threshold: float, smallest: int) -> tuple[NDArray[
 
 def find(
     anomaly: NDArray,
-    threshold: float,
-    smallest: int,
+    limits: Thresholds,
+    voxel: float,
     affine: NDArray,
     into_mni: NDArray,
-    healthy_peaks: Sequence[float] | None = None,
     *,
     spacing_known: bool = True,
     sides_known: bool = True,
+    height_known: bool = True,
 ) -> tuple[NDArray[np.uint8], list[Finding]]:
     """The findings of a head.
 
     Args:
         anomaly: (X, Y, Z), 0 where nothing was analysed.
-        threshold: of the label.
-        smallest: voxels of the smallest finding.
+        limits: what makes a finding, and the healthy images to compare it with.
+        voxel: size of a voxel in the unit of the limits' sizes.
         affine: (4, 4), voxel -> world of the scan, RAS, mm.
         into_mni: (4, 4), voxel -> MNI152 world, mm.
-        healthy_peaks: the highest peak of each healthy image of the calibration, 0 for one without a finding.
         spacing_known: whether the input knows the size of its voxels.
         sides_known: whether the input records which side is left.
+        height_known: whether the MNI height is known; that of a single slice from an unknown place is not.
 
     Returns:
         The label (X, Y, Z), each finding's number, at most `MAX_NUMBERS`; and all findings, the strongest first.
     """
-    labels, peaks, sizes = regions(anomaly, threshold, smallest)
+    labels, peaks, sizes = regions(anomaly, limits.label, int(np.ceil(limits.smallest / voxel)))
     if not peaks:
         return np.zeros(anomaly.shape, dtype=np.uint8), []
     index = np.arange(1, len(peaks) + 1)
     centres = np.atleast_2d(ndimage.center_of_mass(labels > 0, labels, index))
     means = ndimage.mean(anomaly, labels, index)
-    voxel = float(abs(np.linalg.det(np.asarray(affine)[:3, :3])))
+    mm3 = float(abs(np.linalg.det(np.asarray(affine)[:3, :3])))
     scan, mni = apply_affine(affine, centres), apply_affine(into_mni, centres)
+    lies_in = shares(labels, len(peaks), into_mni, sides_known=sides_known) if height_known else [()] * len(peaks)
     found = [
         Finding(
             number=i + 1,
-            volume_mm3=sizes[i] * voxel if spacing_known else None,
+            volume_mm3=sizes[i] * mm3 if spacing_known else None,
             x_mm=float(scan[i, 0]) if spacing_known else None,
             y_mm=float(scan[i, 1]) if spacing_known else None,
             z_mm=float(scan[i, 2]) if spacing_known else None,
@@ -124,10 +129,11 @@ def find(
             mni_y_mm=float(mni[i, 1]),
             mni_z_mm=float(mni[i, 2]),
             side=_side(mni[i, 0]) if sides_known else "unknown",
-            structures="",
+            structures=lies_in[i],
             mean=float(means[i]),
             peak=peaks[i],
-            healthy_as_strong=None if healthy_peaks is None else float(np.mean(np.asarray(healthy_peaks) >= peaks[i])),
+            healthy_as_strong=limits.healthy_with(peaks[i]),
+            healthy_as_strong_and_large=limits.healthy_with(peaks[i], sizes[i] * voxel),
         )
         for i in range(len(peaks))
     ]
@@ -148,10 +154,18 @@ def sides_known(meta: Mapping[str, Any]) -> bool:
 
 
 def write_findings(found: Sequence[Finding], path: Path) -> None:
-    """`findings.csv`: a row a finding, numbers with six significant digits, empty where one is not known."""
+    """`findings.csv`: a row a finding, numbers with six significant digits, empty where one is not known.
+
+    Structures are written as `left thalamus 62 %; left putamen 30 %`.
+    """
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for finding in found:
-            values = [getattr(finding, column) for column in COLUMNS]
-            writer.writerow([f"{v:.6g}" if isinstance(v, float) else "" if v is None else v for v in values])
+            writer.writerow([_cell(getattr(finding, column)) for column in COLUMNS])
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, tuple):
+        return "; ".join(map(str, value))
+    return f"{value:.6g}" if isinstance(value, float) else "" if value is None else str(value)

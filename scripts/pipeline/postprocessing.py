@@ -168,13 +168,13 @@ class FindingsOfHeadd(Transform):
         limits = self.limits.get(kind) or Thresholds.of(self.calibration, kind)  # which says what is missing
         label, d["findings"] = find(
             d["anomaly"].as_tensor()[0].numpy(),
-            limits.label,
-            int(np.ceil(limits.smallest / voxel_size(image, source, whole))),
+            limits,
+            voxel_size(image, source, whole),
             affine,
             into_mni,
-            limits.healthy_peaks,
             spacing_known=bool(source.meta.get("spacing_known", True)),
             sides_known=sides_known(source.meta),
+            height_known=image.meta["alignment"] != "outline",
         )
         d["pred"] = MetaTensor(torch.from_numpy(label)[None], meta=dict(source.meta))
         d["threshold"] = limits.label

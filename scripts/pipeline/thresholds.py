@@ -21,12 +21,14 @@ class Thresholds:
         smallest: finding: mm3 of a head, mm2 (in MNI152 space) of a slice.
         healthy_peaks: the highest peak of each healthy image, 0 for one without a finding; None when not recorded.
         healthy_scores: the anomaly score of each; None when not recorded.
+        healthy_findings: peak and size of each finding of each; None when not recorded.
     """
 
     label: float
     smallest: float = 0.0
     healthy_peaks: tuple[float, ...] | None = None
     healthy_scores: tuple[float, ...] | None = None
+    healthy_findings: tuple[tuple[tuple[float, float], ...], ...] | None = None
 
     @classmethod
     def of(cls, calibration: Mapping[str, Any], kind: str, override: float | str | None = None) -> Thresholds:
@@ -41,12 +43,13 @@ class Thresholds:
             )
         record = calibration[kind]
         label = label_threshold(override, float(record["label_threshold"]))
-        peaks, scores = (record.get(name) for name in ("healthy_peaks", "healthy_scores"))
+        peaks, scores, found = (record.get(f"healthy_{name}") for name in ("peaks", "scores", "findings"))
         return cls(
             label,
             float(record.get("smallest", 0.0)),
             None if peaks is None else tuple(map(float, peaks)),
             None if scores is None else tuple(map(float, scores)),
+            None if found is None else tuple(tuple((float(p), float(s)) for p, s in one) for one in found),
         )
 
     def healthy_below(self, score: float) -> float | None:
@@ -54,6 +57,17 @@ class Thresholds:
         if not self.healthy_scores:
             return None
         return sum(one < score for one in self.healthy_scores) / len(self.healthy_scores)
+
+    def healthy_with(self, peak: float, size: float | None = None) -> float | None:
+        """Share of the healthy images that have a finding as strong, and as large where a size is given.
+
+        None when they are not recorded.
+        """
+        if size is None:
+            peaks = self.healthy_peaks
+            return sum(one >= peak for one in peaks) / len(peaks) if peaks else None
+        found = self.healthy_findings
+        return sum(any(p >= peak and s >= size for p, s in one) for one in found) / len(found) if found else None
 
 
 def label_threshold(override: float | str | None, calibrated: float) -> float:

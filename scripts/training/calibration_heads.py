@@ -63,7 +63,8 @@ def choose(healthy: Sequence[Healthy], brain_share: float = BRAIN_SHARE, finding
 
     Returns:
         The record: `label_threshold`, `smallest`; `brain_share` and `findings` that they leave, with intervals from a
-        bootstrap over images; `healthy_peaks`, `healthy_scores`, `healthy_images`.
+        bootstrap over images; `healthy_peaks`, `healthy_findings` (peak and size of each), `healthy_scores`,
+        `healthy_images`.
 
     Raises:
         PhanesInputError: too few images, or maps that are not finite.
@@ -99,6 +100,10 @@ def choose(healthy: Sequence[Healthy], brain_share: float = BRAIN_SHARE, finding
         "findings": float(counts.mean()),
         "findings_interval_95": false_positive_interval(counts, RESAMPLES, SEED),
         "healthy_peaks": sorted(float(f"{max(f[1], default=0.0):.6g}") for f in found),
+        "healthy_findings": [
+            [[float(f"{peak:.6g}"), float(f"{size * one.voxel:.6g}")] for peak, size in zip(f[1], f[2], strict=True)]
+            for f, one in zip(found, healthy, strict=True)
+        ],
         "healthy_scores": sorted(float(f"{one.score:.6g}") for one in healthy),
         "healthy_images": len(healthy),
     }

@@ -68,3 +68,6 @@ def test_the_codes_checksum_covers_instructions_of_its_rooms_and_neither_comment
     (tmp_path / "method/a.py").write_text(files["method/a.py"])
     (tmp_path / "method/c.py").write_text("")
     assert code_checksum(tmp_path, ["method"]) != before
+    (tmp_path / "method/c.py").unlink()
+    (tmp_path / "method/page.html").write_text("<p>")  # files that code reads count too
+    assert code_checksum(tmp_path, ["method"]) != before

@@ -229,7 +229,7 @@ def test_a_segment_a_finding_named_coloured_and_with_its_algorithm(results: Any)
 
 
 def test_weak_findings_share_the_last_number() -> None:
-    found = [Finding(n, 10.0, 0, 0, 0, 0, 0, 0, "left", "", 0.2, 1.0 / n, None) for n in range(1, 24)]
+    found = [Finding(n, 10.0, 0, 0, 0, 0, 0, 0, "left", (), 0.2, 1.0 / n, None, None) for n in range(1, 24)]
     named = regions(found)
     assert [region.name for region in named] == [*(f"Finding {n}" for n in range(1, 20)), "Findings 20 to 23"]
     assert (named[-1].volume_mm3, named[-1].peak) == (40.0, 1 / 20)

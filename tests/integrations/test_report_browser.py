@@ -54,7 +54,7 @@ def analysed(seed: int, depth: int = 1) -> dict[str, Any]:
     }
     heights = [17.0 + 2 * k for k in range(depth)]
     middle = level_affine(heights[0])[:3] @ [70, 48, depth // 2, 1]
-    finding = Finding(1, 900.0, *middle, *middle, "left", "", 0.05, 0.1, 0.1)
+    finding = Finding(1, 900.0, *middle, *middle, "left", (), 0.05, 0.1, 0.1, 0.0)
     meta = {"heights": heights, "thickness": 2.0, "whole": depth > 1, "alignment": "mni"}
     return {
         "image": MetaTensor(torch.zeros(2, 128, 128, depth), meta=meta),

@@ -30,7 +30,7 @@ def case() -> Callable[..., dict[str, Any]]:
         if level is not None:
             label[ROW - 5 : ROW + 6, COLUMN - 4 : COLUMN + 5, max(level - 2, 0) : level + 3] = 1
             x, y, z = level_affine(heights[0])[:3] @ [ROW, COLUMN, level, 1]
-            findings = [Finding(1, 900.0, x, y, z, x, y, z, "left", "", 0.2, 0.3, 0.05)]
+            findings = [Finding(1, 900.0, x, y, z, x, y, z, "left", (), 0.2, 0.3, 0.05, 0.0)]
         arrays = {
             "source": source,
             "coarse": 0.9 * source,

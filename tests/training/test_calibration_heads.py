@@ -40,6 +40,10 @@ def test_the_label_keeps_its_promise_on_the_heads_it_was_set_on() -> None:
     fewer = [regions(one.anomaly, record["label_threshold"], voxels - 1) for one in heads]
     assert np.mean([len(f[1]) for f in fewer]) >= 1.0  # the least size that does
     assert record["healthy_peaks"] == pytest.approx(sorted(max(f[1], default=0.0) for f in found), rel=1e-4)
+    assert [[peak for peak, _ in one] for one in record["healthy_findings"]] == [
+        pytest.approx(f[1], rel=1e-4) for f in found
+    ]
+    assert [[size for _, size in one] for one in record["healthy_findings"]] == [[8.0 * n for n in f[2]] for f in found]
     assert record["healthy_scores"] == sorted(record["healthy_scores"])
 
 
