@@ -1,14 +1,78 @@
-"""The bundle's own inference workflow, run from Python on cases that come from elsewhere, with DICOM results."""
+"""The bundle's own inference workflow, run from Python: on a folder, an image, or cases that come from elsewhere."""
 
 from __future__ import annotations
 
+import logging
+import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
+from ignite.engine import Engine
 from monai.bundle import ConfigWorkflow
+from monai.engines import IterationEvents
+from numpy.typing import ArrayLike
 
+from ..common.cli import check_overrides
 from ..common.errors import PhanesInputError
+from .cases import find_cases
+from .inference import CaseEvents
+from .results import IMAGES
+
+
+def analyse_folder(
+    bundle_root: str | Path, dataset_dir: str | Path, output_dir: str | Path, options: Mapping[str, Any]
+) -> None:
+    """`monai.bundle run inference`: every case of a folder, with report and summary.
+
+    Args:
+        bundle_root: the bundle's folder.
+        dataset_dir: of the cases, or one file.
+        output_dir: of the results.
+        options: other entries of the config.
+
+    Raises:
+        PhanesInputError: no such option, nothing to analyse, or a case failed; MONAI may have wrapped it.
+    """
+    check_options(bundle_root, options)
+    _run(bundle_root, {**options, "dataset_dir": str(dataset_dir), "output_dir": str(output_dir)})
+
+
+def analyse_image(
+    bundle_root: str | Path, image: str | Path | ArrayLike, affine: ArrayLike | None, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The same for one image, and nothing is written; see `phanes.analyse`.
+
+    Args:
+        bundle_root: the bundle's folder.
+        image: a path, or an array (X, Y, Z) or (X, Y).
+        affine: (4, 4) voxel to world, mm, RAS+, of an array.
+        options: other entries of the config.
+
+    Raises:
+        PhanesInputError: the image cannot be analysed, or no such option.
+    """
+    check_options(bundle_root, options)
+    if isinstance(image, str | Path):
+        cases = find_cases(str(image))
+        if len(cases) != 1:
+            raise PhanesInputError(f"'{image}' holds {len(cases)} cases: give one, or use the command phanes.")
+        return _analyse_case(bundle_root, cases[0], options)
+    array = np.asarray(image)
+    if array.dtype.kind not in "buif":
+        raise PhanesInputError(f"the array holds {array.dtype} values: give one real intensity a voxel.")
+    if affine is None:
+        raise PhanesInputError("an array needs its affine: give the (4, 4) matrix from voxels to world, mm, RAS+.")
+    matrix = np.asarray(affine, dtype=np.float64)
+    if matrix.shape != (4, 4):
+        raise PhanesInputError(f"the affine has the shape {matrix.shape}: give the (4, 4) matrix from voxels to world.")
+    with tempfile.TemporaryDirectory(prefix="phanes-") as folder:
+        path = Path(folder) / "image.nii"  # every check of the reader counts for arrays, too
+        nib.save(nib.Nifti1Image(array.astype(np.float32), matrix), path)
+        return _analyse_case(bundle_root, {"case": "image", "image": str(path)}, options)
 
 
 def analyse_cases(
@@ -34,11 +98,78 @@ def analyse_cases(
     overrides = overrides or {}
     if taken := sorted(given.keys() & overrides.keys()):
         raise PhanesInputError(f"{', '.join(taken)}: not among the entries that can be overridden here.")
+    _run(bundle_root, {**overrides, **given})
+
+
+def check_options(bundle_root: str | Path, options: Mapping[str, Any]) -> None:
+    """Refuse options that the config does not know, as the command line does.
+
+    Raises:
+        PhanesInputError: names the option, and the nearest one that there is.
+    """
+    files = ",".join(config_files(bundle_root))
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    check_overrides(["--config_file", files, *words])
+
+
+def config_files(bundle_root: str | Path) -> list[str]:
+    """The configs of whole heads."""
+    folder = Path(bundle_root) / "configs"
+    return [str(path) for path in (folder / "inference.json", folder / "heads.json") if path.is_file()]
+
+
+class _Keeper:
+    """Keeps the one case's results, or its error, in place of the reporter that writes them."""
+
+    def __init__(self) -> None:
+        self.output: dict[str, Any] = {}
+        self.error = ""
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self.completed)
+        engine.add_event_handler(CaseEvents.CASE_FAILED, self.failed)
+
+    def completed(self, engine: Any) -> None:
+        self.output = {**engine.state.batch[0], **engine.state.output[0]}
+
+    def failed(self, engine: Any) -> None:
+        self.error = engine.state.error
+
+
+def _analyse_case(bundle_root: str | Path, case: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    keeper = _Keeper()
+    changes = {
+        "cases": [dict(case)],
+        "unfinished_cases": "@cases",
+        "reporter": keeper,
+        "handlers#1::_disabled_": True,  # the progress bar
+        "run": ["$@evaluator.run()"],
+    }
+    _run(bundle_root, {**options, **changes})
+    if keeper.error:
+        raise PhanesInputError(keeper.error)
+    output = keeper.output
+    shape = tuple(int(n) for n in output["source"].shape[1:])
+    ndim = int(output["source"].meta.get("original_ndim", 3))
+    images = {
+        name: output[key].as_tensor()[0].cpu().numpy().astype(kind).reshape(shape[: max(ndim, 2)])
+        for key, (name, kind) in IMAGES.items()
+    }
+    return {
+        **images,
+        "findings": [asdict(finding) for finding in output["findings"]],
+        "score": float(output["anomaly_score"]),
+        "warnings": str(output["image"].meta.get("warnings", "")),
+    }
+
+
+def _run(bundle_root: str | Path, entries: Mapping[str, Any]) -> None:
+    logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it warns that no logging was asked for
     workflow = ConfigWorkflow(
-        config_file=str(Path(bundle_root) / "configs" / "inference.json"),
+        config_file=config_files(bundle_root),
         workflow_type="infer",
         logging_file=False,
-        **{"bundle_root": str(bundle_root), **overrides, **given},
+        **{"bundle_root": str(bundle_root), **entries},
     )
     workflow.initialize()
     try:

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 import tomllib
+from packaging.requirements import Requirement
 
 import scripts
 from tests.conftest import BUNDLE, REPOSITORY
 
 CONFIGS = BUNDLE / "configs"
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize(
@@ -34,6 +36,17 @@ def test_the_model_card_is_of_this_version() -> None:
 
 
 def test_the_python_project_reads_the_version_from_the_package() -> None:
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
-    assert "version" in project["project"]["dynamic"]
-    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "scripts.__version__"}
+    assert "version" in PROJECT["project"]["dynamic"]
+    assert PROJECT["tool"]["hatch"]["version"] == {"path": "scripts/__init__.py"}
+
+
+def test_the_wheels_ranges_hold_the_demos_exact_versions() -> None:
+    """requirements.txt pins what pyproject.toml allows: the same packages with the same extras."""
+    lines = (REPOSITORY / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    pins = {pin.name: pin for line in lines if line and line[0] != "#" for pin in [Requirement(line)]}
+    ranges = {one.name: one for text in PROJECT["project"]["dependencies"] for one in [Requirement(text)]}
+    assert pins.keys() == ranges.keys()
+    for name, pin in pins.items():
+        (version,) = (one.version for one in pin.specifier)
+        assert ranges[name].specifier.contains(version), f"{name} {version}"
+        assert ranges[name].extras == pin.extras
