@@ -59,11 +59,11 @@ class SplitMapsd(Transform):
 
 
 class RestoreUnitsd(MapTransform):
-    """Multiply each level by the scale its input was divided by, (1, H, W, D) -> same, in the input's own units.
+    """Multiply each level by the scale its input was divided by and add its air, (1, H, W, D) -> same, in its units.
 
     Args:
         keys: keys of images in [0, 1] on the network's grid.
-        ref_key: key of the preprocessed input, whose meta data hold `intensity_scale`.
+        ref_key: key of the preprocessed input, whose meta data hold `intensity_scale` and `air`.
     """
 
     def __init__(self, keys: KeysCollection, ref_key: str = "image", allow_missing_keys: bool = False) -> None:
@@ -72,9 +72,10 @@ class RestoreUnitsd(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
-        scale = torch.as_tensor(d[self.ref_key].meta["intensity_scale"], dtype=torch.float32).reshape(-1)
+        meta = d[self.ref_key].meta
+        scale = torch.as_tensor(meta["intensity_scale"], dtype=torch.float32).reshape(-1)
         for key in self.key_iterator(d):
-            d[key] = d[key] * scale.to(d[key].device)
+            d[key] = d[key] * scale.to(d[key].device) + float(meta["air"])
         return d
 
 
@@ -87,7 +88,8 @@ class NativeImagesd(Transform):
     - `coarse`: the input itself where not analysed.
     - `analysed`: uint8.
 
-    What they were on the levels is kept under `shown`, for pictures, with `source`, the input there.
+    What they were on the levels is kept under `shown`, for pictures, with `source`, the input there; images counted from
+    the air.
 
     Args:
         ref_key: key of the preprocessed input, which knows where its levels lie.
@@ -105,8 +107,9 @@ class NativeImagesd(Transform):
         scale = torch.as_tensor(image.meta["intensity_scale"], dtype=torch.float32).reshape(-1)
         shown = {name: d[name].as_tensor() for name in (*CHANNELS, "analysed")}
         shown["source"] = torch.as_tensor(image).cpu()[:1] * scale
+        from_air = {name: shown[name] - float(image.meta["air"]) for name in ("pseudo_healthy", "coarse")}
         meta = {"original_affine": level_affine(heights[0]), "alignment": image.meta["alignment"]}
-        d["shown"] = {name: MetaTensor(values, meta=dict(meta)) for name, values in shown.items()}
+        d["shown"] = {name: MetaTensor(values, meta=dict(meta)) for name, values in (shown | from_air).items()}
         analysed, maps = onto_voxels(
             {name: (shown[name][0].numpy(), name == "mask") for name in CHANNELS},
             shown["analysed"][0].bool().numpy(),

@@ -23,6 +23,7 @@ from ..common.errors import PhanesInputError
 from ..common.metadata import add_warning, ras_affine
 from ..space.alignment import brain_outline_of
 from ..space.geometry import LEVEL_MM, TEMPLATE_CENTRE_XY
+from ..space.intensities import from_air, refuse_labels
 from ..space.levels import LEVEL_BRIGHTNESS, LEVELS_MM, PIXEL_MM, STEP_MM, level_affine
 from ..space.outline import within_outline
 from ..space.resampling import brain_at, into_mni_of, median_of_brain, onto_levels, scanned, voxel_height
@@ -37,9 +38,11 @@ class LevelsOfHeadd(MapTransform):
     """Resample a placed image onto the levels to analyse, (1, H, W, D) -> (1, 128, 128, D), from its own voxels.
 
     Adds `analysed`, (1, 128, 128, D) of bools: the template's brain as far as it was scanned; of a slice that was
-    placed by its brain's outline, what lies within that. Sets in the meta data `heights` (MNI z of the levels, mm),
-    `thickness` (of a level, mm), `whole` (whether all levels of the brain were asked for) and `brain_median` (the
-    median of the head's brain; from a single slice, what its level says of it).
+    placed by its brain's outline, what lies within that. The scan is counted from its air (`intensities.from_air`).
+
+    Sets in the meta data `heights` (MNI z of the levels, mm), `thickness` (of a level, mm), `whole` (whether all levels
+    of the brain were asked for), `air` (what was subtracted) and `brain_median` (the median of the head's brain above
+    its air; from a single slice, what its level says of it).
 
     Args:
         keys: key of an image that went through `AlignHeadd`.
@@ -48,7 +51,8 @@ class LevelsOfHeadd(MapTransform):
             is taken whatever this says.
 
     Raises:
-        PhanesInputError: unknown `slices`, indices outside of the scan or the brain, no brain in the scan.
+        PhanesInputError: unknown `slices`, indices outside of the scan or the brain, no brain in the scan, a
+            slice of a segmentation.
     """
 
     def __init__(
@@ -77,6 +81,9 @@ class LevelsOfHeadd(MapTransform):
     def _levels(self, image: MetaTensor) -> tuple[MetaTensor, MetaTensor]:
         volume, into_mni = image.as_tensor()[0].numpy(), into_mni_of(image, ras_affine(image))
         single, whole = volume.shape[2] == 1, False
+        if single:
+            refuse_labels(volume, _name(image))
+        volume, air = from_air(volume)
         thickness = STEP_MM
         if single:
             heights, thickness = [float(into_mni[2, 3])], voxel_height(into_mni)
@@ -110,6 +117,7 @@ class LevelsOfHeadd(MapTransform):
             "heights": heights,
             "thickness": thickness,
             "whole": whole,
+            "air": air,
             "brain_median": median,
         }
         return MetaTensor(torch.from_numpy(levels)[None], meta=meta), MetaTensor(
@@ -209,16 +217,15 @@ class NormalizeSlicesd(MapTransform):
 
 def _check_not_blank(image: MetaTensor, filled: bool) -> None:
     if not filled:
-        what = "holds nothing above zero" if (image < 0).any() else "is blank"
         raise PhanesInputError(
-            f"'{_name(image)}' {what} at the slices to analyse; choose others with slices, or check the image."
+            f"'{_name(image)}' is blank at the slices to analyse; choose others with slices, or check the image."
         )
 
 
 def _scaled(image: MetaTensor, scale: torch.Tensor) -> MetaTensor:
     """The image divided by the scale of each level (D,), clipped to [0, 1]."""
     if (image.amin(dim=(0, 1, 2)) < -0.1 * scale).any():
-        add_warning(image, "negative intensities count as 0; T1w images have none")
+        add_warning(image, "intensities below those of the air count as the air's")
     meta = {**image.meta, "intensity_scale": scale.tolist()}
     return MetaTensor((image.as_tensor() / scale).clamp(0.0, 1.0), meta=meta)
 

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from ..common.errors import PhanesInputError
 from ..common.metadata import add_warning, nifti_codes, ras_affine, spacing_of
 from .geometry import LEVEL_MM, TEMPLATE_CENTRE_XY, head_centre, is_mni, is_template_slice
+from .intensities import from_air, refuse_labels
 from .levels import LEVELS_MM
 from .outline import assumed_pixel_mm, brain_outline, into_slice
 from .registration import Bounds, Registration, describe, register, similarity_as_it_lies
@@ -46,7 +47,7 @@ class AlignHeadd(MapTransform):
         keys: keys of images that went through `Orientationd(axcodes="PRS")`.
 
     Raises:
-        PhanesInputError: a volume that cannot be registered.
+        PhanesInputError: a volume that cannot be registered, or is a segmentation.
     """
 
     def __call__(self, data: Mapping[Hashable, MetaTensor]) -> dict[Hashable, MetaTensor]:
@@ -63,6 +64,8 @@ class AlignHeadd(MapTransform):
 
 def _place_volume(image: MetaTensor) -> None:
     volume, affine = image.as_tensor()[0].numpy(), settled(ras_affine(image))
+    refuse_labels(volume, str(image.meta.get("filename_or_obj", "the image")))
+    volume, _ = from_air(volume)
     as_it_lies = None
     if is_mni(ras_affine(image), image.shape[1:], nifti_codes(image)):
         as_it_lies = describe(np.eye(4), similarity_as_it_lies(volume, affine))
@@ -118,7 +121,7 @@ def _place_slice(image: MetaTensor) -> None:
 
 def _by_outline(image: MetaTensor, spacing: tuple[float, ...]) -> NDArray[np.float64]:
     """`into_mni` of a slice from an unknown place, which gets an `outline` where its brain shows one."""
-    pixels = image.as_tensor()[0, ..., 0].numpy()
+    pixels = from_air(image.as_tensor()[0].numpy())[0][..., 0]
     mm = spacing[:2] if image.meta.get("spacing_known", True) else (assumed_pixel_mm(pixels),) * 2
     outline = brain_outline(pixels, mm)
     if outline is None:

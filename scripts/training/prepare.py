@@ -31,6 +31,7 @@ from ..pipeline.cases import find_cases
 from ..pipeline.inference import sentence_of
 from ..pipeline.readers import CaseLoadImaged
 from ..space.alignment import AlignHeadd
+from ..space.intensities import from_air
 from ..space.levels import brain_of_levels
 from ..space.registration import describe
 from ..space.resampling import into_mni_of, median_of_brain, onto_levels, scanned
@@ -180,7 +181,7 @@ def _described(image: MetaTensor) -> dict[str, str]:
 
 def _on_levels(image: MetaTensor) -> tuple[np.ndarray, dict[str, str], str]:
     """The head on the grid of levels in units of its brain's median, what was measured, and a warning ("" for none)."""
-    volume, into_mni = image.as_tensor()[0].numpy(), into_mni_of(image, image.affine.numpy())
+    volume, into_mni = from_air(image.as_tensor()[0].numpy())[0], into_mni_of(image, image.affine.numpy())
     brain = brain_of_levels()
     there = brain & scanned(volume.shape, into_mni)
     share = there.sum() / brain.sum()

@@ -31,7 +31,7 @@ def case() -> dict:
     image = MetaTensor(torch.from_numpy(rng.random((2, *levels)).astype(np.float32)))
     image.meta.update(
         {"heights": HEIGHTS, "thickness": 2.0, "whole": True, "alignment": "mni", "placing": np.eye(4),
-         "intensity_scale": [200.0] * 4}
+         "intensity_scale": [200.0] * 4, "air": 30.0}
     )  # fmt: skip
     source = MetaTensor(torch.from_numpy(rng.normal(500, 100, (1, *SHAPE)).astype(np.float32)), affine=affine)
     source.meta["original_affine"] = affine
@@ -62,9 +62,9 @@ def test_output_that_is_not_finite_is_refused_where_it_counts(case: dict) -> Non
 
 
 def test_units_are_restored_level_by_level() -> None:
-    image = MetaTensor(torch.ones(1, 2, 2, 2), meta={"intensity_scale": [10.0, 300.0]})
+    image = MetaTensor(torch.ones(1, 2, 2, 2), meta={"intensity_scale": [10.0, 300.0], "air": 2.0})
     data = RestoreUnitsd("coarse")({"image": image, "coarse": MetaTensor(torch.full((1, 2, 2, 2), 0.5))})
-    assert data["coarse"][0, 0, 0].tolist() == [5.0, 150.0]
+    assert data["coarse"][0, 0, 0].tolist() == [7.0, 152.0]
 
 
 def test_images_on_the_native_grid(case: dict) -> None:
@@ -83,6 +83,7 @@ def test_images_on_the_native_grid(case: dict) -> None:
         assert torch.equal(out[name].affine, source.affine)
     assert out["shown"]["source"].shape == (1, SIZE, SIZE, 4)
     assert torch.equal(out["shown"]["source"].as_tensor(), case["image"].as_tensor()[:1] * 200)
+    assert torch.equal(out["shown"]["coarse"].as_tensor()[0], case["pred"][3] - 30)  # counted from the air
 
 
 def test_findings_of_a_head_by_its_volume_of_a_slice_by_its_area(case: dict) -> None:

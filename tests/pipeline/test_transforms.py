@@ -149,7 +149,8 @@ def test_a_head_has_one_scale_whatever_is_analysed_of_it() -> None:
 def test_a_slice_is_as_bright_as_its_head_would_make_it() -> None:
     index = LEVELS_MM.index(23.0)
     brain = brain_of_levels()[..., index : index + 1]
-    image = MetaTensor(torch.from_numpy(np.where(brain, 300.0, 20.0).astype(np.float32))[None])
+    noise = np.abs(np.random.default_rng(0).normal(0, 5, brain.shape))
+    image = MetaTensor(torch.from_numpy((20 + np.where(brain, 300.0, 0.0) + noise).astype(np.float32))[None])
     affine = np.array([[0.0, 233 / 128, 0, -115.59], [-233 / 128, 0, 0, 97.59], [0, 0, 1, 23], [0, 0, 0, 1]])
     image.affine = torch.from_numpy(affine)
     image.meta.update({"alignment": "slice", "placing": np.eye(4)})
@@ -158,13 +159,14 @@ def test_a_slice_is_as_bright_as_its_head_would_make_it() -> None:
     assert float(normalised.as_tensor()[0][torch.from_numpy(brain)].median()) == pytest.approx(
         0.5 * LEVEL_BRIGHTNESS[index], abs=1e-3
     )
+    assert normalised.meta["air"] == pytest.approx(20, abs=0.1)
 
 
-@pytest.mark.parametrize(("value", "sentence"), [(0.0, "is blank"), (-5.0, "holds nothing above zero")])
-def test_a_blank_brain_is_refused(value: float, sentence: str) -> None:
+@pytest.mark.parametrize("value", [0.0, -5.0])
+def test_a_blank_brain_is_refused(value: float) -> None:
     head = template_head()
     head = MetaTensor(torch.full_like(head, value), meta=dict(head.meta))
-    with pytest.raises(PhanesInputError, match=sentence):
+    with pytest.raises(PhanesInputError, match="is blank"):
         NormalizeHeadd("image")({"image": levels_of(head, "brain")})
 
 
