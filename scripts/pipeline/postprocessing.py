@@ -88,7 +88,7 @@ class NativeImagesd(Transform):
     - `coarse`: the input itself where not analysed.
     - `analysed`: uint8.
 
-    What they were on the levels is kept under `shown`, for pictures, with `source`, the input there; images counted from
+    What they were on the levels is kept under `shown`, for pictures, with `source`, the input there; all counted from
     the air.
 
     Args:
