@@ -107,15 +107,12 @@ def check_options(bundle_root: str | Path, options: Mapping[str, Any]) -> None:
     Raises:
         PhanesInputError: names the option, and the nearest one that there is.
     """
-    files = ",".join(config_files(bundle_root))
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    check_overrides(["--config_file", files, *words])
+    check_overrides(["--config_file", _config(bundle_root), *words])
 
 
-def config_files(bundle_root: str | Path) -> list[str]:
-    """The configs of whole heads."""
-    folder = Path(bundle_root) / "configs"
-    return [str(path) for path in (folder / "inference.json", folder / "heads.json") if path.is_file()]
+def _config(bundle_root: str | Path) -> str:
+    return str(Path(bundle_root) / "configs" / "inference.json")
 
 
 class _Keeper:
@@ -166,7 +163,7 @@ def _analyse_case(bundle_root: str | Path, case: Mapping[str, Any], options: Map
 def _run(bundle_root: str | Path, entries: Mapping[str, Any]) -> None:
     logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it warns that no logging was asked for
     workflow = ConfigWorkflow(
-        config_file=config_files(bundle_root),
+        config_file=_config(bundle_root),
         workflow_type="infer",
         logging_file=False,
         **{"bundle_root": str(bundle_root), **entries},
