@@ -137,7 +137,8 @@ class FindingsOfHeadd(Transform):
     """Find what lies above the label's threshold on the input's own grid, (1, X, Y, Z).
 
     Sets `pred`, the label: uint8, the findings' numbers; `findings`, a list of `findings.Finding`; `threshold`, the
-    label's; and `healthy_below`, the share of healthy images with a lower anomaly score. `shown` gets the label too.
+    label's; `limits`, that and what healthy images had; `healthy_below`, the share of healthy images with a lower
+    anomaly score; and `sides_known`, whether the input records which side is left. `shown` gets the label too.
 
     Args:
         calibration: the record: thresholds of whole heads and of slices.
@@ -169,6 +170,7 @@ class FindingsOfHeadd(Transform):
         whole = bool(image.meta["whole"])
         kind = "heads" if whole else "slices"
         limits = self.limits.get(kind) or Thresholds.of(self.calibration, kind)  # which says what is missing
+        d["sides_known"] = sides_known(source.meta)
         label, d["findings"] = find(
             d["anomaly"].as_tensor()[0].numpy(),
             limits,
@@ -176,11 +178,11 @@ class FindingsOfHeadd(Transform):
             affine,
             into_mni,
             spacing_known=bool(source.meta.get("spacing_known", True)),
-            sides_known=sides_known(source.meta),
+            sides_known=d["sides_known"],
             height_known=image.meta["alignment"] != "outline",
         )
         d["pred"] = MetaTensor(torch.from_numpy(label)[None], meta=dict(source.meta))
-        d["threshold"] = limits.label
+        d["limits"], d["threshold"] = limits, limits.label
         d["healthy_below"] = limits.healthy_below(d["anomaly_score"])
         heights = [float(height) for height in image.meta["heights"]]
         d["shown"] = {**d["shown"], "pred": _on_levels(label, into_mni, heights, d["shown"]["anomaly"])}

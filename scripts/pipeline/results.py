@@ -30,7 +30,7 @@ IMAGES: dict[str, tuple[str, type]] = {
 
 def result_names(case: str) -> list[str]:
     """Names of all files and folders that a case can have."""
-    others = [f"{case}_findings.csv", f"{case}.png", f"{case}_view.json", "dicom"]
+    others = [f"{case}_findings.csv", f"{case}.png", f"{case}.html", "dicom"]
     return [f"{case}_{suffix}.nii.gz" for suffix, _ in IMAGES.values()] + others
 
 

@@ -24,8 +24,8 @@ from ..pipeline.results import save_images
 from ..pipeline.run_record import STEPS, Stopwatch, write_run
 from ..pipeline.summary import CaseResult, write_summary
 from .pictures import analysed_slices, case_figure, ranges, save_figure
-from .report import write_report
-from .view import case_view, save_view, view_path
+from .report import write_case_page, write_report
+from .view import case_view
 
 
 class CaseReporter:
@@ -37,8 +37,8 @@ class CaseReporter:
     Args:
         output_dir: folder of the results.
         save: which files to write, by suffix: anomaly, pseudo_healthy, coarse, mask, label, findings, picture, and view
-            (what the report shows).
-        report: write report.html.
+            (the case's page).
+        report: write report.html, from the cases' pages.
         about: tables for the report, title -> name -> value.
         cases: all cases of the run, for the order of the summary; those that were finished before are in it, too.
         records: where the ends of the cases are noted.
@@ -62,6 +62,7 @@ class CaseReporter:
         self.save = dict(save or {})
         self.report = report
         self.about = dict(about or {})
+        self.told = {**self.about, "Versions": versions()}
         self.cases = {item["case"]: item for item in cases}
         self.records = records
         self.ended = 0  # cases of this run
@@ -95,7 +96,7 @@ class CaseReporter:
             if self.save.get("findings", True):
                 write_findings(output["findings"], folder / f"{case}_findings.csv")
             if self.save.get("view", True):
-                save_view(case_view(output), view_path(folder, case))
+                write_case_page(result, case_view(output), folder, self.told)
             if self.save.get("picture", True):
                 save_figure(case_figure(output, case), folder / f"{case}.png")
             if self.dicom is not None:
@@ -149,7 +150,7 @@ class CaseReporter:
             settings, calibration = (self.about.get(title, {}) for title in ("Settings", "Calibration"))
             write_run(self.output_dir / "run.json", settings, calibration, files, self.watch)
             if self.report:
-                write_report(results, self.output_dir, {**self.about, "Versions": versions()})
+                write_report(results, self.output_dir, self.told)
         failed = sum(result.status != "ok" for result in results)
         where = self.output_dir / ("report.html" if self.report else "summary.csv")
         if failed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from ..space.levels import PIXEL_MM, level_affine
 TITLES = ("Input", "Coarse reconstruction", "Mask", "Pseudo-healthy", "Anomaly map")
 COLUMNS = len(TITLES)
 MAX_ROWS = 5  # of slices that were listed
+TOLD = 3  # structures of the strongest finding
 LEVEL_ROWS = 2  # of the whole head's levels, the first of them with the other two planes
 HEAT = "inferno"  # perceptually uniform and safe for colour-blind readers
 BRIGHTEST = 99.0  # percentile of the brain that is shown nearly white
@@ -40,6 +41,7 @@ class Shown:
         maps: source, coarse, mask, pseudo_healthy, anomaly, pred (the label).
         heights: MNI z of the levels, mm.
         placed: whether the heights are known; those of a slice from an unknown place are not.
+        sides_known: whether the input records which side is left.
         thickness: of a level, mm.
         whole: whether this is a whole head.
         white: the intensity that is shown white.
@@ -52,6 +54,7 @@ class Shown:
     maps: Mapping[str, NDArray]
     heights: Sequence[float]
     placed: bool
+    sides_known: bool
     thickness: float
     whole: bool
     white: float
@@ -69,18 +72,11 @@ class Shown:
         analysed = maps.pop("analysed") > 0
         threshold, findings = float(output["threshold"]), list(output["findings"])
         middle = tuple(n // 2 for n in analysed.shape)
-        if findings:
-            row, column, _ = apply_affine(
-                np.linalg.inv(level_affine()), [getattr(findings[0], f"mni_{axis}_mm") for axis in "xyz"]
-            )
-            level = np.abs(np.asarray(heights) - findings[0].mni_z_mm).argmin()
-            middle = tuple(
-                int(np.clip(round(v), 0, n - 1)) for v, n in zip((row, column, level), analysed.shape, strict=True)
-            )
-        return cls(
+        shown = cls(
             maps,
             heights,
             meta.get("alignment") != "outline",
+            bool(output["sides_known"]),
             float(meta["thickness"]),
             bool(meta["whole"]),
             float(np.percentile(maps["source"][analysed], BRIGHTEST)) * 1.1 or 1.0,
@@ -89,6 +85,17 @@ class Shown:
             findings,
             (middle[0], middle[1], middle[2]),
         )
+        return replace(shown, middle=shown.voxel(findings[0])) if findings else shown
+
+    def voxel(self, finding: Finding) -> tuple[int, int, int]:
+        """Row, column and level of a finding's middle."""
+        place = [finding.mni_x_mm, finding.mni_y_mm, finding.mni_z_mm]
+        row, column, _ = apply_affine(np.linalg.inv(level_affine()), place)
+        level = np.abs(np.asarray(self.heights) - finding.mni_z_mm).argmin()
+        height, width, depth = self.maps["source"].shape
+        places = ((row, height), (column, width), (level, depth))
+        row, column, level = (min(max(round(float(value)), 0), n - 1) for value, n in places)
+        return row, column, level
 
     def window(self) -> tuple[slice, slice]:
         """Rows and columns that hold anything but air."""
@@ -97,6 +104,11 @@ class Shown:
         if not rows.size:
             return slice(None), slice(None)
         return slice(int(rows.min()), int(rows.max()) + 1), slice(int(columns.min()), int(columns.max()) + 1)
+
+    @property
+    def sides(self) -> str:
+        """Letters at the left and the right end of an axial picture; blank where nobody knows."""
+        return "LR" if self.sides_known else "  "
 
     def place(self, level: int) -> str:
         """The height of a level, in words."""
@@ -151,10 +163,11 @@ def case_figure(output: Mapping[str, Any], title: str) -> Figure:
         _five_images(row, shown, level)
     if shown.whole:
         others = list(axes[1:].flat)
-        _overlay(others[0], shown, lambda volume: volume[shown.middle[0]].T[::-1], shown.thickness, "coronal", "LR")
-        _overlay(others[1], shown, lambda volume: volume[:, shown.middle[1]].T[::-1], shown.thickness, "sagittal", "AP")
+        row, column, _ = shown.middle
+        _overlay(others[0], shown, lambda volume: volume[row].T[::-1], shown.thickness, "coronal", shown.sides)
+        _overlay(others[1], shown, lambda volume: volume[:, column].T[::-1], shown.thickness, "sagittal", "AP")
         for axis, level in zip(others[2:], evenly_chosen(len(shown.heights), len(others), ends=False), strict=False):
-            _overlay(axis, shown, _axial(shown, level), PIXEL_MM, shown.place(level), "LR")
+            _overlay(axis, shown, _axial(shown, level), PIXEL_MM, shown.place(level), shown.sides)
     for axis, name in zip(axes[0], TITLES, strict=True):
         axis.set_title(name, color="white", fontsize=10)
     place = figure.add_axes((0.938, 0.03, 0.010, top_edge - 0.05))
@@ -163,9 +176,10 @@ def case_figure(output: Mapping[str, Any], title: str) -> Figure:
     bar.ax.axhline(shown.threshold, color="cyan", linewidth=1.2)
     bar.ax.tick_params(colors="white", labelsize=7)
     bar.set_label(f"anomaly (label above {shown.threshold:.3g})", color="white", fontsize=8)
-    text = (
-        f"{_plain(title)} - {len(shown.findings)} finding{'' if len(shown.findings) == 1 else 's'} - research use only"
-    )
+    found = f"{len(shown.findings)} finding{'' if len(shown.findings) == 1 else 's'}"
+    if shown.findings and shown.findings[0].structures:
+        found += f", the strongest in {'; '.join(map(str, shown.findings[0].structures[:TOLD]))}"
+    text = f"{_plain(title)} - {found} - research use only"
     figure.suptitle(text, color="white", fontsize=10, y=1.0 - 0.06 / height)
     return figure
 
@@ -182,10 +196,10 @@ def _five_images(row: Sequence[Axes], shown: Shown, level: int) -> None:
         axis.imshow(cut(shown.maps[key]), cmap="gray", vmin=0, vmax=shown.white, interpolation="nearest")
     mask = np.ma.masked_equal(cut(shown.maps["mask"]), 0)
     row[2].imshow(mask, cmap="autumn", vmin=0, vmax=2, alpha=0.75, interpolation="nearest")
-    _overlay(row[4], shown, cut, PIXEL_MM, "", "LR")
+    _overlay(row[4], shown, cut, PIXEL_MM, "", shown.sides)
     row[0].text(0.02, 0.02, shown.place(level), color="white", fontsize=8, transform=row[0].transAxes)
     for axis in row[:4]:
-        _ends(axis, "LR")
+        _ends(axis, shown.sides)
 
 
 def _overlay(axis: Axes, shown: Shown, cut: Any, row_mm: float, name: str, ends: str) -> None:

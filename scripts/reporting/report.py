@@ -1,17 +1,20 @@
-"""report.html: one self-contained page of a run, with every picture inside and every string escaped.
+"""The pages of a run: one a case, and report.html over all of them; every byte inside, every string escaped.
 
-The page's own parts lie in `page/` (template, style, script). A content security policy lets the browser run that
-script and that style only, and fetch nothing. Equal results give an equal page: there is no date in it.
+Up to `TOGETHER` cases are shown in report.html itself; of more it is an index that leads to the cases' own pages. The
+page's parts lie in `page/` (template, style, scripts). A content security policy lets the browser run that script and
+that style only, and fetch nothing. Equal results give an equal page: there is no date in it.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeGuard
+from urllib.parse import quote
 
 import matplotlib
 import numpy as np
@@ -20,9 +23,10 @@ from markupsafe import Markup
 
 from ..common.files import write_atomically
 from ..pipeline.summary import CaseResult
-from .view import read_view, view_path
 
 PAGE = Path(__file__).parent / "page"
+TOGETHER = 5  # cases that report.html shows itself
+NO_ICON = "data:,"  # so that no browser asks for one
 COLOUR_MAPS = ("inferno", "cividis", "viridis")  # even in lightness; the latter two made for colour-blind readers
 # Headings of the columns that need another than their field's name; a new field of `CaseResult` needs no entry.
 HEADINGS = {
@@ -34,7 +38,28 @@ HEADINGS = {
 }
 SHARES = ("guard_share", "healthy_below")
 LONGEST = 12  # entries of a list that is shown
-HIDDEN = ("source", "error")  # shown in the viewer, and among the notes
+SHOWN = tuple(field.name for field in fields(CaseResult) if field.name not in ("source", "error"))  # those are told
+# in the viewer, and among the notes
+
+
+def page_path(folder: Path, case: str) -> Path:
+    """Where the page of a case lies: beside its results in `folder`."""
+    return folder / f"{case}.html"
+
+
+def write_case_page(
+    result: CaseResult, view: Mapping[str, Any], folder: Path, about: Mapping[str, Mapping[str, object]]
+) -> None:
+    """Write a case's own page into the case's folder.
+
+    Args:
+        result: its row of the summary.
+        view: `view.case_view`.
+        folder: of the case.
+        about: as in `write_report`.
+    """
+    row = _row(1, result, view["thumbnail"], view, "#case-1")
+    _write(page_path(folder, result.case), [result], [row], about, result.case, view["thumbnail"], "../report.html")
 
 
 def write_report(
@@ -45,8 +70,7 @@ def write_report(
     """Write `report.html` into the output folder.
 
     Args:
-        results: the cases, in the order of the run; their views are read from `<folder>/<case>/<case>_view.json`, one
-            at a time.
+        results: the cases, in the order of the run; their pages are read from `<folder>/<case>/`, one at a time.
         folder: the output folder.
         about: tables below the cases, title -> name -> value (settings, versions, checksums); long lists are left
             out.
@@ -54,16 +78,56 @@ def write_report(
     Returns:
         Path of the report.
     """
+    together = len(results) <= TOGETHER
+    _write(folder / "report.html", results, _rows(results, folder, together), about, "", NO_ICON, "", viewer=together)
+    return folder / "report.html"
+
+
+def _rows(results: Sequence[CaseResult], folder: Path, together: bool) -> Iterator[dict[str, Any]]:
+    for number, result in enumerate(results, start=1):
+        page = page_path(folder / result.case, result.case)
+        found = result.status == "ok" and page.is_file()
+        view = read_view(page) if found and together else None
+        link = f"#case-{number}" if together else f"{quote(result.case)}/{quote(page.name)}" if found else ""
+        yield _row(number, result, read_thumbnail(page) if found else "", view, link)
+
+
+def _row(number: int, result: CaseResult, thumbnail: str, view: Mapping[str, Any] | None, link: str) -> dict[str, Any]:
+    """A row of the table: cells, picture, link, and what the viewer is told."""
+    data = {
+        "case": result.case,
+        "source": result.source,
+        "note": "; ".join(filter(None, (result.error, result.warnings))),
+        "view": None if view is None else {key: value for key, value in view.items() if key != "thumbnail"},
+    }
+    cells = [cell(name, result) for name in SHOWN]
+    return {"number": number, "cells": cells, "thumbnail": thumbnail, "link": link, "data": data}
+
+
+def _write(
+    path: Path,
+    results: Sequence[CaseResult],
+    rows: Iterable[Mapping[str, Any]],
+    about: Mapping[str, Mapping[str, object]],
+    case: str,
+    icon: str,
+    home: str,
+    viewer: bool = True,
+) -> None:
     environment = Environment(
         loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    style, script = (Markup((PAGE / name).read_text(encoding="utf-8")) for name in ("report.css", "report.js"))  # noqa: S704 - our own files
-    names = [field.name for field in fields(CaseResult) if field.name not in HIDDEN]
+    style = Markup((PAGE / "report.css").read_text(encoding="utf-8"))  # noqa: S704 - our own files
+    script = Markup(_script(viewer))  # noqa: S704
     stream = environment.get_template("report.html.j2").stream(
+        title=f"{case} - PHANES" if case else "PHANES report",
+        icon=icon,
+        home=home,
+        viewer=viewer,
         count=len(results),
         failed=sum(result.status != "ok" for result in results),
-        columns=[column(name) for name in names],
-        rows=rows(results, folder, names),
+        columns=[column(name) for name in SHOWN],
+        rows=rows,
         about={title: dict(_short(table)) for title, table in about.items()},
         colour_maps=COLOUR_MAPS,
         shared={"colour_maps": {name: colour_table(name) for name in COLOUR_MAPS}},
@@ -77,22 +141,31 @@ def write_report(
         with partial.open("w", encoding="utf-8") as file:
             file.writelines(stream)
 
-    path = folder / "report.html"
     write_atomically(path, write)
-    return path
 
 
-def rows(results: Sequence[CaseResult], folder: Path, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The table's rows, one after the other: cells, the view, and what the viewer is told."""
-    for number, result in enumerate(results, start=1):
-        view = read_view(view_path(folder / result.case, result.case)) if result.status == "ok" else None
-        data = {
-            "case": result.case,
-            "source": result.source,
-            "note": "; ".join(filter(None, (result.error, result.warnings))),
-            "view": None if view is None else {key: value for key, value in view.items() if key != "thumbnail"},
-        }
-        yield {"number": number, "cells": [cell(name, result) for name in names], "view": view, "data": data}
+def _script(viewer: bool) -> str:
+    """The page's scripts as one, whose names stay their own."""
+    names = ("viewer.js", "healthy.js", "report.js") if viewer else ("report.js",)
+    parts = [(PAGE / name).read_text(encoding="utf-8") for name in names]
+    return "\n".join(['"use strict";', "(() => {", "const at = (id) => document.getElementById(id);", *parts, "})();"])
+
+
+def read_view(page: Path) -> dict[str, Any] | None:
+    """The view in a case's page, without its thumbnail."""
+    line = _line(page, '<tr id="case-1" data-case=\'')
+    return json.loads(line[: line.rindex("'>")])["view"] if line else None
+
+
+def read_thumbnail(page: Path) -> str:
+    """The small picture of a case, which is its page's icon."""
+    return _line(page, '<link rel="icon" href="').removesuffix('">')
+
+
+def _line(page: Path, start: str) -> str:
+    """What follows a start of a line, "" when no line starts so; reads no further than that."""
+    with page.open(encoding="utf-8") as file:
+        return next((line.strip().removeprefix(start) for line in file if line.startswith(start)), "")
 
 
 def column(name: str) -> dict[str, Any]:

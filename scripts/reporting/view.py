@@ -1,16 +1,16 @@
-"""What report.html shows of one case: small pictures of its slices, kept as `<case>_view.json` beside its results.
+"""What a page shows of one case: its levels as volumes of bytes, its findings, and the healthy images beside them.
 
-The page is made from these files, so that a cohort's report needs no more memory than one case's, and a run that was
-resumed or shared out among processes ends with the same report as an undisturbed one.
+nilearn's `view_img` shows one image under one map, with no second image to compare. NiiVue (`ipyniivue`) fades between
+two, but comes as a Jupyter widget of 5 MB that needs a running kernel and WebGL 2, which remote desktops often lack.
+So the pages have a canvas viewer of their own (`page/viewer.js`).
 """
 
 from __future__ import annotations
 
 import base64
 import io
-import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib
@@ -18,14 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..pipeline.findings import COLUMNS
-from ..space.levels import PIXEL_MM
-from .pictures import HEAT, Shown, evenly_chosen
+from ..pipeline.findings import COLUMNS, Finding
+from ..pipeline.thresholds import Thresholds
+from ..space.levels import PIXEL_MM, level_affine
+from .pictures import HEAT, Shown
 
-MAX_SLICES = 26  # of a head, evenly chosen; those of its strongest findings are there in any case
 FINDINGS = 20  # that are listed
 THUMBNAIL = 64  # pixels
-QUALITY = 88  # of the grey pictures, JPEG; off by 2 grey levels of 255 on average (tests/reporting/test_view.py)
+BRIGHTER = 1.5  # bytes reach this far beyond white, so that window and level have room
+ANALYSED, MASK = 1, 2  # bits of the flags
 
 
 def case_view(output: Mapping[str, Any]) -> dict[str, Any]:
@@ -35,65 +36,75 @@ def case_view(output: Mapping[str, Any]) -> dict[str, Any]:
         output: the post-processed data of the case.
 
     Returns:
+        - `volumes`: base64 of the deflated bytes (zlib) of five volumes, one after the other, each (D, H, W), lowest
+          level and anterior row and left column first: the input; the pseudo-healthy tissue where the mask is 1, 0
+          elsewhere; the anomaly map; the label's numbers; flags, `ANALYSED` + `MASK`.
+        - `shape`: D, H, W; `spacing`: mm between levels, rows, columns; `origin`: MNI x of the first column and y of
+          the first row, mm.
+        - `heights`: MNI z of the levels, mm; `placed`: whether they are known; `whole`: whether this is a whole head;
+          `sides_known`: whether the input records which side is left.
+        - `white`: the byte that is shown white at first.
         - `threshold`, `top`: on the anomaly map's own scale; `top` is stored as 255.
-        - `spacing`: mm a pixel along rows and columns.
-        - `slices`: for each, `name` (its height) and three pictures (data URLs, anterior up, patient left on the left):
-          `input`; `inside`, the pseudo-healthy tissue where the mask is 1; `maps`, lossless, with the anomaly map in
-          red, the label in green, the mask in blue.
-        - `start`: the slice to begin with, that of the strongest finding.
-        - `findings`: rows of `findings.csv`, the strongest first, with `slice`, where in `slices` its middle lies.
-        - `sagittal`: a section through the strongest finding with the heights of the slices, None for one slice.
-        - `thumbnail`: the first slice to be seen under its anomaly map.
+        - `findings`: rows of `findings.csv`, the strongest first, with `voxel`, the (level, row, column) of the middle.
+        - `start`: (level, row, column) to begin with, the middle of the strongest finding.
+        - `unlike`: for each level how unlike the training's it is (more than 1: unlike), None where not judged.
+        - `score`, `healthy`: the anomaly score, and of the calibration's healthy images `scores`, `peaks` and
+          `findings` (peak and size of each, an image after the other), None where not recorded.
+        - `thumbnail`: the first level to be seen under its anomaly map.
     """
     shown = Shown.of(output)
-    found = shown.findings[:FINDINGS]
-    levels = [int(np.abs(np.asarray(shown.heights) - finding.mni_z_mm).argmin()) for finding in found]
-    chosen = sorted({*evenly_chosen(len(shown.heights), MAX_SLICES), *levels, shown.middle[2]})
     rows, columns = shown.window()
-    pictures = []
-    for level in chosen:
-        pane = {key: volume[rows, columns, level] for key, volume in shown.maps.items()}
-        grey = to_byte(pane["source"], shown.white)
-        inside = np.where(pane["mask"] > 0, to_byte(pane["pseudo_healthy"], shown.white), 0)
-        maps = np.stack(
-            [to_byte(pane["anomaly"], shown.top), to_byte(pane["pred"] > 0, 1), to_byte(pane["mask"], 1)], -1
-        )
-        pictures.append(
-            {
-                "name": shown.place(level),
-                "input": picture(grey),
-                "inside": picture(inside.astype(np.uint8)),
-                "maps": data_url(Image.fromarray(maps), "PNG", optimize=True),
-            }
-        )
+    maps = {name: np.moveaxis(volume[rows, columns], -1, 0) for name, volume in shown.maps.items()}
+    brightest = BRIGHTER * shown.white
+    analysed = np.moveaxis(np.asarray(output["shown"]["analysed"][0])[rows, columns], -1, 0) > 0
+    mask = maps["mask"] > 0
+    volumes = [
+        to_byte(maps["source"], brightest),
+        np.where(mask, to_byte(maps["pseudo_healthy"], brightest), 0).astype(np.uint8),
+        to_byte(maps["anomaly"], shown.top),
+        maps["pred"].astype(np.uint8),
+        (ANALYSED * analysed + MASK * mask).astype(np.uint8),
+    ]
+    corner = (rows.start or 0, columns.start or 0)
+    x, y, _ = level_affine()[:3] @ [*corner, 0, 1]
     first = {key: shown.maps[key][rows, columns, shown.middle[2]] for key in ("source", "anomaly")}
+    limits: Thresholds = output["limits"]
     return {
+        "volumes": packed(volumes),
+        "shape": list(volumes[0].shape),
+        "spacing": [shown.thickness, PIXEL_MM, PIXEL_MM],
+        "origin": [x, y],
+        "heights": list(shown.heights),
+        "placed": shown.placed,
+        "whole": shown.whole,
+        "sides_known": shown.sides_known,
+        "white": 255 / BRIGHTER,
         "threshold": shown.threshold,
         "top": shown.top,
-        "spacing": [PIXEL_MM, PIXEL_MM],
-        "slices": pictures,
-        "start": chosen.index(shown.middle[2]),
         "findings": [
-            {**{name: getattr(finding, name) for name in COLUMNS}, "slice": chosen.index(level)}
-            for finding, level in zip(found, levels, strict=True)
+            {**_row(finding), "voxel": _within(shown.voxel(finding), corner, volumes[0].shape)}
+            for finding in shown.findings[:FINDINGS]
         ],
-        "sagittal": sagittal(shown, chosen),
+        "start": _within(shown.middle, corner, volumes[0].shape),
+        "unlike": [float(f"{score:.3g}") if np.isfinite(score) else None for score in output.get("guard_scores", [])],
+        "score": float(output["anomaly_score"]),
+        "healthy": {
+            "scores": limits.healthy_scores,
+            "peaks": limits.healthy_peaks,
+            "findings": limits.healthy_findings,
+        },
         "thumbnail": thumbnail(to_byte(first["source"], shown.white), to_byte(first["anomaly"], shown.top)),
     }
 
 
-def sagittal(shown: Shown, levels: Sequence[int]) -> dict[str, Any] | None:
-    """The section through the strongest finding and the heights of some levels; None for a single one.
+def _row(finding: Finding) -> dict[str, Any]:
+    return {name: getattr(finding, name) for name in COLUMNS} | {"structures": [str(one) for one in finding.structures]}
 
-    Anterior on the left, superior up; heights are fractions of the picture's height, from its top.
-    """
-    depth = len(shown.heights)
-    if depth == 1:
-        return None
-    section = to_byte(shown.maps["source"][shown.window()[0], shown.middle[1], ::-1].T, shown.white)
-    size = (section.shape[1], max(round(depth * shown.thickness / PIXEL_MM), 1))
-    image = Image.fromarray(section).resize(size, Image.Resampling.BOX)
-    return {"image": picture(np.asarray(image)), "heights": [round(1.0 - (k + 0.5) / depth, 4) for k in levels]}
+
+def _within(voxel: tuple[int, int, int], corner: tuple[int, int], shape: tuple[int, ...]) -> list[int]:
+    """(row, column, level) of the whole grid as (level, row, column) of the part that is shown."""
+    place = (voxel[2], voxel[0] - corner[0], voxel[1] - corner[1])
+    return [min(max(value, 0), n - 1) for value, n in zip(place, shape, strict=True)]
 
 
 def to_byte(image: NDArray, white: float) -> NDArray[np.uint8]:
@@ -102,38 +113,19 @@ def to_byte(image: NDArray, white: float) -> NDArray[np.uint8]:
     return np.where(scaled > 0, np.maximum(np.rint(scaled), 1), 0).astype(np.uint8)
 
 
-def picture(array: NDArray[np.uint8]) -> str:
-    """Grey bytes as a JPEG in a data URL: half the size of a lossless file, so that a page can hold 1,000 cases."""
-    return data_url(Image.fromarray(array), "JPEG", quality=QUALITY, optimize=True)
+def packed(volumes: list[NDArray[np.uint8]]) -> str:
+    """Volumes, one after the other, as base64 of their deflated bytes."""
+    deflated = zlib.compress(b"".join(np.ascontiguousarray(volume).tobytes() for volume in volumes), 9)
+    return base64.b64encode(deflated).decode("ascii")
 
 
 def thumbnail(grey: NDArray[np.uint8], heat: NDArray[np.uint8]) -> str:
-    """A small colour picture of a slice under its anomaly map."""
+    """A small colour picture of a slice under its anomaly map, as a data URL."""
     colours = matplotlib.colormaps[HEAT](heat)[..., :3]
     weight = np.clip(2.0 * heat[..., None] / 255.0, 0.0, 0.9)
     blended = grey[..., None] / 255.0 * (1.0 - weight) + colours * weight
     image = Image.fromarray((blended * 255).round().astype(np.uint8))
     image.thumbnail((THUMBNAIL, THUMBNAIL))
-    return data_url(image, "JPEG", quality=80)
-
-
-def data_url(image: Image.Image, kind: str, **options: Any) -> str:
-    """An image file as text that a page can hold; the same bytes for the same pixels."""
     buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
-
-
-def view_path(folder: Path, case: str) -> Path:
-    """Where the view of a case lies: beside its results in `folder`."""
-    return folder / f"{case}_view.json"
-
-
-def save_view(view: Mapping[str, Any], path: Path) -> None:
-    """Write a view."""
-    path.write_text(json.dumps(view), encoding="utf-8")
-
-
-def read_view(path: Path) -> dict[str, Any] | None:
-    """The view of a case, None where there is none (the case failed, or was analysed without a report)."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    image.save(buffer, "JPEG", quality=80)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

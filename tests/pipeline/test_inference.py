@@ -174,7 +174,7 @@ def test_the_whole_head_threshold_and_switches(scratch_bundle: Path, tmp_path: P
     options = {"save_picture": False, "save_coarse": False, "save_findings": False, "report": False}
     run_inference(scratch_bundle, source, out, slices="brain", label_threshold=0.0, **options)
     names = {path.name for path in (out / "head").iterdir()}
-    missing = {"head_coarse.nii.gz", "head_findings.csv", "head.png", "head_view.json", "dicom"}
+    missing = {"head_coarse.nii.gz", "head_findings.csv", "head.png", "head.html", "dicom"}
     assert names == set(result_names("head")) - missing
     assert not (out / "report.html").exists()
     assert summary(out)["head"]["slices"] == "0-25"

@@ -107,4 +107,4 @@ def test_other_sources_get_the_affine_they_were_read_with(tmp_path: Path, png: P
 
 def test_names_are_those_of_the_contract() -> None:
     expected = {"c_anomaly.nii.gz", "c_pseudo_healthy.nii.gz", "c_coarse.nii.gz", "c_mask.nii.gz", "c_label.nii.gz"}
-    assert set(result_names("c")) == expected | {"c_findings.csv", "c.png", "c_view.json", "dicom"}
+    assert set(result_names("c")) == expected | {"c_findings.csv", "c.png", "c.html", "dicom"}

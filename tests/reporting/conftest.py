@@ -11,8 +11,11 @@ import torch
 from monai.data import MetaTensor
 
 from scripts.pipeline.findings import Finding
+from scripts.pipeline.thresholds import Thresholds
 from scripts.space.levels import level_affine
+from scripts.space.structures import Share
 
+SHARES = (Share("thalamus", "left", 0.6), Share("cerebral white matter", "left", 0.3))
 ROW, COLUMN = 60, 40  # of the finding's middle
 
 
@@ -30,7 +33,7 @@ def case() -> Callable[..., dict[str, Any]]:
         if level is not None:
             label[ROW - 5 : ROW + 6, COLUMN - 4 : COLUMN + 5, max(level - 2, 0) : level + 3] = 1
             x, y, z = level_affine(heights[0])[:3] @ [ROW, COLUMN, level, 1]
-            findings = [Finding(1, 900.0, x, y, z, x, y, z, "left", (), 0.2, 0.3, 0.05, 0.0)]
+            findings = [Finding(1, 900.0, x, y, z, x, y, z, "left", SHARES, 0.2, 0.3, 0.5, 0.0)]
         arrays = {
             "source": source,
             "coarse": 0.9 * source,
@@ -46,6 +49,10 @@ def case() -> Callable[..., dict[str, Any]]:
             "shown": {name: MetaTensor(torch.from_numpy(array)[None]) for name, array in arrays.items()},
             "findings": findings,
             "threshold": 0.05,
+            "limits": Thresholds(0.05, 300.0, (0.0, 0.2), (0.001, 0.002), ((), ((0.2, 400.0),))),
+            "sides_known": True,
+            "anomaly_score": 0.0015,
+            "guard_scores": [0.5] * (levels - 1) + [float("nan")],
         }
 
     return make

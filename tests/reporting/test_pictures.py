@@ -48,7 +48,7 @@ def test_the_planes_go_through_the_strongest_finding(case) -> None:
 def test_a_row_for_each_slice_up_to_a_limit(case, levels: int, rows: int) -> None:
     figure = case_figure(case(levels=levels, level=0, whole=False), "case")
     assert len(figure.axes) == 5 * rows + 1
-    assert "1 finding - research use only" in figure.get_suptitle()
+    assert "1 finding, the strongest in left thalamus 60 %; left" in figure.get_suptitle()
 
 
 @pytest.mark.parametrize("title", ["$x_{", "a" * 300, "new\nline", "名前"])

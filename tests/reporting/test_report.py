@@ -10,10 +10,10 @@ import re
 from dataclasses import fields
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 
 from scripts.pipeline.summary import CaseResult, write_summary
-from scripts.reporting.report import write_report
-from scripts.reporting.view import save_view, view_path
+from scripts.reporting.report import TOGETHER, read_thumbnail, read_view, write_case_page, write_report
 
 EVIL = "<script>alert(1)</script>\"'&"
 
@@ -60,38 +60,56 @@ class Page(HTMLParser):
             self.text += data
 
 
-VIEW = {
-    "threshold": 0.02,
-    "top": 0.1,
-    "spacing": [1.0, 1.0],
-    "slices": [{"name": "z = +23 mm", "input": "data:i", "inside": "data:j", "maps": "data:k"}],
-    "start": 0,
-    "findings": [],
-    "sagittal": None,
-    "thumbnail": "data:image/jpeg;base64,AAAA",
-}
+VIEW = {"shape": [1, 2, 2], "volumes": "eJxj", "findings": [], "thumbnail": "data:image/jpeg;base64,AAAA"}
+TOLD = {key: value for key, value in VIEW.items() if key != "thumbnail"}
 
 
 def written(folder: Path, results: list[CaseResult], about: dict) -> Page:
     return Page(write_report(results, folder, about).read_text(encoding="utf-8"))
 
 
-def with_view(folder: Path, case: str) -> None:
+def with_page(folder: Path, case: str) -> CaseResult:
     (folder / case).mkdir()
-    save_view(VIEW, view_path(folder / case, case))
+    result = CaseResult(case, f"in/{case}.png", slices="95", anomaly_score=0.0123, volume_mm3=12.0, warnings="look")
+    write_case_page(result, VIEW, folder / case, {"S": {"k": 7}})
+    return result
 
 
 def test_report_shows_cases_pictures_settings_and_the_notice(tmp_path: Path) -> None:
-    with_view(tmp_path, "a")
-    results = [CaseResult("a", "in/a.png", slices="95", anomaly_score=0.0123, volume_mm3=12.0, warnings="look here")]
-    page = written(tmp_path, [*results, CaseResult("b", "in/b", status="failed", error="is broken")], {"S": {"k": 7}})
-    for text in ("Research use only", "0.0123", "look here", "is broken", "2 cases, 1 failed", "S", "k", "7"):
+    results = [with_page(tmp_path, "a"), CaseResult("b", "in/b", status="failed", error="is broken")]
+    page = written(tmp_path, results, {"S": {"k": 7}})
+    for text in ("Research use only", "0.0123", "look", "is broken", "2 cases, 1 failed", "S", "k", "7"):
         assert text in page.text
     assert [attrs["src"] for tag, attrs in page.tags if tag == "img"] == [VIEW["thumbnail"]]
     first, second, _ = page.blocks
-    assert first["view"] == {key: value for key, value in VIEW.items() if key != "thumbnail"}
+    assert first["view"] == TOLD
     assert first["source"] == "in/a.png"
     assert second == {"case": "b", "source": "in/b", "note": "is broken", "view": None}
+
+
+def test_a_case_has_a_page_of_its_own_that_says_how_it_was_made(tmp_path: Path) -> None:
+    with_page(tmp_path, EVIL.replace("/", "_"))
+    (path,) = (tmp_path / EVIL.replace("/", "_")).glob("*.html")
+    page = Page(path.read_text(encoding="utf-8"))
+    assert page.blocks[0]["view"] == TOLD == read_view(path)
+    assert read_thumbnail(path) == VIEW["thumbnail"]
+    assert "alert(1)<" not in page.html
+    assert "7" in page.text
+    assert ("a", {"href": "../report.html"}) in page.tags
+
+
+def test_a_larger_cohort_is_an_index_with_a_page_a_case(tmp_path: Path) -> None:
+    names = [f"case {n} # 50%" for n in range(TOGETHER)]
+    results = [with_page(tmp_path, name) for name in names]
+    assert len(written(tmp_path, results, {}).blocks) == TOGETHER + 1
+    results.append(CaseResult("b", "in/b", status="failed", error="is broken"))
+    page = written(tmp_path, results, {})
+    assert len(page.blocks) == 1  # no case's picture is in it
+    links = [attrs["href"] for tag, attrs in page.tags if tag == "a" and attrs["href"].endswith(".html")]
+    assert [unquote(link) for link in links] == [f"{name}/{name}.html" for name in names]
+    assert all("#" not in link and " " not in link for link in links)
+    assert sum(tag == "img" for tag, _ in page.tags) == TOGETHER
+    assert "is broken" in page.text
 
 
 def test_every_field_of_a_result_is_a_column_or_told_in_the_viewer(tmp_path: Path) -> None:
@@ -135,7 +153,7 @@ def test_report_fetches_nothing_and_runs_only_its_own_script(tmp_path: Path) -> 
 
 
 def test_equal_results_give_an_equal_page(tmp_path: Path) -> None:
-    with_view(tmp_path, "a")
+    with_page(tmp_path, "a")
     pages = [written(tmp_path, [CaseResult("a", "b", anomaly_score=0.1)], {"S": {"k": 1}}).html for _ in range(2)]
     assert pages[0] == pages[1]
 
