@@ -28,15 +28,24 @@ def save_state(state: Any, path: str | Path) -> None:
     write_atomically(Path(path), write)
 
 
+def read_state(path: str | Path) -> dict[str, Any]:
+    """A file of weights, on the CPU; nothing in it is executed.
+
+    Raises:
+        PhanesInputError: no such file.
+    """
+    if not Path(path).is_file():
+        raise PhanesInputError(f"No weights at '{path}': train first or correct weights_file.")
+    return dict(torch.load(path, map_location="cpu", weights_only=True))
+
+
 def load_network(network: nn.Module, path: str | Path) -> None:
     """Fill a network with a whole state dict, such as the bundle's `model.pt`.
 
     Raises:
         PhanesInputError: no such file, weights of another network or size, or PHANES before its calibration.
     """
-    if not Path(path).is_file():
-        raise PhanesInputError(f"No weights at '{path}': train first or correct weights_file.")
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = read_state(path)
     try:
         network.load_state_dict(state)
     except (RuntimeError, TypeError) as error:

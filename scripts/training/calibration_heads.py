@@ -1,4 +1,4 @@
-"""What healthy heads and slices show on their way through the whole pipeline: label thresholds, peaks, scores, guard.
+"""What healthy heads and slices show on their way through the whole pipeline: thresholds, peaks, scores, guard.
 
 Run as an overlay of `inference.json` (`configs/calibrate_heads.json`), so that the maps are those that users get.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,10 +18,13 @@ from ignite.engine import Engine
 from monai.engines import IterationEvents
 from numpy.typing import NDArray
 from scipy import ndimage
+from tqdm import tqdm
 
+from ..common.checkpoints import load_network, read_state, save_state
 from ..common.cli import fail
 from ..common.errors import PhanesInputError
 from ..common.files import sha256_of_file, write_atomically
+from ..method.head import HeadPhanes
 from ..pipeline.findings import regions
 from ..pipeline.guard import fit_guard, level_features
 from ..pipeline.inference import CaseEvaluator, CaseEvents
@@ -107,6 +110,51 @@ def choose(healthy: Sequence[Healthy], brain_share: float = BRAIN_SHARE, finding
         "healthy_scores": sorted(float(f"{one.score:.6g}") for one in healthy),
         "healthy_images": len(healthy),
     }
+
+
+@torch.no_grad()
+def calibrate_mask(
+    network: HeadPhanes,
+    dataset: Iterable[Mapping[str, Any]],
+    device: str | torch.device,
+    weights_file: str,
+    trained_file: str,
+    out: str,
+) -> None:
+    """Set the mask's threshold from the coarse maps of healthy heads, and write the weights, in half precision.
+
+    Args:
+        network: whose `mask.percentile` says which of the smoothed maps' values within the brains it is.
+        dataset: preprocessed cases; single slices and cases that failed are passed over.
+        device: where to compute.
+        weights_file: what else it holds is kept; it may be missing when `trained_file` is given.
+        trained_file: weights of the network within, or empty.
+        out: the file that is written.
+
+    Raises:
+        SystemExit: one sentence on the command line (`PhanesInputError` elsewhere): weights that do not fit, no heads.
+    """
+    try:
+        state = {} if trained_file and not Path(weights_file).is_file() else read_state(weights_file)
+        if trained_file:
+            load_network(network.network, trained_file)
+        else:
+            load_network(network, weights_file)
+    except PhanesInputError as error:
+        fail(str(error))
+    network = network.to(device).eval()
+    values = []
+    for item in tqdm(dataset, desc="Masks of healthy heads"):
+        if "error" not in item and item["image"].meta["whole"]:
+            volume = item["image"].as_tensor()[None].to(device)
+            smooth = network.mask.smooth(network.coarse(volume)[1])
+            values.append(smooth[0][item["analysed"].as_tensor().to(device) > 0].cpu().numpy())
+    if not values:
+        fail("No whole heads among the healthy images: give a folder that holds some.")
+    threshold = np.quantile(np.concatenate(values), network.mask.percentile / 100)
+    network.mask.threshold.fill_(float(threshold))
+    own = {name: value.half() if value.is_floating_point() else value for name, value in network.state_dict().items()}
+    save_state({**state, **own, "mask.threshold": network.mask.threshold}, Path(out))
 
 
 class HeadsCalibrator:

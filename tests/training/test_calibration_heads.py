@@ -8,10 +8,12 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from monai.bundle import ConfigWorkflow
 from scipy.ndimage import gaussian_filter
 
 from scripts.common.errors import PhanesInputError
+from scripts.common.files import sha256_of_file
 from scripts.pipeline.findings import regions
 from scripts.pipeline.thresholds import Thresholds
 from scripts.training.calibration_heads import Healthy, choose
@@ -67,7 +69,7 @@ def test_too_few_images_and_maps_that_are_not_finite_are_refused() -> None:
 def test_a_run_over_healthy_images_writes_the_record_of_both_kinds(
     scratch_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Five whole heads and five slices; what the record held before stays."""
+    """Five whole heads and five slices."""
     affine = np.diag([6.0, 6.0, 6.0, 1.0])
     affine[:3, 3] = [-96, -132, 0]
     for seed in range(5):
@@ -78,8 +80,6 @@ def test_a_run_over_healthy_images_writes_the_record_of_both_kinds(
         nib.save(image, tmp_path / "in" / f"head{seed}.nii.gz")
         slice_ = head_slice(seed)[::-1].T[..., None]
         save_nifti(tmp_path / "in" / f"slice{seed}.nii.gz", np.ascontiguousarray(slice_), np.eye(4))
-    record = tmp_path / "calibration.json"
-    record.write_text((scratch_bundle / "models" / "calibration.json").read_text())
     workflow = ConfigWorkflow(
         config_file=[str(BUNDLE / "configs" / name) for name in ("inference.json", "calibrate_heads.json")],
         workflow_type="infer",
@@ -88,15 +88,21 @@ def test_a_run_over_healthy_images_writes_the_record_of_both_kinds(
         bundle_root=str(scratch_bundle),
         dataset_dir=str(tmp_path / "in"),
         output_dir=str(tmp_path / "out"),
-        calibration_file=str(record),
         slices="brain",
         device="cpu",
     )
     workflow.initialize()
     workflow.run()
     workflow.finalize()
-    found = json.loads(record.read_text())
-    assert found["mask_threshold"] == 0.05
+    found = json.loads((tmp_path / "out" / "calibration.json").read_text())
+    before, after = (
+        torch.load(f / "model.pt", weights_only=True) for f in (scratch_bundle / "models", tmp_path / "out")
+    )
+    assert before.keys() == after.keys()
+    assert after["mask.threshold"] != before["mask.threshold"]
+    assert after["network.stem.weight"].dtype == torch.float16
+    assert torch.equal(after["mask_threshold"], before["mask_threshold"])  # of the other method in the file
+    assert found["weights_sha256"] == sha256_of_file(tmp_path / "out" / "model.pt")
     said = capsys.readouterr().out
     for kind in ("heads", "slices"):
         assert found[kind]["healthy_images"] == len(found[kind]["healthy_peaks"]) == 5
