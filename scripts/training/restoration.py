@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from ..common.checkpoints import save_state
 from ..common.errors import PhanesInputError
@@ -119,6 +120,7 @@ def fit(
         save_state({name: value.cpu() for name, value in average.items()}, out / "model.pt")
 
     first, started, saved, sums = step, time.monotonic(), time.monotonic(), []
+    progress_bar = tqdm(total=steps, initial=step, desc="Steps")
     while step < steps:
         elapsed = time.monotonic() - started
         if elapsed > 60 * minutes:
@@ -135,6 +137,7 @@ def fit(
         nn.utils.clip_grad_norm_(network.parameters(), LARGEST_GRADIENT)
         optimizer.step()
         step += 1
+        progress_bar.update()
         kept = min(AVERAGED, 1 - 1 / (1 + 0.1 * step))  # a young average forgets faster
         with torch.no_grad():
             for name, value in network.named_parameters():
@@ -147,6 +150,7 @@ def fit(
         if time.monotonic() - saved > SAVE_SECONDS:
             save()
             saved = time.monotonic()
+    progress_bar.close()
     if step > first or not (out / "model.pt").is_file():
         save()
     return out / "model.pt"
@@ -184,10 +188,10 @@ def read_heads(folder: str | Path) -> Tensor:
 def train_restoration(
     dataset_dir: str,
     out: str,
-    steps: int = 40000,
+    steps: int = 16000,
     minutes: float = math.inf,
     seed: int = 0,
-    device: str = "cpu",
+    device: str | torch.device = "cpu",
 ) -> str:
     """Train the restoration network on prepared heads.
 

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigWorkflow
 
 from scripts.common.errors import PhanesInputError
 from scripts.method.networks.restoration import RestorationNetwork
@@ -13,7 +14,8 @@ from scripts.space.levels import GRID, LEVELS_MM, brain_of_levels
 from scripts.training import restoration as module
 from scripts.training.lessons import LessonMaker
 from scripts.training.prepared import BRAIN_VALUE, write_prepared
-from scripts.training.restoration import COLUMNS, fit, read_heads, restoration_loss, start, train_restoration
+from scripts.training.restoration import COLUMNS, fit, read_heads, restoration_loss, start
+from tests.conftest import BUNDLE
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +107,19 @@ def test_the_curve_has_a_row_every_so_many_steps(heads, tmp_path, monkeypatch):
 def test_it_trains_on_what_prepare_wrote(tmp_path):
     for name in ("a", "b"):
         write_prepared(tmp_path / "data/train" / f"{name}.nii.gz", np.where(brain_of_levels(), 1.0, 0.2))
-    weights = train_restoration(str(tmp_path / "data"), str(tmp_path / "run"), steps=2)
+    workflow = ConfigWorkflow(
+        config_file=str(BUNDLE / "configs" / "train_restoration.json"),
+        workflow_type="train",
+        logging_file=False,
+        bundle_root=str(BUNDLE),
+        dataset_dir=str(tmp_path / "data"),
+        output_dir=str(tmp_path / "run"),
+        steps=2,
+        device=torch.device("cpu"),
+    )
+    workflow.initialize()
+    (weights,) = workflow.run()
+    workflow.finalize()
     network = RestorationNetwork(LEVELS_MM)
     network.load_state_dict(torch.load(weights, weights_only=True))
     assert not network(torch.full((1, 2, 128, 128), 0.5)).isnan().any()
