@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..common.errors import PhanesInputError
+from ..common.provenance import provenance
 from .concepts import MAX_NUMBERS, Findings, Region, Software
 from .output import write_dicom_results
 
@@ -21,7 +22,7 @@ class DicomCaseWriter:
     Args:
         cases: items of `data.find_cases`, which name each case's files.
         calibration: the record of the calibration, which names the weights.
-        parameters: settings to keep in the objects, name to value.
+        settings: to keep in the objects, name to value; those of run.json.
         enabled: False writes nothing.
     """
 
@@ -29,15 +30,12 @@ class DicomCaseWriter:
         self,
         cases: Sequence[Mapping[str, Any]],
         calibration: Mapping[str, Any],
-        parameters: Mapping[str, Any] | None = None,
+        settings: Mapping[str, Any] | None = None,
         enabled: bool = True,
     ) -> None:
         self.enabled = enabled
         self.cases = {case["case"]: case for case in cases}
-        self.software = Software(
-            weights=str(calibration.get("weights_sha256", "")),
-            parameters={name: str(value) for name, value in (parameters or {}).items()},
-        )
+        self.software = Software(provenance(settings or {}, calibration))
 
     def note(self, output: Mapping[str, Any]) -> str:
         """A warning for the summary, "" when there is nothing to say."""
@@ -62,7 +60,12 @@ class DicomCaseWriter:
             write_dicom_results(
                 item.get("files") or item["image"],
                 {name: np.asarray(output[key][0]) for key, name in ARRAYS.items()},
-                Findings(float(output["anomaly_score"]), float(output["threshold"]), regions(output["findings"])),
+                Findings(
+                    float(output["anomaly_score"]),
+                    float(output["threshold"]),
+                    regions(output["findings"]),
+                    output["healthy_below"],
+                ),
                 folder / "dicom",
                 pictures=[picture] if picture.is_file() else [],
                 software=self.software,
@@ -79,7 +82,15 @@ def regions(found: Sequence[Any]) -> list[Region]:
     if shared:
         named.append((f"Findings {shared[0].number} to {shared[-1].number}", list(shared)))
     return [
-        Region(name, sum(one.volume_mm3 for one in part), part[0].mean, part[0].peak, part[0].healthy_as_strong)
+        Region(
+            name,
+            sum(one.volume_mm3 for one in part),
+            part[0].mean,
+            part[0].peak,
+            part[0].healthy_as_strong,
+            part[0].healthy_as_strong_and_large,
+            part[0].structures if len(part) == 1 else (),
+        )
         for name, part in named
     ]
 

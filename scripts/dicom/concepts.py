@@ -12,7 +12,8 @@ from monai.utils import optional_import
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
-from .. import __version__
+from ..common.provenance import provenance
+from ..space.structures import Share
 from .headers import header_number
 from .read import SourceSeries
 
@@ -31,6 +32,9 @@ SCORE = Code("score", SCHEME, "Anomaly score: mean of the anomaly map over the a
 MEAN = Code("mean", SCHEME, "Mean of the anomaly map over the finding")
 PEAK = Code("peak", SCHEME, "Highest value of the anomaly map in the finding")
 HEALTHY = Code("healthy", SCHEME, "Share of healthy heads with a finding as strong")
+HEALTHY_LARGE = Code("healthy-large", SCHEME, "Share of healthy heads with a finding as strong and as large")
+HEALTHY_BELOW = Code("healthy-below", SCHEME, "Share of healthy heads with a lower anomaly score")
+SHARE = Code("share", SCHEME, "Share of the finding in the structure")
 THRESHOLD = Code("threshold", SCHEME, "Threshold of the anomaly map")
 SYNTHESIS = Code("synthesis", SCHEME, "Pseudo-healthy synthesis")
 
@@ -51,6 +55,8 @@ class Region:
         mean: of the anomaly map, of the strongest finding with this number.
         peak: likewise.
         healthy: share of healthy heads with a finding as strong; None where the calibration does not know it.
+        healthy_large: likewise, as strong and as large.
+        structures: that it lies in, the largest share first; none for findings that share a number.
     """
 
     name: str
@@ -58,6 +64,13 @@ class Region:
     mean: float
     peak: float
     healthy: float | None = None
+    healthy_large: float | None = None
+    structures: Sequence[Share] = ()
+
+    @property
+    def label(self) -> str:
+        """The name with the structure that most of it lies in, "Finding 1: left thalamus"."""
+        return f"{self.name}: {self.structures[0].name}" if self.structures else self.name
 
 
 @dataclass(frozen=True)
@@ -68,34 +81,54 @@ class Findings:
         anomaly_score: mean of the anomaly map over the analysed brain, on the network's grid.
         threshold: of the label.
         regions: by their number in the label, 1 is the first.
+        healthy_below: share of healthy heads with a lower anomaly score; None where not recorded.
     """
 
     anomaly_score: float
     threshold: float
     regions: Sequence[Region] = ()
+    healthy_below: float | None = None
 
 
 @dataclass(frozen=True)
 class Software:
-    """What made the results.
+    """What made the results, as `common.provenance` says it in run.json.
 
     Attributes:
-        version: of the code.
-        weights: SHA-256 of the weights, "" when not known.
-        parameters: settings worth keeping, name to value.
+        record: versions, settings, weights_sha256, calibrated.
     """
 
-    version: str = __version__
-    weights: str = ""
-    parameters: Mapping[str, str] = field(default_factory=dict)
+    record: Mapping[str, Any] = field(default_factory=lambda: provenance({}, {}))
+
+    @property
+    def version(self) -> str:
+        """Of the code."""
+        return str(self.record["versions"][NAME])
+
+    @property
+    def weights(self) -> str:
+        """SHA-256 of the weights, "unknown" when not known."""
+        return str(self.record["weights_sha256"] or "unknown")
+
+    def parameters(self) -> dict[str, str]:
+        """Settings, weights and calibration, name to value."""
+        return {
+            **self.record["settings"],
+            "weights": self.weights,
+            "calibrated": str(self.record["calibrated"] or "unknown"),
+        }
 
     def equipment(self) -> dict[str, Any]:
         """Arguments of the General and Enhanced General Equipment modules, for highdicom's constructors."""
         return {
             "manufacturer": NAME,
             "manufacturer_model_name": f"{NAME} T1w brain anomaly ({RESEARCH})",
-            "software_versions": [self.version, f"weights {self.weights[:16] or 'unknown'}"],
-            "device_serial_number": self.weights[:16] or "unknown",
+            "software_versions": [
+                self.version,
+                *(f"{name} {version}" for name, version in self.record["versions"].items() if name != NAME),
+                f"weights {self.weights[:16]}",
+            ],
+            "device_serial_number": self.weights[:16],
         }
 
     def algorithm(self) -> Any:
@@ -105,7 +138,7 @@ class Software:
             family=ARTIFICIAL_INTELLIGENCE,
             version=self.version,
             source=f"{NAME} ({RESEARCH})",
-            parameters=dict(self.parameters) | {"weights": self.weights[:16]},
+            parameters=self.parameters(),
         )
 
     def algorithm_of_report(self) -> Any:
@@ -114,7 +147,7 @@ class Software:
             name=NAME,
             version=self.version,
             family=ARTIFICIAL_INTELLIGENCE,
-            parameters=[f"{name}={value}" for name, value in {**self.parameters, "weights": self.weights[:16]}.items()],
+            parameters=[f"{name}={value}" for name, value in self.parameters().items()],
         )
 
 

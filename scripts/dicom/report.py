@@ -8,8 +8,12 @@ from monai.utils import optional_import
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
+from ..space.structures import Share
+from .anatomy import finding_site, finding_sites
 from .concepts import (
     HEALTHY,
+    HEALTHY_BELOW,
+    HEALTHY_LARGE,
     MEAN,
     NAME,
     NOTICE,
@@ -17,6 +21,7 @@ from .concepts import (
     REGION,
     RESEARCH,
     SCORE,
+    SHARE,
     THRESHOLD,
     Findings,
     Target,
@@ -42,8 +47,10 @@ def structured_report(segmentation: Any, anomaly_map: Any, findings: Findings, t
     sr = highdicom.sr
     algorithm = target.software.algorithm_of_report()
 
-    def measured(name: Code, value: float, unit: Code) -> Any:
-        return sr.Measurement(name=name, value=float(f"{value:.6g}"), unit=unit, algorithm_id=algorithm)
+    def measured(name: Code, value: float, unit: Code, site: Share | None = None) -> Any:
+        places = None if site is None else [finding_site(site)]
+        value = float(f"{value:.6g}")
+        return sr.Measurement(name=name, value=value, unit=unit, algorithm_id=algorithm, finding_sites=places)
 
     groups = []
     for segment, region in zip(segmentation.SegmentSequence, findings.regions, strict=False):
@@ -52,8 +59,9 @@ def structured_report(segmentation: Any, anomaly_map: Any, findings: Findings, t
             measured(MEAN, region.mean, codes.UCUM.NoUnits),
             measured(PEAK, region.peak, codes.UCUM.NoUnits),
         ]
-        if region.healthy is not None:
-            measurements.append(measured(HEALTHY, region.healthy, codes.UCUM.NoUnits))
+        healthy = ((HEALTHY, region.healthy), (HEALTHY_LARGE, region.healthy_large))
+        measurements += [measured(name, value, codes.UCUM.NoUnits) for name, value in healthy if value is not None]
+        measurements += [measured(SHARE, one.share, codes.UCUM.NoUnits, one) for one in region.structures]
         groups.append(
             sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
                 tracking_identifier=sr.TrackingIdentifier(uid=segment.TrackingUID, identifier=segment.TrackingID),
@@ -64,7 +72,7 @@ def structured_report(segmentation: Any, anomaly_map: Any, findings: Findings, t
                     source_series=sr.SourceSeriesForSegmentation(target.reference.SeriesInstanceUID),
                 ),
                 finding_type=REGION,
-                finding_sites=[sr.FindingSite(anatomic_location=codes.SCT.Brain)],
+                finding_sites=finding_sites(region.structures),
                 algorithm_id=algorithm,
                 measurements=measurements,
             )
@@ -73,11 +81,13 @@ def structured_report(segmentation: Any, anomaly_map: Any, findings: Findings, t
         measured(SCORE, findings.anomaly_score, codes.UCUM.NoUnits),
         measured(THRESHOLD, findings.threshold, codes.UCUM.NoUnits),
     ]
+    if findings.healthy_below is not None:
+        numbers.append(measured(HEALTHY_BELOW, findings.healthy_below, codes.UCUM.NoUnits))
     whole = sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(uid=highdicom.UID(), identifier=f"{NAME} analysed brain"),
         source_images=[sr.SourceImageForMeasurementGroup.from_source_image(anomaly_map)],
         algorithm_id=algorithm,
-        finding_sites=[sr.FindingSite(anatomic_location=codes.SCT.Brain)],
+        finding_sites=finding_sites(()),
         measurements=numbers,
     )
     device = sr.ObserverContext(

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import matplotlib
 import numpy as np
 from monai.utils import optional_import
 from pydicom.sr.codedict import codes
 
-from .concepts import NAME, REGION, RESEARCH, SHORT_NOTICE, Findings, Target
+from .anatomy import anatomic_regions
+from .concepts import NAME, REGION, RESEARCH, SHORT_NOTICE, Findings, Region, Target
 
 highdicom, _ = optional_import("highdicom")
 
-COLOURS = "tab20"  # matplotlib's: twenty that differ
+# RGB, in turn: seven that readers of every colour vision tell apart (Okabe and Ito, Color universal design, 2008).
+COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
 
 
 def segmentation(label: Any, findings: Findings, target: Target, index: int = 1) -> Any:
@@ -31,25 +32,24 @@ def segmentation(label: Any, findings: Findings, target: Target, index: int = 1)
     Returns:
         `highdicom.seg.Segmentation`.
     """
-    names = [region.name for region in findings.regions] or ["No finding"]
+    regions = findings.regions or [Region("No finding", 0.0, 0.0, 0.0)]
     touched = np.flatnonzero(label.array.any(axis=(1, 2)))
     if touched.size:
         label = label[touched[0] : touched[-1] + 1]
-    colours = matplotlib.colormaps[COLOURS]
     descriptions = [
         highdicom.seg.SegmentDescription(
             segment_number=number,
-            segment_label=f"{name} ({RESEARCH})",
+            segment_label=f"{region.label} ({RESEARCH})",
             segmented_property_category=codes.cid7150.SpatialAndRelationalConcept,
             segmented_property_type=REGION,
             algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
             algorithm_identification=target.software.algorithm(),
             tracking_uid=highdicom.UID(),
-            tracking_id=f"{NAME} {name.lower()}",
-            anatomic_regions=[codes.SCT.Brain],
-            display_color=highdicom.color.CIELabColor.from_rgb(*(int(255 * c) for c in colours(number - 1)[:3])),
+            tracking_id=f"{NAME} {region.name.lower()}",
+            anatomic_regions=anatomic_regions(region.structures),
+            display_color=highdicom.color.CIELabColor.from_rgb(*COLOURS[(number - 1) % len(COLOURS)]),
         )
-        for number, name in enumerate(names, start=1)
+        for number, region in enumerate(regions, start=1)
     ]
     return highdicom.seg.Segmentation(
         source_images=target.images,

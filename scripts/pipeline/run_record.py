@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..common.files import write_atomically
-from ..common.versions import versions
+from ..common.provenance import provenance
 
 STEPS = ("read and prepare", "network", "findings", "write")
 
@@ -49,10 +49,7 @@ def write_run(
         watch: the seconds of the cases of this run.
     """
     record = {
-        "versions": versions(),
-        "settings": {name: str(value) for name, value in settings.items()},
-        "weights_sha256": calibration.get("weights_sha256"),
-        "calibrated": calibration.get("date"),
+        **provenance(settings, calibration),
         "seconds": round(time.perf_counter() - watch.started, 3),
         "cases": {case: {"seconds": watch.cases.get(case), "files": dict(names)} for case, names in files.items()},
     }

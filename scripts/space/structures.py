@@ -41,7 +41,7 @@ STRUCTURES: dict[str, tuple[tuple[int, ...], tuple[int, ...], float]] = {
     "brainstem": ((16,), (16,), 0.9),
     "third ventricle": ((14,), (14,), 0.15),
     "fourth ventricle": ((15,), (15,), 0.15),
-    "cerebrospinal fluid": ((24,), (24,), 0.15),
+    "subarachnoid space": ((24,), (24,), 0.15),
 }
 LEAST_SHARE = 0.01  # of a finding; less is not told
 

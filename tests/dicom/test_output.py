@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -21,23 +22,32 @@ from pydicom.dataset import Dataset
 
 from scripts.common.errors import PhanesInputError
 from scripts.common.options import as_bool
+from scripts.dicom.anatomy import LOCATIONS
 from scripts.dicom.case_writer import regions
-from scripts.dicom.concepts import Findings, Region, Software
+from scripts.dicom.concepts import SHARE, Findings, Region, Software
 from scripts.dicom.derived import stored_values
 from scripts.dicom.output import write_dicom_results
 from scripts.dicom.read import SourceSeries, read_source
 from scripts.dicom.selection import SeriesSelection
 from scripts.pipeline.cases import find_cases
 from scripts.pipeline.findings import Finding
+from scripts.space.structures import STRUCTURES, Share
 from tests.conftest import BUNDLE, run_inference
 from tests.dicom.synthetic import PLANES, STUDY, enhanced, header, save, slices
 from tests.heads import small_template
 
 SPACING = (2.0, 0.5, 0.75)
-REGIONS = (Region("Finding 1", 108.0, 0.5, 0.9, 0.05), Region("Finding 2", 0.75, 0.4, 0.4))
-FINDINGS = Findings(anomaly_score=0.0123, threshold=0.02, regions=REGIONS)
+SHARES = (Share("thalamus", "left", 0.7), Share("third ventricle", "", 0.2), Share("pallidum", "right", 0.04))
+REGIONS = (Region("Finding 1", 108.0, 0.5, 0.9, 0.05, 0.02, SHARES), Region("Finding 2", 0.75, 0.4, 0.4))
+FINDINGS = Findings(anomaly_score=0.0123, threshold=0.02, regions=REGIONS, healthy_below=0.85)
 ONE = Findings(anomaly_score=0.0123, threshold=0.02, regions=REGIONS[:1])
-SOFTWARE = Software(version="9.8.7", weights="ab" * 32, parameters={"slices": "brain"})
+RECORD = {
+    "versions": {"PHANES": "9.8.7", "torch": "2.0"},
+    "settings": {"slices": "brain"},
+    "weights_sha256": "ab" * 32,
+    "calibrated": "2026-11-27",
+}
+SOFTWARE = Software(RECORD)
 LPS = np.array([-1.0, -1.0, 1.0])
 
 
@@ -215,7 +225,7 @@ def test_writing_twice_gives_new_identifiers(tmp_path: Path) -> None:
 def test_a_segment_a_finding_named_coloured_and_with_its_algorithm(results: Any) -> None:
     ds = pydicom.dcmread(results[0] / "segmentation.dcm")
     assert [segment.SegmentLabel for segment in ds.SegmentSequence] == [
-        "Finding 1 (research use only)", "Finding 2 (research use only)",
+        "Finding 1: left thalamus (research use only)", "Finding 2 (research use only)",
     ]  # fmt: skip
     assert len({tuple(segment.RecommendedDisplayCIELabValue) for segment in ds.SegmentSequence}) == 2
     assert len({segment.TrackingUID for segment in ds.SegmentSequence}) == 2
@@ -223,7 +233,15 @@ def test_a_segment_a_finding_named_coloured_and_with_its_algorithm(results: Any)
     assert segment.SegmentAlgorithmType == "AUTOMATIC"
     algorithm = segment.SegmentationAlgorithmIdentificationSequence[0]
     assert (algorithm.AlgorithmName, algorithm.AlgorithmVersion) == ("PHANES", "9.8.7")
-    assert "weights=abababababababab" in algorithm.AlgorithmParameters
+    for told in ("slices=brain", f"weights={'ab' * 32}", "calibrated=2026-11-27"):
+        assert told in algorithm.AlgorithmParameters
+    assert ds.SoftwareVersions == ["9.8.7", "torch 2.0", "weights abababababababab"]
+    places = [
+        (one.CodeMeaning, [side.CodeMeaning for side in one.get("AnatomicRegionModifierSequence", [])])
+        for one in segment.AnatomicRegionSequence
+    ]
+    assert places == [("Thalamus", ["Left"]), ("Third ventricle", [])]
+    assert ds.SegmentSequence[1].AnatomicRegionSequence[0].CodeMeaning == "Brain"
     assert segment.SegmentedPropertyTypeCodeSequence[0].CodeMeaning == "Region above anomaly threshold"
     assert int(ds.NumberOfFrames) == 2 * 3  # the slices that hold findings, without a gap, for each
 
@@ -236,6 +254,15 @@ def test_weak_findings_share_the_last_number() -> None:
     assert [region.name for region in regions(found[:20])][-1] == "Finding 20"
 
 
+def test_every_structure_of_the_atlas_has_a_code_of_its_own_and_a_segments_name_fits() -> None:
+    assert set(LOCATIONS) == set(STRUCTURES)
+    assert len({code.value for code in LOCATIONS.values()}) == len(STRUCTURES)
+    longest = max(STRUCTURES, key=len)
+    assert (
+        len(f"{Region('Finding 19', 1, 1, 1, structures=[Share(longest, 'right', 1)]).label} (research use only)") <= 64
+    )
+
+
 def test_the_report_holds_the_numbers(results: Any) -> None:
     out, _, _ = results
     report = highdicom.sr.srread(out / "report.dcm")
@@ -243,7 +270,17 @@ def test_the_report_holds_the_numbers(results: Any) -> None:
     values = [{one.name.value: (one.value, one.unit.value) for one in group.get_measurements()} for group in groups]
     volume = values[0].pop("118565006")
     assert volume == (108.0, "mm3")
-    assert {name: value for name, (value, _) in values[0].items()} == {"mean": 0.5, "peak": 0.9, "healthy": 0.05}
+    values[0].pop("share")
+    assert {name: value for name, (value, _) in values[0].items()} == {
+        "mean": 0.5, "peak": 0.9, "healthy": 0.05, "healthy-large": 0.02,
+    }  # fmt: skip
+    sites = [(site.value.value, site.laterality and site.laterality.value) for site in groups[0].finding_sites]
+    assert sites == [("42695009", "7771000"), ("49841001", None)]  # SNOMED CT: thalamus, left; third ventricle
+    of_structures = [
+        (one.finding_sites[0].value.meaning, one.value) for one in groups[0].get_measurements() if one.name == SHARE
+    ]
+    assert of_structures == [("Thalamus", 0.7), ("Third ventricle", 0.2), ("Globus Pallidus", 0.04)]
+    assert [site.value.value for site in groups[1].finding_sites] == ["12738006"]  # the brain
     assert "healthy" not in values[1]
     segmentation = pydicom.dcmread(out / "segmentation.dcm")
     for number, group in enumerate(groups, start=1):
@@ -251,7 +288,7 @@ def test_the_report_holds_the_numbers(results: Any) -> None:
         assert group.referenced_segment.referenced_segment_numbers == [number]
     (whole,) = report.content.get_image_measurement_groups()
     found = {measurement.name.value: measurement.value for measurement in whole.get_measurements()}
-    assert found == {"score": 0.0123, "threshold": 0.02}
+    assert found == {"score": 0.0123, "threshold": 0.02, "healthy-below": 0.85}
 
 
 def test_an_empty_label_is_a_valid_object_that_marks_nothing(tmp_path: Path) -> None:
@@ -371,6 +408,13 @@ def test_the_inference_run_writes_them_beside_the_niftis(scratch_bundle: Path, t
     np.testing.assert_array_equal(back, expected)
     maps = [np.asarray(nib.load(tmp_path / f"out/{c}/{c}_anomaly.nii.gz").dataobj) for c in ("series", "x")]
     np.testing.assert_allclose(maps[0], maps[1], atol=1e-6 * maps[0].max())
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    algorithm = segmentation.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence[0]
+    told = {**run["settings"], "weights": run["weights_sha256"], "calibrated": run["calibrated"] or "unknown"}
+    # DICOM says what run.json says.
+    assert algorithm.AlgorithmParameters == ",".join(f"{name}={value}" for name, value in told.items())
+    libraries = [f"{name} {version}" for name, version in run["versions"].items() if name != "PHANES"]
+    assert segmentation.SoftwareVersions[:-1] == [run["versions"]["PHANES"], *libraries]
     picture = pydicom.dcmread(out / "dicom" / "picture_1.dcm")
     assert picture.PhotometricInterpretation == "RGB"
     rows = (tmp_path / "out" / "summary.csv").read_text().splitlines()
