@@ -88,7 +88,7 @@ class Viewer {
     const { shape, spacing } = this.view;
     const mm = (plane) => shape[plane.across] * spacing[plane.across];
     const shown = Object.entries(PLANES).filter(([name]) => !at(name).parentElement.hidden).map(([, plane]) => plane);
-    const wide = at("planes").clientWidth - 16 * (shown.length - 1);
+    const wide = at("planes").clientWidth - 16 * (shown.length - 1) - 3; // gaps, and widths that are rounded up
     return Math.min(Math.max(wide / shown.reduce((sum, plane) => sum + mm(plane), 0), 1.2), this.stack ? 3 : 2.6);
   }
 
