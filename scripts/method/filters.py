@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 def _symmetric_indices(length: int, radius: int, device: torch.device) -> Tensor:
     """Where ... c b a | a b c ... n | n m ... reads from: the border pixel is repeated, however wide the border."""
-    position = torch.arange(-radius, length + radius, device=device) % (2 * length)
+    position = torch.arange(-radius, length + radius, device=device)
+    position = position % torch.full_like(position, 2 * length)  # a tensor: ONNX has no remainder by an unknown number
     return torch.minimum(position, 2 * length - 1 - position)
 
 

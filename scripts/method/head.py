@@ -22,7 +22,7 @@ from .filters import gaussian_filter
 from .networks.levels import level_index
 from .networks.linear import BRIGHTNESS
 from .phanes import OF_SLICES, leave_out
-from .slices import chunks, fold, joined, unfold
+from .slices import CHUNK, chunks, fold, joined, unfold
 from .volume_map import local_contrast, relative_map
 
 SMOOTHING = 0.7  # of the coarse map before its threshold, voxels
@@ -81,6 +81,7 @@ class HeadPhanes(nn.Module):
         self.mask = VolumeMask() if mask is None else mask
         self.neighbourhood, self.brightness = NEIGHBOURHOOD, BRIGHTNESS
         self.first, self.last = float(heights[0]), float(heights[-1])
+        self.chunk = CHUNK  # slices that go through the network together; fewer take less memory
         levels = torch.from_numpy(np.array(brain)).permute(2, 0, 1)[:, None] > 0
         self.register_buffer("brain", levels.contiguous(), persistent=False)
 
@@ -121,7 +122,7 @@ class HeadPhanes(nn.Module):
     def coarse(self, volume: Tensor) -> tuple[Tensor, Tensor]:
         """Stage 1: coarse reconstruction and its map, (B, 1, H, W, D) both, of (B, 2, H, W, D)."""
         parts: list[Tensor] = []
-        for part in chunks(fold(volume)):
+        for part in chunks(fold(volume), self.chunk):
             parts.append(self.network(part))
         coarse = unfold(joined(parts), volume)
         head = volume[:, :1]
@@ -132,6 +133,6 @@ class HeadPhanes(nn.Module):
     def fill(self, volume: Tensor, mask: Tensor) -> Tensor:
         """Stage 2: the slices completed in the mask, (B, 1, H, W, D), of (B, 2, H, W, D) and (B, 1, H, W, D)."""
         parts: list[Tensor] = []
-        for part, hole in zip(chunks(fold(volume)), chunks(fold(mask))):  # noqa: B905 - TorchScript knows no strict
+        for part, hole in zip(chunks(fold(volume), self.chunk), chunks(fold(mask), self.chunk)):  # noqa: B905 - TorchScript knows no strict
             parts.append(self.network.fill(part, hole))
         return unfold(joined(parts), volume)

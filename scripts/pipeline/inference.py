@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import os
@@ -34,6 +35,7 @@ from .records import CaseRecords
 from .thresholds import KINDS, Thresholds
 
 logger = logging.getLogger(__name__)
+SMALLER_CHUNKS = (8, 1)  # slices at a time, where memory does not suffice
 
 
 class CaseEvents(EventEnum):
@@ -82,6 +84,9 @@ class HeadInferer(SimpleInferer):
     MONAI's own `amp` is for CUDA alone. It pays on GPUs and on CPUs with AMX or AVX-512 BF16 instructions
     (docs/performance.md says what it gains and what it changes).
 
+    Where the device's memory does not suffice, fewer slices go through the network together, in the end one; then the
+    head is analysed on the CPU. The log says so, and `fallback` does, for the case's warnings.
+
     Args:
         amp: bfloat16 for convolutions and matrix products.
     """
@@ -89,11 +94,43 @@ class HeadInferer(SimpleInferer):
     def __init__(self, amp: bool = False) -> None:
         super().__init__()
         self.amp = amp
+        self.fallback = ""
 
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        plain = torch.as_tensor(inputs).as_subclass(Tensor)  # MONAI's own loses its way where levels are a batch
+        self.fallback = ""
+        usual = getattr(network, "chunk", 1)
+        try:
+            for size in (usual, *(n for n in SMALLER_CHUNKS if n < usual)):
+                if size != usual:
+                    self._say(f"too little memory on {plain.device}: {size} slices at a time")
+                    network.chunk = size  # type: ignore[attr-defined]
+                result = self._tried(plain, network, *args, **kwargs)
+                if result is not None:
+                    return result
+        finally:
+            if usual != getattr(network, "chunk", 1):
+                network.chunk = usual  # type: ignore[attr-defined]
+        self._say(f"too little memory on {plain.device}: analysed on the CPU")
+        return self._result(plain.cpu(), copy.deepcopy(network).cpu(), *args, **kwargs)  # type: ignore[attr-defined]
+
+    def _result(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=self.amp):
-            plain = torch.as_tensor(inputs).as_subclass(Tensor)  # MONAI's own loses its way where levels are a batch
-            return super().__call__(plain, network, *args, **kwargs)
+            return super().__call__(inputs, network, *args, **kwargs)
+
+    def _tried(self, *args: Any, **kwargs: Any) -> Any:
+        """The result, or None where memory did not suffice."""
+        try:
+            return self._result(*args, **kwargs)
+        except RuntimeError as error:  # of CUDA a class of its own, of mps a plain one
+            if "out of memory" not in str(error):
+                raise
+        torch.cuda.empty_cache()  # nothing without CUDA
+        return None
+
+    def _say(self, text: str) -> None:
+        self.fallback = text
+        logger.warning(text)
 
 
 class CaseEvaluator(SupervisedEvaluator):
@@ -212,7 +249,7 @@ def _check_device(device: str | torch.device) -> None:
     try:
         torch.empty(0, device=device)
     except Exception as error:
-        raise PhanesInputError(f"device '{device}' cannot be used here: leave it out, or give cpu or cuda.") from error
+        raise PhanesInputError(f"device '{device}' cannot be used here: leave it out, or give cpu, cuda or mps.") from error
 
 
 def read_calibration(path: str | Path, weights: str | Path, network: Phanes | None = None) -> dict[str, Any]:

@@ -104,6 +104,7 @@ class CaseReporter:
 
         if self.dicom is not None:
             add_warning(output["image"], self.dicom.note(output))
+        add_warning(output["image"], getattr(engine.inferer, "fallback", ""))
         volumes = [finding.volume_mm3 for finding in output["findings"]]
         known = bool(output["source"].meta.get("spacing_known", True))
         result = CaseResult(
