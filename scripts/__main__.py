@@ -58,13 +58,13 @@ class Commands:
         print_demo_summary(out)
 
     def export(
-        self, format: str = "torchscript", out: str = ".", bundle_root: str = "bundle", weights_file: str = ""
+        self, format: str = "torch_export", out: str = ".", bundle_root: str = "bundle", weights_file: str = ""
     ) -> None:
-        """Write the whole method as one file that runs without this package: slices in [0, 1] to the four channels.
+        """Write the whole method as one file that runs without this package: heads to the four channels.
 
         Args:
-            format: torchscript, torch_export, onnx, or several, separated by commas.
-            out: folder; the files are called phanes.ts, phanes.pt2, phanes.onnx.
+            format: torch_export, onnx, or both, separated by a comma.
+            out: folder; the files are called phanes.pt2 and phanes.onnx.
             bundle_root: the bundle's folder.
             weights_file: other weights than the bundle's own.
         """

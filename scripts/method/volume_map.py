@@ -49,6 +49,10 @@ def opening(maps: Tensor, size: int) -> Tensor:
 
 def _running_maximum(maps: Tensor, size: int, dim: int) -> Tensor:
     """The largest of every `size` consecutive voxels of an axis, which gets shorter by `size` - 1."""
+    if torch.compiler.is_compiling():  # one node of an exported program in place of ten
+        sides = [1, 1, 1]
+        sides[dim - 2] = size
+        return F.max_pool3d(maps, sides, 1)
     rest = maps.shape[dim] - size + 1
     largest = maps.narrow(dim, 0, rest)
     for offset in range(1, size):

@@ -1,29 +1,30 @@
-"""The whole method as one file that runs without this package: TorchScript, a `torch.export` program, or ONNX.
+"""The whole method as one file that runs without this package: a `torch.export` program, or ONNX.
 
-From (B, 1, H, W) slices in [0, 1], B free, to the four channels of `Phanes.forward`; equalisation, perceptual distance
-and all thresholds are inside. `python -m scripts export` is the command line.
+What goes in and what comes out stands in the bundle's metadata.json, whose `network_data_format` gives the example that
+is traced: heads (B, C, H, W, D), batch B and levels D free, D at least `LEAST_LEVELS`. A single slice is given as that
+many equal levels, and any level of the result is its own. `python -m scripts export` is the command line.
 """
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
-from torch import nn
+from torch import Tensor, nn
 
 from ..common.checkpoints import load_network
 from ..common.errors import PhanesInputError
 from ..common.files import write_atomically
 from ..method.phanes import CHANNELS
-from ..space.levels import SIZE
 
 INPUT, OUTPUT = "image", "pred"  # the names that the bundle's metadata uses
-Program = Callable[[], torch.export.ExportedProgram]  # traced once, and only if a format needs it
+LEAST_LEVELS = 4  # the largest cube of the anomaly map has to fit in
+Program = torch.export.ExportedProgram
 
 
 def bundle_network(
@@ -33,25 +34,47 @@ def bundle_network(
 
     Args:
         bundle_root: the bundle's folder.
-        weights_file: other weights than the config's own.
-        overlays: configs over `inference.json`, such as `mid_axial.json`.
+        weights_file: other weights than the config's.
+        overlays: configs beside `inference.json`, by name.
 
     Raises:
         PhanesInputError: no config or weights there, or they do not fit each other.
     """
-    root = Path(bundle_root)
-    config = root / "configs" / "inference.json"
-    if not config.is_file():
-        raise PhanesInputError(f"No config at '{config}': give the bundle's folder as bundle_root.")
-    parser = ConfigParser()
-    parser.read_config([str(config.with_name(name)) for name in (config.name, *overlays)])
-    parser.update({"bundle_root": str(root), "device": "cpu"})
+    parser = _config(bundle_root, overlays)
     network = parser.get_parsed_content("network_def")
     load_network(network, weights_file or parser.get_parsed_content("weights_file"))
     return network.eval().requires_grad_(False)
 
 
-def about(network: nn.Module, bundle_root: str | Path) -> dict[str, str]:
+def _config(bundle_root: str | Path, overlays: Sequence[str]) -> ConfigParser:
+    root = Path(bundle_root)
+    files = [root / "configs" / name for name in ("inference.json", *overlays)]
+    for file in files:
+        if not file.is_file():
+            raise PhanesInputError(f"No config at '{file}': give the bundle's folder as bundle_root.")
+    parser = ConfigParser()
+    parser.read_config([str(file) for file in files])
+    parser.update({"bundle_root": str(root), "device": "cpu"})
+    return parser
+
+
+def example_of(metadata: Mapping[str, Any], batch: int = 2, levels: int = 6) -> Tensor:
+    """Noise in the shape of the network's input, (B, C, H, W, D) float32; channels that are no image hold MNI z.
+
+    Args:
+        metadata: of the bundle.
+        batch: heads.
+        levels: of each head, 2 mm apart.
+    """
+    image = metadata["network_data_format"]["inputs"][INPUT]
+    rows, columns = (int(side) for side in image["spatial_shape"][:2])
+    channels = int(image["num_channels"])
+    example = torch.rand(batch, channels, rows, columns, levels, generator=torch.Generator().manual_seed(0))
+    example[:, 1:] = 2.0 * torch.arange(levels)
+    return example
+
+
+def about(bundle_root: str | Path) -> dict[str, str]:
     """What travels inside an exported file as text: the bundle's version, its calibration, names of the channels."""
     root = Path(bundle_root)
     texts = {"channels": json.dumps(CHANNELS)}
@@ -61,19 +84,14 @@ def about(network: nn.Module, bundle_root: str | Path) -> dict[str, str]:
     return texts
 
 
-def save_torchscript(network: nn.Module, program: Program, path: Path, texts: dict[str, str]) -> None:
-    """A scripted module; `torch.jit.load(path)(image)`."""
-    torch.jit.save(torch.jit.script(network), str(path), _extra_files={f"extra/{k}": v for k, v in texts.items()})
-
-
-def save_torch_export(network: nn.Module, program: Program, path: Path, texts: dict[str, str]) -> None:
+def save_torch_export(program: Program, path: Path, texts: dict[str, str]) -> None:
     """A `torch.export` program; `torch.export.load(path).module()(image)`."""
     # Through an open file: the format insists on its suffix, which a file that is still being written does not have.
     with path.open("wb") as file:
-        torch.export.save(program(), file, extra_files=texts)
+        torch.export.save(program, file, extra_files=texts)
 
 
-def save_onnx(network: nn.Module, program: Program, path: Path, texts: dict[str, str]) -> None:
+def save_onnx(program: Program, path: Path, texts: dict[str, str]) -> None:
     """An ONNX model; `onnxruntime.InferenceSession(path).run(None, {"image": array})`.
 
     Raises:
@@ -84,29 +102,28 @@ def save_onnx(network: nn.Module, program: Program, path: Path, texts: dict[str,
         raise PhanesInputError(
             f"Exporting to ONNX needs {' and '.join(missing)}: pip install -r requirements-onnx.txt, or leave onnx out."
         )
-    written = torch.onnx.export(program(), dynamo=True, input_names=[INPUT], output_names=[OUTPUT], verbose=False)
+    written = torch.onnx.export(program, dynamo=True, input_names=[INPUT], output_names=[OUTPUT], verbose=False)
     assert written is not None  # noqa: S101 - dynamo=True always returns one
     written.model.metadata_props.update(texts)
     written.save(str(path))
 
 
-FORMATS: dict[str, tuple[str, Callable[[nn.Module, Program, Path, dict[str, str]], None]]] = {
-    "torchscript": (".ts", save_torchscript),
+FORMATS: dict[str, tuple[str, Callable[[Program, Path, dict[str, str]], None]]] = {
     "torch_export": (".pt2", save_torch_export),
     "onnx": (".onnx", save_onnx),
 }
 
 
 def export_network(
-    network: nn.Module, formats: Sequence[str], folder: str | Path, image_size: int, texts: dict[str, str]
+    network: nn.Module, formats: Sequence[str], folder: str | Path, example: Tensor, texts: dict[str, str]
 ) -> list[Path]:
     """Write a network in some formats, `<folder>/phanes.<suffix>`; each file appears when it is complete.
 
     Args:
-        network: `Phanes` in evaluation mode on the CPU.
-        formats: of torchscript, torch_export and onnx.
+        network: in evaluation mode on the CPU.
+        formats: of torch_export and onnx.
         folder: made when missing.
-        image_size: side of the square slices that the network takes.
+        example: an input (B, C, H, W, D) or (B, C, H, W), B at least two: one would be taken for a fixed number.
         texts: stored inside, see `about`.
 
     Raises:
@@ -116,30 +133,24 @@ def export_network(
     if unknown or not formats:
         raise PhanesInputError(f"format must be one of {', '.join(FORMATS)}, not '{', '.join(unknown)}'.")
 
-    @functools.cache
-    def program() -> torch.export.ExportedProgram:
-        # Two slices: a single one would be taken for a fixed number.
-        example = torch.rand(2, 1, image_size, image_size, generator=torch.Generator().manual_seed(0))
-        with torch.no_grad():
-            return torch.export.export(network, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
-
+    free = torch.export.Dim.DYNAMIC
+    shapes = {dim: free for dim in (0, 4) if dim < example.dim()}
+    with torch.no_grad():
+        program = torch.export.export(network, (example,), dynamic_shapes=(shapes,))
     paths = []
     for name in formats:
         suffix, write = FORMATS[name]
         paths.append(Path(folder) / f"phanes{suffix}")
-        write_atomically(paths[-1], functools.partial(_write, write, network, program, texts))
+        write_atomically(paths[-1], lambda path, write=write: write(program, path, texts))  # type: ignore[misc]
     return paths
 
 
-def _write(write: Callable[..., None], network: nn.Module, program: Program, texts: dict[str, str], path: Path) -> None:
-    write(network, program, path, texts)
-
-
 def export(
-    formats: str | Sequence[str] = "torchscript",
+    formats: str | Sequence[str] = "torch_export",
     out: str | Path = ".",
     bundle_root: str | Path = "bundle",
     weights_file: str | Path | None = None,
+    overlays: Sequence[str] = (),
 ) -> list[Path]:
     """The bundle's network as files of its own: see `export_network` and `bundle_network`.
 
@@ -148,7 +159,10 @@ def export(
         out: folder.
         bundle_root: the bundle's folder.
         weights_file: other weights than the bundle's own.
+        overlays: configs beside `inference.json`, by name.
     """
     names = formats.split(",") if isinstance(formats, str) else list(formats)
-    network = bundle_network(bundle_root, weights_file)
-    return export_network(network, [name.strip() for name in names], out, SIZE, about(network, bundle_root))
+    network = bundle_network(bundle_root, weights_file, overlays)
+    texts = about(bundle_root)
+    example = example_of(json.loads(texts["metadata.json"]))
+    return export_network(network, [name.strip() for name in names], out, example, texts)

@@ -120,7 +120,7 @@ def runtimes(network: Phanes, images: Tensor) -> dict[str, Work]:
     import onnxruntime
 
     with tempfile.TemporaryDirectory() as folder:
-        (path,) = export_network(network, ["onnx"], folder, images.shape[2], {})
+        (path,) = export_network(network, ["onnx"], folder, images[:2], {})
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         session = onnxruntime.InferenceSession(path, options)
