@@ -66,7 +66,11 @@ def assert_equal_results(results: dict[str, np.ndarray], network: torch.nn.Modul
         assert results[name].shape == expected.shape
         for channel, largest in enumerate(np.maximum(expected.max(axis=(0, 2, 3, 4)), 1.0)):
             np.testing.assert_allclose(
-                results[name][:, channel], expected[:, channel], rtol=0, atol=1e-4 * largest, err_msg=f"{name} {channel}"
+                results[name][:, channel],
+                expected[:, channel],
+                rtol=0,
+                atol=1e-4 * largest,
+                err_msg=f"{name} {channel}",
             )
 
 
