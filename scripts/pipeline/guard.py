@@ -1,187 +1,135 @@
-"""Does a head look like those the networks were trained on? A score a level, from what the networks compute anyway.
+"""Is an image a T1w head at all, the right way up? Judged by the template where it was placed, not by any network.
 
-Five numbers of a level's brain and its reconstruction, compared with healthy heads' at the same level; the score is the
-Mahalanobis distance in units of the threshold: above 1 a level is unlike the training's. A level that is better
-reconstructed, less masked or smoother than theirs is not. It is no finding: another scanner or another contrast move
-it as much as a large lesion.
+Three numbers over the brain: how like the template the image is, how like the template turned upside down, and how much
+brighter white matter is than grey. In T2w, FLAIR and proton density images it is darker; in CT there is no difference.
+It is no finding: a scanner of another contrast moves these numbers as much as a large lesion does.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from monai.transforms import Transform
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter1d
-from torch import Tensor
+from scipy.ndimage import gaussian_filter
 
 from ..common.errors import PhanesInputError
 from ..common.metadata import add_warning
-from ..method.filters import gaussian_filter
-from ..space.levels import LEVELS_MM, PIXEL_MM, nearest_level
+from ..space.levels import PIXEL_MM, nearest_level
+from ..space.resampling import onto_levels
+from ..space.template import BRAIN_CUT, read_template
 
-# The order of `level_features`; kept in the record, which is refused when it was made of others.
-FEATURES = ("log error", "correlation with reconstruction", "share of mask", "log detail", "brightness")
-SIDES = np.array([1, -1, 1, 1, 0])  # where larger (1), smaller (-1) or either (0) is unlike the training's
-MIN_BRAIN_MM2 = 2000.0  # of brain in a level that is judged
-SMOOTHING = 2.0  # levels; neighbouring levels share what is usual
-RIDGE = 1e-6  # keeps a covariance of identical heads invertible
+# Chosen on 34 heads of nine scanners or more (docs/alignment.md). Least likeness of a head and of a slice; contrast.
+LIKENESS = {True: 0.3, False: 0.15}
+CONTRAST = (0.02, 0.6)
+WHITE, GREY = 0.8, (0.5, 0.66)  # the template's brightness there; pure white matter is 0.88
+GREY_PERCENTILE = 65  # of the brightness there: half of these pixels hold fluid too
+MIN_TISSUE_MM2 = 300.0  # of each in an image that is judged
+SMOOTHING = 1.0  # pixels and levels
 
 
-def level_features(image: Tensor, coarse: Tensor, mask: Tensor, brain: Tensor) -> Tensor:
-    """Five numbers a level: image and reconstruction in [0, 1], mask and brain 0 or 1, (1, H, W, D) -> (D, 5), float64.
+class Look(NamedTuple):
+    """What an image shows where the template's brain lies.
 
-    Over the brain: mean absolute error of the reconstruction (log), its correlation with the image (Fisher's z), share
-    of the mask, mean absolute difference from the image smoothed by one pixel (log), mean intensity. NaN for a level
-    with too little brain to be judged.
+    Attributes:
+        likeness: correlation with the template.
+        upside_down: correlation with the template turned upside down, anterior to posterior.
+        contrast: of white and grey matter: their difference, in units of the white.
     """
-    inside = brain[0].double().movedim(-1, 0).flatten(1)
 
-    def mean(values: Tensor) -> Tensor:
-        return (values * inside).sum(1) / inside.sum(1)
-
-    planes = image[0].float().movedim(-1, 0)[:, None]
-    x, y, m = (t[0].double().movedim(-1, 0).flatten(1) for t in (image, coarse, mask))
-    detail = (planes - gaussian_filter(planes, 1.0)).double().abs().flatten(1)
-    a, b = x - mean(x)[:, None], y - mean(y)[:, None]
-    correlation = mean(a * b) / (mean(a.square()) * mean(b.square()) + 1e-12).sqrt()
-    features = torch.stack(
-        [
-            (mean((x - y).abs()) + 1e-4).log(),
-            correlation.clamp(-0.9999, 0.9999).atanh(),
-            mean(m),
-            (mean(detail) + 1e-4).log(),
-            mean(x),
-        ],
-        dim=1,
-    )
-    return torch.where((inside.sum(1) * PIXEL_MM**2 >= MIN_BRAIN_MM2)[:, None], features, torch.nan)
+    likeness: float
+    upside_down: float
+    contrast: float
 
 
-def fit_guard(features: NDArray, false_alarm_rate: float) -> dict[str, Any]:
-    """The record of the guard from features of healthy heads on all levels.
+@lru_cache(maxsize=1)
+def template_levels() -> NDArray[np.float32]:
+    """The template on the whole grid of levels, (H, W, D), 0 to 1."""
+    template, affine = read_template()
+    return onto_levels(template.astype(np.float32), affine) / np.float32(255)
 
-    What is usual at a level is the heads' mean and standard deviation there, smoothed over neighbouring levels; how the
-    features go together is pooled over all. Each head is scored against all others, so that both thresholds hold for
-    heads that were not seen: of a level, the value that the given share of healthy levels exceeds; of a head, the share
-    of its levels above that (the order statistic of split conformal prediction).
+
+def look_at(image: NDArray, brain: NDArray[np.bool_], heights: Sequence[float]) -> Look | None:
+    """What levels show, (H, W, D) each; None where too little tissue is in sight.
 
     Args:
-        features: (N, D, 5) of `level_features`, D levels of the whole grid.
-        false_alarm_rate: wanted share of alarms, of healthy levels and of healthy heads; at least 1 / (N + 1).
-
-    Raises:
-        PhanesInputError: too few heads for the rate.
+        image: any unit, counted from its air.
+        brain: what of it is brain.
+        heights: MNI z of the levels, mm.
     """
-    count = len(features)
-    rank = math.ceil((1.0 - false_alarm_rate) * (count + 1))
-    if rank > count or count <= len(FEATURES) + 1:
-        raise PhanesInputError(
-            f"a guard with {100 * false_alarm_rate:g} % false alarms needs more healthy heads than {count}."
-        )
-    others = [np.delete(features, i, axis=0) for i in range(count)]
-    distances = np.stack([_distance(features[i], range(len(LEVELS_MM)), _usual(rest)) for i, rest in enumerate(others)])
-    threshold = float(np.nanquantile(distances, 1.0 - false_alarm_rate))
-    shares = sorted(float(share) for share in _share(distances / threshold))
-    mean, deviation, precision = _usual(features)
-    return {
-        "features": list(FEATURES),
-        "false_alarm_rate": false_alarm_rate,
-        "mean": mean.tolist(),
-        "deviation": deviation.tolist(),
-        "precision": precision.tolist(),
-        "threshold": threshold,
-        "share_of_levels": shares[rank - 1],
-        "healthy_heads": count,
-    }
+    template = template_levels()[..., [nearest_level(height) for height in heights]]
+    smooth = gaussian_filter(
+        np.asarray(image, dtype=np.float32), (SMOOTHING, SMOOTHING, SMOOTHING * (image.shape[2] > 1))
+    )
+    inside = brain & (template > BRAIN_CUT / 255)
+    white, grey = inside & (template > WHITE), inside & (template > GREY[0]) & (template < GREY[1])
+    if min(white.sum(), grey.sum()) * PIXEL_MM**2 < MIN_TISSUE_MM2:
+        return None
+    turned = template[::-1]
+    both = brain & (turned > BRAIN_CUT / 255)
+    light, dark = float(np.median(smooth[white])), float(np.percentile(smooth[grey], GREY_PERCENTILE))
+    return Look(
+        _correlation(smooth[inside], template[inside]),
+        _correlation(smooth[both], turned[both]),
+        (light - dark) / light if light > 0 else -1.0,
+    )
 
 
-def guard_scores(features: NDArray, heights: Sequence[float], record: Mapping[str, Any]) -> NDArray[np.float64]:
-    """Scores (D,) of features (D, 5) at the given heights (MNI z, mm); NaN for levels that are not judged.
-
-    Raises:
-        PhanesInputError: the record was made of other features.
-    """
-    if tuple(record.get("features", ())) != FEATURES:
-        raise PhanesInputError("the calibration's guard was made by another version: run the calibrate workflow again.")
-    usual = tuple(np.array(record[name]) for name in ("mean", "deviation", "precision"))
-    return _distance(features, [nearest_level(height) for height in heights], usual) / record["threshold"]
+def _correlation(a: NDArray, b: NDArray) -> float:
+    return float(np.corrcoef(a, b)[0, 1]) if len(a) > 1 and a.std() > 0 and b.std() > 0 else 0.0
 
 
-def _usual(features: NDArray) -> tuple[NDArray, NDArray, NDArray]:
-    """Mean and standard deviation of each level, (D, 5), and the precision matrix of what is left, (5, 5)."""
-    judged = np.isfinite(features).all(axis=(0, 2))
-    mean, deviation = (np.full(features.shape[1:], np.nan) for _ in range(2))
-    kept = features[:, judged]
-    mean[judged] = gaussian_filter1d(kept.mean(axis=0), SMOOTHING, axis=0, mode="nearest")
-    spread = np.sqrt(((kept - mean[judged]) ** 2).mean(axis=0))
-    deviation[judged] = gaussian_filter1d(spread, SMOOTHING, axis=0, mode="nearest") + RIDGE
-    standard = ((kept - mean[judged]) / deviation[judged]).reshape(-1, len(FEATURES))
-    covariance = np.cov(standard, rowvar=False) + RIDGE * np.eye(len(FEATURES))
-    return mean, deviation, np.linalg.inv(covariance)
-
-
-def _distance(values: NDArray, levels: Sequence[int], usual: tuple[NDArray, ...]) -> NDArray[np.float64]:
-    mean, deviation, precision = usual
-    away = (values - mean[list(levels)]) / deviation[list(levels)]
-    away = np.where(SIDES * away < 0, 0.0, away)
-    return np.sqrt(np.einsum("ni,ij,nj->n", away, precision, away))
-
-
-def _share(scores: NDArray) -> NDArray:
-    """Share of the judged levels above 1, over the last axis; 0 where none is judged."""
-    judged = np.isfinite(scores)
-    return ((scores > 1) & judged).sum(axis=-1) / np.maximum(judged.sum(axis=-1), 1)
+def objection(look: Look, whole: bool) -> str:
+    """Why that is no T1w head (`whole`) or slice; "" when nothing speaks against it."""
+    if look.contrast < CONTRAST[0]:
+        return "white matter is not brighter than grey matter: T2w, FLAIR, CT or another kind of image?"
+    if look.contrast > CONTRAST[1]:
+        return "grey matter is far darker than white matter: a map of white matter?"
+    if look.likeness <= look.upside_down:
+        return "it is more like a head upside down"
+    if look.likeness < LIKENESS[whole]:
+        return f"its likeness to the template is {look.likeness:.2f}, at least {LIKENESS[whole]:g} is usual"
+    return ""
 
 
 class GuardLevelsd(Transform):
-    """Score each level, and warn (or refuse) when too many are unlike the training's.
+    """Warn of (or refuse) an image that is no T1w head.
 
-    Runs after `SplitMapsd`, on the network's grid, (1, H, W, D) each. Sets `guard`: "ok", "unlike the training heads",
-    "not judged" (too little brain) or "not calibrated"; `guard_share`, the share of levels that are unlike the
-    training's; and `guard_scores`, a number a level.
+    Runs on the network's grid, (1, H, W, D). Sets `guard`: "ok", "no T1w head" or "not judged" (too little brain); and
+    `contrast`, that of white and grey matter, None where it was not judged.
 
     Args:
-        calibration: the record; without `guard` nothing is judged.
         strict: refuse instead of warning.
         ref_key: key of the preprocessed input.
 
     Raises:
-        PhanesInputError: with `strict`, for a case that is unlike the training heads.
+        PhanesInputError: with `strict`, for what is no T1w head.
     """
 
-    def __init__(self, calibration: Mapping[str, Any], strict: bool = False, ref_key: str = "image") -> None:
-        self.record = calibration.get("guard")
+    def __init__(self, strict: bool = False, ref_key: str = "image") -> None:
         self.strict = strict
         self.ref_key = ref_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
-        d["guard"], d["guard_share"], d["guard_scores"] = "not calibrated", None, []
-        if self.record is None:
-            return d
         image = d[self.ref_key]
-        parts = (torch.as_tensor(d[key]).detach().cpu()[:1] for key in (self.ref_key, "coarse", "mask", "analysed"))
-        heights = [float(height) for height in image.meta["heights"]]
-        scores = guard_scores(level_features(*parts).numpy(), heights, self.record)
-        d["guard_scores"] = [float(score) for score in scores]
-        if not np.isfinite(scores).any():
-            d["guard"] = "not judged"
+        levels = torch.as_tensor(image).detach().cpu()[0].float().numpy()
+        brain = torch.as_tensor(d["analysed"]).cpu()[0].bool().numpy()
+        look = look_at(levels, brain, [float(height) for height in image.meta["heights"]])
+        d["guard"], d["contrast"] = "not judged", None
+        if look is None:
             return d
-        share = float(_share(scores))
-        usual = self.record["share_of_levels"] if image.meta["whole"] else 0.0
-        d["guard"], d["guard_share"] = ("ok" if share <= usual else "unlike the training heads"), share
-        if share > usual:
-            sentence = (
-                f"does not look like a healthy T1w head at {100 * share:.0f} % of the levels (guard; at most "
-                f"{100 * usual:.0f} % expected)"
-            )
+        reason = objection(look, bool(image.meta["whole"]))
+        d["guard"], d["contrast"] = ("no T1w head" if reason else "ok"), look.contrast
+        if reason:
             if self.strict:
                 name = image.meta.get("filename_or_obj", "the image")
-                raise PhanesInputError(f"'{name}' {sentence}; look at it, or leave --strict out.")
-            add_warning(image, sentence)
+                raise PhanesInputError(
+                    f"'{name}' does not look like a T1w head ({reason}); look at it, or leave --strict out."
+                )
+            add_warning(image, f"does not look like a T1w head ({reason})")
         return d

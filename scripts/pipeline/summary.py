@@ -21,8 +21,8 @@ class CaseResult:
         slices: the input's axial slices that hold analysed voxels, counted from the lowest, as ranges such as 12-170.
         alignment: mni, header, slice, outline (`alignment.AlignHeadd`).
         similarity: correlation with the template within the brain; empty where that is not known.
-        guard: ok, unlike the training heads, not judged, or not calibrated (`guard.GuardLevelsd`).
-        guard_share: share of the levels that are unlike the training's; empty where none was judged.
+        guard: ok, no T1w head, or not judged (`guard.GuardLevelsd`).
+        contrast: by how much white matter is brighter than grey, a share of it; empty where not judged.
         anomaly_score: mean of the anomaly map over the brain's analysed part, on the network's grid.
         healthy_below: share of the calibration's healthy images whose anomaly score is lower; empty when not recorded.
         findings: their number.
@@ -38,7 +38,7 @@ class CaseResult:
     alignment: str = ""
     similarity: float | None = None
     guard: str = ""
-    guard_share: float | None = None
+    contrast: float | None = None
     anomaly_score: float | None = None
     healthy_below: float | None = None
     findings: int | None = None

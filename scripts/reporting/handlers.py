@@ -114,7 +114,7 @@ class CaseReporter:
             alignment=str(meta.get("alignment", "")),
             similarity=float(meta["alignment_similarity"]) if "alignment_similarity" in meta else None,
             guard=str(output.get("guard", "")),
-            guard_share=output.get("guard_share"),
+            contrast=output.get("contrast"),
             anomaly_score=output["anomaly_score"],
             healthy_below=output["healthy_below"],
             findings=len(output["findings"]),

@@ -30,13 +30,13 @@ NO_ICON = "data:,"  # so that no browser asks for one
 COLOUR_MAPS = ("inferno", "cividis", "viridis")  # even in lightness; the latter two made for colour-blind readers
 # Headings of the columns that need another than their field's name; a new field of `CaseResult` needs no entry.
 HEADINGS = {
-    "guard_share": "Unlike levels",
+    "contrast": "White to grey",
     "anomaly_score": "Anomaly score",
     "healthy_below": "Healthy images below",
     "volume_mm3": "Volume (mm³)",
     "warnings": "Notes",
 }
-SHARES = ("guard_share", "healthy_below")
+SHARES = ("contrast", "healthy_below")
 LONGEST = 12  # entries of a list that is shown
 SHOWN = tuple(field.name for field in fields(CaseResult) if field.name not in ("source", "error"))  # those are told
 # in the viewer, and among the notes

@@ -19,7 +19,9 @@ GAP = 0.5  # between padding and the image, in units of the image's range
 NEXT = 0.01  # of the whole range: a nearer value is the next one
 FILLED, BELOW_SHARE, BELOW = 0.2, 0.005, 0.02  # what fills the surroundings in the middle of the range: share of it,
 # and share of what lies below it by so much of the range
-FLAT = 0.15  # share of the tissue that equals all its neighbours; in T1w images up to 0.03, in label maps from 0.25
+LABELS = 12  # so many values at most are a segmentation's
+FLAT, FLAT_SLICE = 0.15, 0.4  # share of a volume's and a slice's tissue that equals all its neighbours; in T1w images
+# up to 0.03, in label maps from 0.25 and from 0.5
 
 
 def from_air(volume: NDArray) -> tuple[NDArray[np.float32], float]:
@@ -99,7 +101,8 @@ def refuse_labels(volume: NDArray, name: str) -> None:
     unsaturated = tissue & (middle[inner] < middle.max())
     if unsaturated.sum() > 0.05 * tissue.sum():
         tissue = unsaturated
-    if tissue.any() and flat[tissue].mean() > FLAT:
+    few = 1 < len(np.unique(middle[::2, ::2, ::2])) <= LABELS
+    if few or (tissue.any() and flat[tissue].mean() > (FLAT if min(volume.shape) > 2 else FLAT_SLICE)):
         raise PhanesInputError(
             f"'{name}' holds regions of one value each, as a segmentation or a mask does; give the T1w image."
         )

@@ -1,4 +1,4 @@
-"""What healthy heads and slices show on their way through the whole pipeline: thresholds, peaks, scores, guard.
+"""What healthy heads and slices show on their way through the whole pipeline: thresholds, peaks, scores.
 
 Run as an overlay of `inference.json` (`configs/calibrate_heads.json`), so that the maps are those that users get.
 """
@@ -26,17 +26,14 @@ from ..common.errors import PhanesInputError
 from ..common.files import sha256_of_file, write_atomically
 from ..method.head import HeadPhanes
 from ..pipeline.findings import regions
-from ..pipeline.guard import fit_guard, level_features
 from ..pipeline.inference import CaseEvaluator, CaseEvents
 from ..pipeline.postprocessing import voxel_size
-from ..space.levels import LEVELS_MM
 from .calibration import false_positive_interval
 
 logger = logging.getLogger(__name__)
 
 BRAIN_SHARE = 0.002  # of a healthy brain that the label may mark, on average
 FINDINGS = 1.0  # in a healthy image, on average
-FALSE_ALARM_RATE = 0.05  # of the guard
 STEPS = 20  # of the search for a threshold; halves the interval each time
 RESAMPLES, SEED = 2000, 0  # of the bootstrap over images
 LEAST = 5  # images of a kind; fewer say nothing of it
@@ -161,7 +158,7 @@ class HeadsCalibrator:
     """Collects the maps of an inference run over healthy images, and writes what they say into the record.
 
     Args:
-        calibration_file: the record; `heads`, `slices` and `guard` are put into it, what else it holds stays. A record
+        calibration_file: the record; `heads` and `slices` are put into it, what else it holds stays. A record
             of other weights is begun anew.
         weights_file: the weights that the maps are made with.
     """
@@ -170,7 +167,6 @@ class HeadsCalibrator:
         self.file = Path(calibration_file)
         self.weights = weights_file
         self.healthy: dict[str, list[Healthy]] = {"heads": [], "slices": []}
-        self.features: list[NDArray] = []
         self.failed: list[str] = []
 
     def attach(self, engine: Engine) -> None:
@@ -195,21 +191,9 @@ class HeadsCalibrator:
             float(output["anomaly_score"]),
         )
         self.healthy["heads" if whole else "slices"].append(one)
-        if whole:
-            self._keep_features(output)
-
-    def _keep_features(self, output: dict[str, Any]) -> None:
-        shown = {name: output["shown"][name].as_tensor() for name in ("coarse", "mask", "analysed")}
-        image = torch.as_tensor(output["image"]).cpu()[:1]
-        scale = torch.as_tensor(output["image"].meta["intensity_scale"], dtype=torch.float32).reshape(-1)
-        features = level_features(image, shown["coarse"] / scale, shown["mask"], shown["analysed"]).numpy()
-        heights = [float(height) for height in output["image"].meta["heights"]]
-        whole = np.full((len(LEVELS_MM), features.shape[1]), np.nan)
-        whole[[LEVELS_MM.index(height) for height in heights]] = features
-        self.features.append(whole)
 
     def write(self) -> dict[str, Any]:
-        """Choose the thresholds, fit the guard, write the record.
+        """Choose the thresholds, write the record.
 
         Raises:
             SystemExit: one sentence on the command line (`PhanesInputError` elsewhere): a case failed, or there are too
@@ -226,11 +210,6 @@ class HeadsCalibrator:
         except PhanesInputError as error:
             fail(str(error))
         record.pop("guard", None)
-        try:
-            if self.features:
-                record["guard"] = fit_guard(np.stack(self.features), FALSE_ALARM_RATE)
-        except PhanesInputError as error:
-            logger.warning("No guard: %s", error)
         record["date"] = datetime.now(timezone.utc).strftime("%Y-%m-%d")
         text = json.dumps(record, indent=4) + "\n"
         write_atomically(self.file, lambda partial: partial.write_text(text, encoding="utf-8"))

@@ -27,7 +27,7 @@ def test_summary_has_the_columns_of_the_contract(tmp_path: Path) -> None:
     with (tmp_path / "summary.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == [
-        "case", "source", "status", "slices", "alignment", "similarity", "guard", "guard_share", "anomaly_score",
+        "case", "source", "status", "slices", "alignment", "similarity", "guard", "contrast", "anomaly_score",
             "healthy_below", "findings", "volume_mm3", "warnings", "error",
     ]  # fmt: skip
     assert rows[0]["anomaly_score"] == "0.00123457"
@@ -115,7 +115,7 @@ def test_a_larger_cohort_is_an_index_with_a_page_a_case(tmp_path: Path) -> None:
 def test_every_field_of_a_result_is_a_column_or_told_in_the_viewer(tmp_path: Path) -> None:
     """So that a field that is added one day (a guard's verdict) cannot be forgotten here."""
     values: dict = {field.name: f"value of {field.name}" for field in fields(CaseResult)}
-    values |= {"anomaly_score": 0.777, "volume_mm3": 555.0, "findings": 44, "guard_share": 0.25, "healthy_below": 0.75}
+    values |= {"anomaly_score": 0.777, "volume_mm3": 555.0, "findings": 44, "contrast": 0.25, "healthy_below": 0.75}
     page = written(tmp_path, [CaseResult(**values)], {})
     told = page.text + json.dumps(page.blocks)
     for value in values.values():

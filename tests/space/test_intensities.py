@@ -90,7 +90,7 @@ def test_a_segmentation_is_refused_by_name() -> None:
         with pytest.raises(PhanesInputError, match=r"'x.nii' holds regions of one value each, as a segmentation"):
             refuse_labels(labels, "x.nii")
     with pytest.raises(PhanesInputError, match="as a segmentation"):
-        refuse_labels(tissues[:, :, 20:21], "x.nii")
+        refuse_labels(np.kron(tissues[:, :, 20:21], np.ones((2, 2, 1))), "x.nii")
     for image in (
         SCAN,
         np.minimum(SCAN, 500),
