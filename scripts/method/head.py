@@ -5,6 +5,9 @@
 3. x_ph = network.fill(x, m) in m, x_c around it: the mask's content drawn from its surroundings alone
 4. s = sqrt(s_ph S), where s_ph is the map of x_ph and S the neighbourhood's mean of s_c
 
+The network sees the brain and a little around it: fat is far brighter in some scans than in others, and what is bright
+beside a brain makes a brain look dark.
+
 S stands where the paper's equation (4) has the perceptual distance: it says how suspicious the surroundings are, s_ph
 how far the tissue itself is from healthy. The anomaly map outside of the mask is what stage 1 found.
 """
@@ -27,7 +30,13 @@ from .volume_map import local_contrast, relative_map
 
 SMOOTHING = 0.7  # of the coarse map before its threshold, voxels
 GROWTH = 2  # voxels by which the mask grows, in a cube
+SEEN = 2  # pixels around the template's brain that the network sees
 NEIGHBOURHOOD = 2.0  # standard deviation of S's window, voxels
+
+
+def surroundings(brain: Tensor) -> Tensor:
+    """The brain at each level and `SEEN` pixels around it: (D, 1, H, W), > 0 inside -> same shape, bool."""
+    return F.max_pool2d((brain > 0).float(), 2 * SEEN + 1, 1, SEEN) > 0
 
 
 class VolumeMask(nn.Module):
@@ -72,6 +81,7 @@ class HeadPhanes(nn.Module):
         network: Any  # a module with `fill`
         mask: VolumeMask
         brain: Tensor
+        seen: Tensor
 
     def __init__(
         self, network: nn.Module, brain: ArrayLike, heights: Sequence[float], mask: VolumeMask | None = None
@@ -84,6 +94,7 @@ class HeadPhanes(nn.Module):
         self.chunk = CHUNK  # slices that go through the network together; fewer take less memory
         levels = torch.from_numpy(np.array(brain)).permute(2, 0, 1)[:, None] > 0
         self.register_buffer("brain", levels.contiguous(), persistent=False)
+        self.register_buffer("seen", surroundings(levels), persistent=False)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         """The shipped model.pt holds the weights of `Phanes` too: they are left out."""
@@ -116,14 +127,19 @@ class HeadPhanes(nn.Module):
 
     def inside(self, volume: Tensor) -> Tensor:
         """The template's brain at the levels of a volume (B, 2, H, W, D): (B, 1, H, W, D), 0 or 1."""
-        level = level_index(fold(volume)[:, 1], self.first, self.last, self.brain.shape[0])
-        return unfold(self.brain[level].to(volume.dtype), volume)
+        return unfold(self.at(self.brain, fold(volume)), volume)
+
+    def at(self, levels: Tensor, slices: Tensor) -> Tensor:
+        """What belongs to the levels of slices (N, 2, H, W): (N, 1, H, W), of `levels` (D, 1, H, W)."""
+        return levels[level_index(slices[:, 1], self.first, self.last, levels.shape[0])].to(slices.dtype)
 
     def coarse(self, volume: Tensor) -> tuple[Tensor, Tensor]:
         """Stage 1: coarse reconstruction and its map, (B, 1, H, W, D) both, of (B, 2, H, W, D)."""
         parts: list[Tensor] = []
         for part in chunks(fold(volume), self.chunk):
-            parts.append(self.network(part))
+            seen = self.at(self.seen, part)
+            drawn = self.network(torch.cat([part[:, :1] * seen, part[:, 1:]], dim=1))
+            parts.append(torch.where(seen > 0, drawn, part[:, :1]))
         coarse = unfold(joined(parts), volume)
         head = volume[:, :1]
         contrast = local_contrast(self.brightness * head)
@@ -133,6 +149,8 @@ class HeadPhanes(nn.Module):
     def fill(self, volume: Tensor, mask: Tensor) -> Tensor:
         """Stage 2: the slices completed in the mask, (B, 1, H, W, D), of (B, 2, H, W, D) and (B, 1, H, W, D)."""
         parts: list[Tensor] = []
-        for part, hole in zip(chunks(fold(volume), self.chunk), chunks(fold(mask), self.chunk)):  # noqa: B905 - TorchScript knows no strict
-            parts.append(self.network.fill(part, hole))
+        slices, holes = chunks(fold(volume), self.chunk), chunks(fold(mask), self.chunk)
+        for part, hole in zip(slices, holes):  # noqa: B905 - TorchScript knows no strict
+            seen = self.at(self.seen, part)
+            parts.append(self.network.fill(torch.cat([part[:, :1] * seen, part[:, 1:]], dim=1), hole))
         return unfold(joined(parts), volume)

@@ -18,8 +18,8 @@ from .draws import Draws, SmoothNoise, blur
 SCALES = (43.0, 32.0, 25.0, 18.0, 13.0, 9.0, 6.4, 4.6)
 SHAPES, TEXTURES, ROUGHNESS = range(7), range(4, 8), range(4, 7)
 PERCENTILES = (85.0, 99.5)  # of the noise within the brain, above which a shape lies
-RADII = (1.5, 22.0)  # half-axes of ellipses, pixels
-EDGES = (0.3, 2.5)  # half the width of the edge, pixels
+RADII = (1.5, 28.0)  # half-axes of ellipses, pixels
+EDGES = (0.3, 6.0)  # half the width of the edge, pixels
 NOISE_SHARE = 0.5  # of shapes from noise; the others are ellipses
 KINDS = (0.2, 0.25, 0.1, 0.35, 0.1)  # grey value, scaled tissue, tissue from elsewhere, blurred tissue, fluid
 DARK = 0.85  # share of lesions darker than the tissue
@@ -56,7 +56,7 @@ class LesionPainter:
         change = torch.where(draws.coin(count, 0.85), draws.uniform(count, 0.7, 0.95), draws.uniform(count, 1.05, 1.2))
         rim = rim * with_rim
         below = images + rim * (own * change - images) * draws.uniform(count, 0.5, 1.0)
-        opacity = torch.where(draws.coin(count, OPAQUE), 1.0, draws.uniform(count, 0.35, 1.0))
+        opacity = torch.where(draws.coin(count, OPAQUE), 1.0, draws.uniform(count, 0.2, 1.0))
         painted = below + lesion * opacity * (self.filling(images, own).clamp(0.02, 2.0) - below)
         return painted, torch.maximum(lesion, rim)
 

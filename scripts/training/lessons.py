@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..method.head import surroundings
 from ..method.networks.linear import BRIGHTNESS
 from ..method.networks.restoration import COLUMNS, ROWS
 from .draws import Draws, SmoothNoise, blur
 from .lesions import SCALES, LesionPainter
 from .prepared import BRAIN_VALUE
 
-CLEAN = 0.12  # share of slices without a lesion
+CLEAN = 0.2  # share of slices without a lesion
 SECOND = 0.4  # share of the others with a second one
 HOLES = 0.3  # share of slices with hidden pixels
 LEAST_BRAIN = 250  # pixels of brain a level needs; less is skull base and vertex
@@ -27,12 +28,12 @@ THICK = 0.5  # share of slices from a scan with thicker slices, up to a standard
 ROTATION, SCALING, SHIFT = 3.0, 0.04, 0.015  # standard deviations: degrees, share, share of half the field
 BEND = 1.5  # largest standard deviation of a smooth displacement, pixels
 BENDS = range(2, 4)  # scales of it
-GAMMA = 0.2  # standard deviation of log gamma
-GAIN = 0.07  # of the logarithm of a factor: lesions move a head's median brightness
-BIAS = 0.12  # largest standard deviation of the log bias field
-SOFT = (0.4, 0.3, 0.9)  # share of blurred slices, and by how many pixels
-NOISE = (0.6, 0.005, 0.06)  # share of noisy slices, and the noise's standard deviation
-STRIPPED = 0.3  # share of slices without skull
+CONTRAST = 0.3  # of the logarithm of a factor of the distance from the median
+GAMMA = 0.3  # standard deviation of log gamma
+GAIN = 0.15  # of the logarithm of a factor: lesions move a head's median brightness
+BIAS = 0.2  # largest standard deviation of the log bias field
+SOFT = (0.6, 0.3, 1.4)  # share of blurred slices, and by how many pixels
+NOISE = (0.7, 0.005, 0.1)  # share of noisy slices, and the noise's standard deviation
 
 
 class Lessons(NamedTuple):
@@ -69,7 +70,7 @@ class LessonMaker:
         box = (slice(*ROWS), slice(*COLUMNS))
         self.heads = heads[:, box[0], box[1]].permute(0, 3, 1, 2).to(device).contiguous()  # (N, D, h, w)
         self.brain = (brain[box] > 0).permute(2, 0, 1)[:, None].to(device).contiguous()  # (D, 1, h, w)
-        self.stripped = F.max_pool2d(self.brain.float(), 5, 1, 2)
+        self.seen = surroundings(self.brain)
         area = self.brain.flatten(1).sum(dim=1)
         self.weights = torch.where(area >= LEAST_BRAIN, area.float().sqrt(), 0.0)
         self.draws = Draws(seed, device)
@@ -133,11 +134,12 @@ class LessonMaker:
         return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
     def acquired(self, image: Tensor, target: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
-        """Both as another scanner might have shown them: contrast, bias field, sharpness, noise, skull or none."""
+        """Both as another scanner might have shown them: contrast, bias field, sharpness, noise; without the skull."""
         draws, count = self.draws, len(image)
         both = torch.cat([image, target], dim=1).clamp(min=1e-3) ** draws.normal(count, GAMMA).exp()
         field = draws.uniform(count, 0.0, BIAS) * self.noise(count, draws.integer(3))
-        both = both * torch.exp(field + draws.normal(count, GAIN))
+        both = 1 + (both - 1) * draws.normal(count, CONTRAST).exp()
+        both = both.clamp(min=0) * torch.exp(field + draws.normal(count, GAIN))
         soft = draws.chosen(count, SOFT[0])
         if len(soft):
             both[soft] = blur(both[soft], draws.uniform(len(soft), *SOFT[1:]))
@@ -145,10 +147,7 @@ class LessonMaker:
         if len(noisy):
             grain = blur(draws.white((len(noisy), 1, *both.shape[2:])), draws.uniform(len(noisy), 0.1, 0.7))
             both[noisy] += grain * draws.log_uniform(len(noisy), *NOISE[1:])
-        both = both.clamp(0, BRIGHTNESS)
-        bare = draws.chosen(count, STRIPPED)
-        if len(bare):
-            both[bare] *= self.stripped[level[bare]]
+        both = both.clamp(0, BRIGHTNESS) * self.seen[level]
         return both[:, :1], both[:, 1:]
 
     def holes(self, lesion: Tensor, brain: Tensor) -> Tensor:
