@@ -249,9 +249,7 @@ def _check_device(device: str | torch.device) -> None:
     try:
         torch.empty(0, device=device)
     except Exception as error:
-        raise PhanesInputError(
-            f"device '{device}' cannot be used here: leave it out, or give cpu, cuda or mps."
-        ) from error
+        raise PhanesInputError(f"device '{device}' cannot be used here: give cpu, cuda or mps.") from error
 
 
 def read_calibration(path: str | Path, weights: str | Path, network: Phanes | None = None) -> dict[str, Any]:

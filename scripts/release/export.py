@@ -23,7 +23,7 @@ from ..common.files import write_atomically
 from ..method.phanes import CHANNELS
 
 INPUT, OUTPUT = "image", "pred"  # the names that the bundle's metadata uses
-LEAST_LEVELS = 4  # the largest cube of the anomaly map has to fit in
+LEAST_LEVELS = 5  # the largest cube of the anomaly map has to fit in, with room
 Program = torch.export.ExportedProgram
 
 

@@ -42,7 +42,7 @@ path, heads, out = sys.argv[1:]
 assert json.loads(texts["metadata.json"])["version"]
 images = np.load(heads)
 lower = run(images[:1, ..., :5])
-slice = run(np.repeat(images[:1, ..., 3:4], 4, axis=4))[..., :1]
+slice = run(np.repeat(images[:1, ..., 3:4], 5, axis=4))[..., :1]
 np.savez(out, whole=run(images), head=run(images[:1]), lower=lower, slice=slice)
 """
 
@@ -70,7 +70,7 @@ def assert_equal_results(results: dict[str, np.ndarray], network: torch.nn.Modul
                 expected[:, channel],
                 rtol=0,
                 atol=1e-4 * largest,
-                err_msg=f"{name} {channel}",
+                err_msg=name,
             )
 
 
