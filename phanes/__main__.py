@@ -58,6 +58,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _run(source: str, out: str, demo: bool, options: dict[str, Any]) -> None:
     root = bundle()
+    from scripts.common.startup import import_monai_quickly
+
+    import_monai_quickly()
     from scripts.common.cli import one_sentence
     from scripts.pipeline.workflow import analyse_folder
 
