@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 # What MONAI takes where it finds it, and does without where it does not. An analysis uses none of it by way of MONAI.
 OPTIONAL = (
@@ -36,11 +37,11 @@ def import_monai_quickly() -> None:
     """
     if "monai" in sys.modules:
         return
-    hidden: dict[str, ModuleType | None] = {name: None for name in OPTIONAL if name not in sys.modules}
+    hidden: dict[str, Any] = {name: None for name in OPTIONAL if name not in sys.modules}  # None: not installed
     if OPTIMIZERS not in sys.modules:
         hidden[OPTIMIZERS] = ModuleType(OPTIMIZERS)
         setattr(hidden[OPTIMIZERS], OPTIMIZER, type(OPTIMIZER, (), {}))
-    sys.modules.update(hidden)  # type: ignore[arg-type] - None says that there is no such module
+    sys.modules.update(hidden)
     try:
         import_module("monai.bundle")
         import_module("monai.handlers")

@@ -27,8 +27,8 @@ def test_afterwards_all_of_it_can_be_imported() -> None:
     done = python(
         QUICKLY
         + "import matplotlib.pyplot, pandas, requests, scipy.signal, sklearn.metrics, torch.distributed.optim as o; "
-        + "from scripts.common import torchvision_shim as shim; shim.make_torchvision_importable(); import torchvision; "
-        + "assert o.ZeroRedundancyOptimizer.__module__.startswith('torch'); import lpips"
+        + "from scripts.common.torchvision_shim import make_torchvision_importable as shim; "
+        + "shim(); import lpips, torchvision; assert o.ZeroRedundancyOptimizer.__module__.startswith('torch')"
     )
     assert done.returncode == 0, done.stderr
 
