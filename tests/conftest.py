@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,33 @@ def scratch_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         weights |= network.state_dict()
     torch.save(weights, root / "models" / "model.pt")
     write_calibration(root)
+    return root
+
+
+LINEAR_LABEL = 0.03  # label threshold of the scratch linear method
+
+
+@pytest.fixture(scope="session")
+def linear_bundle(scratch_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The scratch bundle with weights of the linear method, fitted to three heads of noise."""
+    from scripts.common.files import sha256_of_file
+    from scripts.method.head import HeadPhanes
+    from scripts.method.networks.linear import LinearAutoencoder
+    from scripts.space.levels import GRID, LEVELS_MM, brain_of_levels
+    from scripts.training.linear import train_linear
+
+    root = tmp_path_factory.mktemp("linear_bundle")
+    for name in ("configs", "scripts"):
+        (root / name).symlink_to(scratch_bundle / name)
+    shutil.copytree(scratch_bundle / "models", root / "models")
+    brain = torch.from_numpy(brain_of_levels().copy())
+    method = HeadPhanes(LinearAutoencoder(brain, LEVELS_MM), brain, LEVELS_MM)
+    generator = torch.Generator().manual_seed(0)
+    train_linear(method.network, (0.5 + 0.05 * torch.randn(GRID, generator=generator) for _ in range(3)), brain)
+    method.mask.threshold.fill_(3.0)
+    torch.save(method.state_dict(), root / "models" / "linear.pt")
+    record = {"label_threshold": LINEAR_LABEL, "weights_sha256": sha256_of_file(root / "models" / "linear.pt")}
+    (root / "models" / "linear.json").write_text(json.dumps(record))
     return root
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,14 @@ from monai.bundle import ConfigParser
 FILES = ("inference.json", "mid_axial.json")  # the one level that `train.json` trains for
 
 
-def from_inference(part: str, bundle_root: str, entries: Mapping[str, Any] | None = None, **changes: Any) -> Any:
-    """Build a part of mid-axial inference (`FILES`), such as the network or the preprocessing, with some of it changed.
+def from_inference(
+    part: str,
+    bundle_root: str,
+    entries: Mapping[str, Any] | None = None,
+    files: Sequence[str] = FILES,
+    **changes: Any,
+) -> Any:
+    """Build a part of inference, such as the network or the preprocessing, with some of it changed.
 
     Overlays and the command line change it as they change the part itself in inference,
     `"network_def::filling": {"_target_": ...}` or `--network_def::mask::percentile 98`.
@@ -21,10 +27,11 @@ def from_inference(part: str, bundle_root: str, entries: Mapping[str, Any] | Non
         part: its id in the configs.
         bundle_root: the bundle's folder.
         entries: other entries of the configs, by id, that the part refers to: their values here.
+        files: the configs, later ones over earlier ones; of mid-axial inference by default.
         changes: arguments of the part: another value or component, or a dictionary of changes to the component's own.
     """
     parser = ConfigParser()
-    parser.read_config([str(Path(bundle_root) / "configs" / name) for name in FILES])
+    parser.read_config([str(Path(bundle_root) / "configs" / name) for name in files])
     parser.update({"bundle_root": str(bundle_root), **(entries or {})})
     _change(parser[part], changes)
     return parser.get_parsed_content(part)

@@ -113,17 +113,43 @@ class HeadPhanes(nn.Module):
             of the mask the image itself; mask; coarse reconstruction.
         """
         volume = image if image.dim() == 5 else image[..., None]
-        head, inside = volume[:, :1], self.inside(volume)
         coarse, coarse_map = self.coarse(volume)
-        mask = self.mask(coarse_map) * inside
+        mask = self.mask(coarse_map) * self.inside(volume)
+        anomaly, pseudo_healthy = self.complete(volume, mask, coarse, coarse_map)
+        result = torch.cat([anomaly, pseudo_healthy, mask, coarse], dim=1)
+        return result if image.dim() == 5 else result[..., 0]
+
+    def forward_with_mask(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """The method with a mask that is given, such as the true lesion (PHANES-GT); the map is 0 outside of it.
+
+        Args:
+            image: (B, 2, H, W, D), as in `forward`.
+            mask: (B, 1, H, W, D), 0 or 1; in the brain.
+
+        Returns:
+            (B, 1, H, W, D) each: anomaly map; pseudo-healthy image.
+        """
+        coarse, coarse_map = self.coarse(image)
+        mask = mask * self.inside(image)
+        anomaly, pseudo_healthy = self.complete(image, mask, coarse, coarse_map)
+        return anomaly * mask, pseudo_healthy
+
+    def complete(self, volume: Tensor, mask: Tensor, coarse: Tensor, coarse_map: Tensor) -> tuple[Tensor, Tensor]:
+        """From the mask on: anomaly map and pseudo-healthy image, (B, 1, H, W, D) each.
+
+        Args:
+            volume: (B, 2, H, W, D), as in `forward`.
+            mask: (B, 1, H, W, D), 0 or 1.
+            coarse: same shape, the coarse reconstruction.
+            coarse_map: same shape, its map.
+        """
+        head, inside = volume[:, :1], self.inside(volume)
         filled = self.fill(volume, mask)
         contrast = local_contrast(self.brightness * head)
         best = torch.where(mask > 0, filled, coarse)
         closer = relative_map(self.brightness * head, self.brightness * best, inside, contrast)
         anomaly = (closer * gaussian_filter(coarse_map, self.neighbourhood)).sqrt() * inside + 0.0 * mask
-        pseudo_healthy = torch.where(mask > 0, filled, head)
-        result = torch.cat([anomaly, pseudo_healthy, mask, coarse], dim=1)
-        return result if image.dim() == 5 else result[..., 0]
+        return anomaly, torch.where(mask > 0, filled, head)
 
     def inside(self, volume: Tensor) -> Tensor:
         """The template's brain at the levels of a volume (B, 2, H, W, D): (B, 1, H, W, D), 0 or 1."""

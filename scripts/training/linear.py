@@ -1,20 +1,27 @@
 """Fit the closed-form stage: means and principal components of every axial level, from sums that can be added up.
 
 Each level is described by the deviations of itself and of its two neighbours, each from its own level's mean: with 123
-heads these are 369 deviations for 100 components. `LevelMoments` holds what the fit needs, in a form in which two sets
-of heads add up to their union: sites of a federated training can send it instead of heads.
+heads these are 369 deviations for 50 components. `LevelMoments` holds what the fit needs, in a form in which two sets
+of heads add up to their union: they are read one block after the other. It is no summary to send to others, for the
+deviations of up to 133 heads are kept as they are, and give the heads away.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ..common.checkpoints import save_state
+from ..common.cli import fail
 from ..common.errors import PhanesInputError
 from ..method.networks.linear import BRIGHTNESS, LinearAutoencoder
+from ..space.levels import LEVELS_MM, brain_of_levels
+from .prepared import read_prepared
 
 REACH = 1  # neighbouring levels on either side that a level learns from
 RANK = 400  # most deviations kept a level: exact for 133 heads; beyond that the smallest variances are dropped
@@ -134,3 +141,47 @@ def train_linear(network: LinearAutoencoder, heads: Iterable[Tensor], brain: Ten
     if moments is None:
         raise PhanesInputError("No heads to fit the linear stage to.")
     fit_linear(network, moments)
+
+
+class LinearTrainer:
+    """What `train_linear.json` runs: one pass over the prepared heads, and the file of the fitted network.
+
+    Args:
+        dataset_dir: folder that `prepare` wrote; the heads of its `train` are read, one after the other.
+        output_dir: gets `model.pt`; made when missing.
+        max_epochs: None. Who gives another number (MONAI's federated client, MONAI Label) wants rounds of training.
+
+    Raises:
+        PhanesInputError: epochs are asked for.
+    """
+
+    def __init__(self, dataset_dir: str, output_dir: str, max_epochs: int | None = None) -> None:
+        if max_epochs is not None:
+            raise PhanesInputError(
+                "the linear network is fitted in one pass, without epochs or rounds, and not by several sites: an "
+                "average of their components fits nobody's heads, and the sums behind them give the heads away. Run "
+                "train_linear.json where the heads are."
+            )
+        self.folder = Path(dataset_dir) / "train"
+        self.out = Path(output_dir) / "model.pt"
+
+    def run(self) -> None:
+        """Fit, write, and say what was done.
+
+        Raises:
+            SystemExit: one sentence on the command line (`PhanesInputError` elsewhere): too few heads, or files that
+                are none.
+        """
+        started = time.monotonic()
+        files = sorted(self.folder.glob("*.nii.gz"))
+        if not files:
+            fail(f"No prepared heads (*.nii.gz) in '{self.folder}': make them with `python -m scripts prepare`.")
+        brain = brain_of_levels()
+        network = LinearAutoencoder(brain, LEVELS_MM)
+        heads = (torch.from_numpy(read_prepared(file) / BRIGHTNESS).clamp(max=1) for file in files)
+        try:
+            train_linear(network, heads, torch.from_numpy(brain.copy()))
+        except PhanesInputError as error:
+            fail(str(error))
+        save_state(network.state_dict(), self.out)
+        print(f"{len(files)} heads in {time.monotonic() - started:.0f} s: {self.out}")

@@ -52,6 +52,23 @@ def test_outside_of_the_mask_the_image_is_untouched_and_outside_of_the_brain_the
     assert anomaly.min() >= 0
 
 
+def test_with_a_given_mask_that_is_filled_and_the_map_is_0_outside(method, ill):
+    """Given the method's own mask, the results are its own; what the mask covers is not looked at."""
+    expected = method(ill)
+    anomaly, healthy = method.forward_with_mask(ill, expected[:, 2:3])
+    torch.testing.assert_close(anomaly, expected[:, :1] * expected[:, 2:3])
+    torch.testing.assert_close(healthy, expected[:, 1:2])
+    mask = torch.zeros_like(ill[:, :1])
+    mask[:, :, 9:13, 10:14, 1:4] = 1
+    other = ill.clone()
+    other[:, :1] = torch.where(mask > 0, 0.7, other[:, :1])
+    results = [method.forward_with_mask(x, mask) for x in (ill, other)]
+    for (anomaly, healthy), x in zip(results, (ill, other), strict=True):
+        assert anomaly[mask == 0].abs().max() == 0
+        assert torch.equal(healthy[mask == 0], x[:, :1][mask == 0])
+    torch.testing.assert_close(results[0][1][mask > 0], results[1][1][mask > 0])
+
+
 def test_a_batch_equals_its_heads(method, ill):
     alone = torch.cat([method(ill[i : i + 1]) for i in range(2)])
     torch.testing.assert_close(method(ill), alone, atol=1e-4, rtol=1e-4)

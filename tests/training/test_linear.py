@@ -1,11 +1,20 @@
 """The closed-form stage's fit: what it finds, and that moments of two sets of heads add up to those of both."""
 
+import subprocess
+import sys
+
+import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigWorkflow
+from monai.fl.client import MonaiAlgo
 
 from scripts.common.errors import PhanesInputError
 from scripts.method.networks.linear import LinearAutoencoder
+from scripts.space.levels import GRID, LEVELS_MM, brain_of_levels
 from scripts.training.linear import fit_linear, level_moments, train_linear
+from scripts.training.prepared import write_prepared
+from tests.conftest import BUNDLE
 from tests.method.networks.test_linear import HEIGHTS, brain_mask, random_heads
 
 
@@ -73,3 +82,76 @@ def test_the_same_heads_give_the_same_fit():
     first, second = fitted(heads), LinearAutoencoder(brain_mask(), HEIGHTS, 6)
     fit_linear(second, level_moments(heads, brain_mask()))
     assert all(torch.equal(a, b) for a, b in zip(first.buffers(), second.buffers(), strict=True))
+
+
+CONFIG = "configs/train_linear.json"
+
+
+def prepared(folder, count):
+    """Heads as `prepare` writes them."""
+    (folder / "train").mkdir(parents=True)
+    for seed in range(count):
+        head = np.random.default_rng(seed).normal(1, 0.1, GRID)
+        head[:4] = 2.5  # fat
+        write_prepared(folder / "train" / f"{seed}.nii.gz", head)
+    return folder
+
+
+def train(folder, out):
+    workflow = ConfigWorkflow(
+        str(BUNDLE / CONFIG),
+        logging_file=False,
+        workflow_type="train",
+        run_id="train",
+        bundle_root=str(BUNDLE),
+        dataset_dir=str(folder),
+        output_dir=str(out),
+    )
+    workflow.initialize()
+    workflow.run()
+
+
+def test_the_config_fits_prepared_heads(tmp_path, capsys):
+    train(prepared(tmp_path / "data", 3), tmp_path / "out")
+    state = torch.load(tmp_path / "out" / "model.pt", weights_only=True)
+    assert "3 heads in" in capsys.readouterr().out
+    network = LinearAutoencoder(brain_of_levels(), LEVELS_MM)
+    network.load_state_dict(state)
+    assert all(value.isfinite().all() for value in state.values())
+    assert network.mean.float().mean() == pytest.approx(1.0, abs=0.01)  # in units of the median
+    deviation = 0.1 * (2 / 3) ** 0.5  # of three heads from their mean
+    assert network.components.float().square().sum(dim=1).mean() ** 0.5 == pytest.approx(deviation, rel=0.1)
+
+
+def test_on_the_command_line_a_folder_without_heads_is_one_sentence(tmp_path):
+    command = [sys.executable, "-m", "monai.bundle", "run", "train", "--bundle_root", str(BUNDLE)]
+    options = ["--config_file", str(BUNDLE / CONFIG), "--dataset_dir", str(tmp_path)]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith(f"Error: No prepared heads (*.nii.gz) in '{tmp_path}/train': make")
+
+
+def test_a_federated_client_is_refused_before_anything_is_read(tmp_path):
+    """Components of several sites cannot be averaged, and the moments of a few heads are the heads."""
+    options = {"bundle_root": str(BUNDLE), "dataset_dir": str(tmp_path), "output_dir": str(tmp_path / "out")}
+    client = MonaiAlgo(
+        bundle_root=str(BUNDLE), config_train_filename=CONFIG, train_kwargs=options, config_evaluate_filename=None
+    )
+    with pytest.raises(Exception, match="Failed to instantiate") as raised:
+        client.initialize()
+    cause = raised.value
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    assert isinstance(cause, PhanesInputError)
+    assert "not by several sites" in str(cause)
+    assert not list(tmp_path.iterdir())
+
+
+def test_moments_of_a_few_heads_are_the_heads():
+    """Why no site should send them: the deviations can be read off."""
+    heads = random_heads(4, brain_mask())
+    moments = level_moments(heads, brain_mask())
+    level, inside = 2, brain_mask()[..., 2]
+    shown = moments.factors[level].reshape(4, 3, -1)[:, 1] + moments.mean[..., level][inside]
+    torch.testing.assert_close(shown / 2, heads[..., level][:, inside], atol=1e-5, rtol=0)

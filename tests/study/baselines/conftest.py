@@ -18,6 +18,7 @@ from scripts.method.phanes import Phanes
 from scripts.study.baselines.anoddpm import AnoDDPM
 from scripts.study.baselines.backbones import Backbone
 from scripts.study.baselines.dae import DAE
+from scripts.study.baselines.linear import LinearPhanes
 from scripts.study.baselines.maps import ResidualMap
 from scripts.study.baselines.mkd import MKD
 from scripts.study.baselines.patchcore import PatchCore
@@ -81,6 +82,12 @@ def _zscore() -> AnomalySystem:
     return system
 
 
+def _linear_mid() -> AnomalySystem:
+    system = LinearPhanes(image_size=SIZE, components=3)
+    system.fit(brain_like(12, seed=5).split(5))
+    return system
+
+
 def _autoencoder() -> SoftIntroVAE:
     return SoftIntroVAE(image_size=SIZE, channels=(4, 8), latent_dim=8)
 
@@ -97,6 +104,7 @@ def _phanes() -> Phanes:
 
 BUILDERS: dict[str, Callable[[], AnomalySystem]] = {
     "zscore": _zscore,
+    "linear_mid": _linear_mid,
     "vae": _vae,
     "dae": _dae,
     "anoddpm": _anoddpm,

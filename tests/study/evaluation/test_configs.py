@@ -24,7 +24,8 @@ def read(name: str) -> dict[str, Any]:
 
 def run(overlay: str, bundle: Path, *more: str, **overrides: Any) -> None:
     """`monai.bundle run evaluate` within this process, without what needs downloaded weights."""
-    files = [str(BUNDLE / "configs" / name) for name in ("inference.json", "mid_axial.json", overlay, *more)]
+    levels = [] if overlay == "evaluate_heads.json" else ["mid_axial.json"]
+    files = [str(BUNDLE / "configs" / name) for name in ("inference.json", *levels, overlay, *more)]
     settings = {
         "bundle_root": str(bundle),
         "device": "cpu",

@@ -8,13 +8,15 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from monai.bundle import ConfigParser
 
 from scripts.space import alignment
+from tests.conftest import BUNDLE, LINEAR_LABEL
 
 from ...synthetic_heads import found_at_once, write_heads, write_shapes
 from .test_configs import read, run
 
-SYSTEMS = ["phanes", "phanes_gt", "perfect"]
+SYSTEMS = ["phanes", "phanes_gt", "linear", "linear_coarse", "perfect"]
 
 
 @pytest.fixture(scope="module")
@@ -38,17 +40,36 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def test_the_linear_rows_are_the_linear_method_with_its_own_weights_and_record(linear_bundle):
+    parser = ConfigParser()
+    parser.read_config([str(BUNDLE / "configs" / name) for name in ("inference.json", "evaluate_heads.json")])
+    parser.update({"bundle_root": str(linear_bundle), "device": "cpu"})
+    rows = parser.get_parsed_content("system_defs")
+    for name in ("linear", "linear_coarse"):
+        assert type(rows[name].network.network).__name__ == "LinearAutoencoder"
+        assert rows[name].weights == str(linear_bundle / "models" / "linear.pt")
+    assert rows["linear"].own_label
+    assert rows["linear"].postprocessing.transforms[-1].calibration["heads"]["label_threshold"] == LINEAR_LABEL
+    assert type(rows["phanes"].network.network).__name__ == "RestorationNetwork"
+    assert rows["phanes"].weights == str(linear_bundle / "models" / "model.pt")
+
+
 @pytest.mark.slow
-def test_the_bundle_and_the_controls_have_rows(data, scratch_bundle, tmp_path, monkeypatch):
+def test_the_bundle_and_the_controls_have_rows(data, linear_bundle, tmp_path, monkeypatch):
     monkeypatch.setattr(alignment, "register", found_at_once)
     options = {"seeds": 1, "set_names": ["strokes", "gliomas"], "systems": SYSTEMS}
-    run("evaluate_heads.json", scratch_bundle, data_dir=str(data), output_dir=str(tmp_path), **options)
+    run("evaluate_heads.json", linear_bundle, data_dir=str(data), output_dir=str(tmp_path), **options)
     record = json.loads((tmp_path / "record.json").read_text())
     results = {(result["set"], result["system"]): result for result in record["results"]}
     assert len(results) == 2 * len(SYSTEMS)
     assert results["strokes", "perfect"]["maps"]["own"]["auprc"] > 0.999
     assert results["gliomas", "perfect"]["maps"]["own"]["auprc"] > 0.999
     assert 0 < results["strokes", "phanes"]["maps"]["own"]["auprc"] < 0.9
+    assert 0 < results["strokes", "linear"]["maps"]["own"]["auprc"] < 0.9
+    assert (
+        results["strokes", "linear"]["maps"]["own"]["auprc"]
+        != results["strokes", "linear_coarse"]["maps"]["own"]["auprc"]
+    )
     assert results["strokes", "phanes_gt"]["maps"]["own"]["auprc"] > 0.8
 
 
