@@ -11,7 +11,7 @@ ENVIRONMENTS ?= .
 INTEGRATION_SECONDS ?= 1200
 INTEGRATIONS := $(patsubst tests/integrations/test_%.py,%,$(sort $(wildcard tests/integrations/test_*.py)))
 
-.PHONY: help demo test lint format test-integrations soak soak-fuzz soak-examples soak-kills soak-disks soak-audit \
+.PHONY: help demo test test-newest test-gpu licences lint format test-integrations soak soak-fuzz soak-examples soak-kills soak-disks soak-audit \
 	docs-numbers hashes label golden clean
 .DELETE_ON_ERROR:
 .PRECIOUS: $(ENVIRONMENTS)/.venv-%/.ready
@@ -20,6 +20,9 @@ help:
 	@echo "make demo               analyse a demo head, healthy and with a painted lesion (CPU, two minutes)"
 	@echo "make test               lint, type check and test"
 	@echo "make test-integrations  tests against real servers and SDKs"
+	@echo "make test-newest        core tests on the newest releases of the package index, in .venv-newest"
+	@echo "make test-gpu           on a GPU: the CPU's results, and a benchmark (PHANES_DEVICE=cuda)"
+	@echo "make licences           licences of all installed packages; known vulnerabilities: make soak-audit"
 	@echo "make soak               the long forms: fuzzing, kill -9, full disks, audit (hours); make soak-NAME for one"
 	@echo "make docs-numbers       rewrite the numbers and tables of README and docs from the files they come from"
 	@echo "make hashes             rewrite requirements-hashed.txt after a change of requirements.txt"
@@ -60,6 +63,23 @@ format: $(VENV)/.dev
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations 10 \
 		--cov --cov-report term:skip-covered --cov-fail-under 85
+
+# Tomorrow's versions: the wheel's ranges and no pins. What was installed is in .venv-newest/versions.txt.
+NEWEST := $(ENVIRONMENTS)/.venv-newest
+test-newest:
+	test -x $(NEWEST)/bin/python || $(PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager . pytest hypothesis
+	$(NEWEST)/bin/python -m pip freeze > $(NEWEST)/versions.txt
+	OMP_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest -p no:cacheprovider tests/common tests/method tests/space tests/phanes
+
+PHANES_DEVICE ?= cuda
+test-gpu: $(VENV)/.dev
+	PHANES_DEVICE=$(PHANES_DEVICE) $(BIN)/python -m pytest -ra tests/method/test_devices.py tests/training/test_devices.py
+	$(BIN)/python -m scripts benchmark --device $(PHANES_DEVICE) --out benchmark_gpu
+
+# Only what installed packages say of themselves. Fails at a licence of the GPL family without the library exception.
+licences: $(VENV)/.dev
+	$(BIN)/pip-licenses --order license --partial-match --fail-on "GNU General Public;AGPL;GPL-2.0;GPL-3.0"
 
 # tests/integrations/README.md says how to add one; `make test-integration-NAME` runs one alone.
 test-integrations: $(VENV)/.dev

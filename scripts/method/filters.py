@@ -24,7 +24,7 @@ def _filter_axis(images: Tensor, weights: list[float], dim: int) -> Tensor:
         return _convolved(padded, weights, dim)
     filtered = padded.narrow(dim, 0, length) * weights[0]
     for offset in range(1, len(weights)):
-        filtered = torch.add(filtered, padded.narrow(dim, offset, length), alpha=weights[offset])
+        filtered.add_(padded.narrow(dim, offset, length), alpha=weights[offset])
     return filtered
 
 

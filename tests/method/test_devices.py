@@ -1,9 +1,10 @@
-"""One slice has one result, whatever it is computed on: `PHANES_DEVICE=cuda pytest tests/method/test_devices.py`."""
+"""One head has one result, whatever it is computed on: `make test-gpu`."""
 
 from __future__ import annotations
 
 import os
 
+import numpy as np
 import pytest
 import torch
 from skimage.transform import resize
@@ -18,15 +19,16 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.mark.parametrize("batch", [1, 4])
-def test_a_slice_has_the_same_maps_on_the_cpu_and_on_the_device(batch: int) -> None:
-    network, size = bundle_network(BUNDLE)
-    heads = [torch.from_numpy(resize(head_slice(n) / 255.0, (size, size), order=1)).float() for n in range(batch)]
-    images = torch.stack(heads)[:, None]
-    images[:, :, 50:65, 40:55] *= 0.4  # something to replace
+@pytest.mark.parametrize("levels", [1, 40])  # 40: more than go through the network together
+def test_a_head_has_the_same_maps_on_the_cpu_and_on_the_device(levels: int) -> None:
+    network = bundle_network(BUNDLE)
+    slices = [resize(head_slice(n % 4) / 255.0, (128, 128), order=1) for n in range(levels)]
+    head = torch.from_numpy(np.stack(slices, axis=-1)).float()
+    head[50:65, 40:55] *= 0.4  # something to replace
+    image = torch.stack([head, (2.0 * torch.arange(levels) - 20).expand_as(head)])[None]
     with torch.inference_mode():
-        expected = network(images)
-        result = network.to(DEVICE)(images.to(DEVICE)).cpu()
+        expected = network(image)
+        result = network.to(DEVICE)(image.to(DEVICE)).cpu()
     assert expected[:, 0].amax() > 0
     for channel in range(4):
         tolerance = 1e-3 * float(expected[:, channel].max())
