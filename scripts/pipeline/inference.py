@@ -249,7 +249,10 @@ def _check_device(device: str | torch.device) -> None:
     try:
         torch.empty(0, device=device)
     except Exception as error:
-        raise PhanesInputError(f"device '{device}' cannot be used here: give cpu, cuda or mps.") from error
+        there = [name for name, used in (("cuda", torch.cuda), ("mps", torch.backends.mps)) if used.is_available()]
+        raise PhanesInputError(
+            f"device '{device}' cannot be used here: give {' or '.join(['cpu', *there])}."
+        ) from error
 
 
 def read_calibration(path: str | Path, weights: str | Path, network: Phanes | None = None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ where it lies in MNI space, `LevelsOfHeadd` resamples it onto levels, `Normalize
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -38,7 +39,7 @@ class LevelsOfHeadd(MapTransform):
     """Resample a placed image onto the levels to analyse, (1, H, W, D) -> (1, 128, 128, D), from its own voxels.
 
     Adds `analysed`, (1, 128, 128, D) of bools: the template's brain as far as it was scanned; of a slice that was
-    placed by its brain's outline, what lies within that. The scan is counted from its air (`intensities.from_air`).
+    placed by its brain's outline alone, what lies within that. The scan is counted from its air (`from_air`).
 
     Sets in the meta data `heights` (MNI z of the levels, mm), `thickness` (of a level, mm), `whole` (whether all levels
     of the brain were asked for), `air` (what was subtracted) and `brain_median` (the median of the head's brain above
@@ -65,6 +66,8 @@ class LevelsOfHeadd(MapTransform):
                 f"slices is '{slices}': give brain, mid, or a list of slice indices such as [90,95]{gone}."
             )
         self.slices = [slices] if isinstance(slices, int) else slices
+        if not isinstance(slices, str) and not all(re.fullmatch(r"-?\d+", str(index)) for index in self.slices):
+            raise PhanesInputError(f"slices is {list(self.slices)}: give brain, mid, or a list such as [90,95].")
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
@@ -95,7 +98,7 @@ class LevelsOfHeadd(MapTransform):
             heights, thickness = self._listed(image, into_mni)
         levels = onto_levels(volume, into_mni, heights)
         outline = brain_outline_of(image)
-        if outline is None:
+        if outline is None or "alignment_similarity" in image.meta:  # a slice that was fitted to the template
             analysed = brain_at(heights) & scanned(volume.shape, into_mni, heights)
         else:
             analysed = within_outline(outline.tolist(), level_affine(heights[0]), levels.shape)

@@ -20,6 +20,8 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from nibabel.affines import apply_affine, voxel_sizes
 from numpy.typing import NDArray
+from scipy import ndimage
+from skimage.draw import polygon2mask
 
 from ..common.errors import PhanesInputError
 from ..common.metadata import add_warning, nifti_codes, ras_affine, spacing_of
@@ -34,6 +36,7 @@ from .single_slice import place_slice
 MIN_EXTENT_MM = 60.0  # of a scan that can be registered, in each direction; a brain is some 130 mm high
 SURE_SIMILARITY = 0.45  # below it a registration is taken with a warning; 20 healthy heads reach 0.66 to 0.76, eight
 # with tumours 0.48 to 0.81, wrong places up to 0.42
+RIM_MM = 3.0  # around the outline; a skull is 7 mm thick
 HEADER_SIMILARITY = 0.65  # from which on a header that says MNI space is believed without registration
 
 
@@ -135,7 +138,9 @@ def _by_outline(image: MetaTensor, spacing: tuple[float, ...]) -> NDArray[np.flo
     into_mni = np.diag([1.0, 1.0, spacing[2], 1.0])
     into_mni[np.ix_([0, 1], [0, 1, 3])] = into_plane[:2]
     into_mni[2, 3] = LEVEL_MM
-    placed = place_slice(pixels, mm, [into_mni, _centred(head_centre(pixels, mm), (*mm, spacing[2]))])
+    beside = ndimage.distance_transform_edt(~polygon2mask(pixels.shape, outline), sampling=mm)
+    brain = np.where(beside <= RIM_MM, pixels, 0.0)  # scalp would pass for the rim of a larger brain
+    placed = place_slice(brain, mm, [into_mni, _centred(head_centre(pixels, mm), (*mm, spacing[2]))])
     if placed is not None and placed[1] >= Bounds.similarity:
         into_mni, image.meta["alignment_similarity"] = placed
         into_plane = into_mni[np.ix_([0, 1, 3], [0, 1, 3])]

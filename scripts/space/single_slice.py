@@ -1,7 +1,7 @@
 """Where a single axial slice lies in the head: fitted in its plane to every level of the template.
 
 A slice stands for any height, so only its plane moves: shift, turn, scales and shear. Of all levels the one counts at
-which the template is most like it. World coordinates are RAS, in mm.
+which the template is most like it, the paper's where it is as like there. World coordinates are RAS, in mm.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from scipy import ndimage
 from threadpoolctl import threadpool_limits
 
 from .fitting import Scan, correlation, fitted, level_of
-from .geometry import above_air
+from .geometry import LEVEL_MM, above_air
+from .levels import LEVELS_MM, nearest_level
 
 FIT_MM, STEPS, TOLERANCE_MM = 4, 12, 0.05
 THICKNESS_MM = 3.0  # of a slice that is compared
 ENDLESS_MM = 1000.0
 THROUGH_PLANE = [2, 5, 6, 7, 8, 11]  # of a level's twelve derivatives
+ALIKE = 0.03  # of correlation, that says nothing of the level: the paper's is taken
 SCALES, MAX_DEGREES = (0.6, 1.4), 45.0
 
 
@@ -40,7 +42,7 @@ def place_slice(
     """
     scan = _as_scan(pixels, spacing)
     plane = from_matvec(np.array([[0, spacing[1], 0], [-spacing[0], 0, 0], [0, 0, 1]]), np.zeros(3))
-    best, reached = None, 0.0
+    best, reached, usual = None, 0.0, 0.0  # the place, its correlation, and the best at the paper's level
     with threadpool_limits(limits=1, user_api="blas"):
         for into_mni in starts:
             flat = into_mni.copy()
@@ -64,11 +66,16 @@ def place_slice(
                     if place is None or not _is_a_heads(place):
                         continue
                     like = correlation(place, level, scan)
+                    height = level.affine[2, 2] * k + level.affine[2, 3]
+                    if abs(height - LEVEL_MM) <= FIT_MM / 2:
+                        usual = max(usual, like)
                     if like > reached:
                         found = np.linalg.inv(place) @ plane
-                        found[2] = [0, 0, into_mni[2, 2], level.affine[2, 2] * k + level.affine[2, 3]]
+                        found[2] = [0, 0, into_mni[2, 2], LEVELS_MM[nearest_level(height)]]
                         found[:2, 2] = 0
                         best, reached = found, like
+    if best is not None and usual >= reached - ALIKE:
+        best[2, 3] = LEVEL_MM
     return None if best is None else (best, reached)
 
 

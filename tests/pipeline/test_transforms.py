@@ -123,6 +123,8 @@ def test_slices_that_do_not_exist_are_refused(slices: list, sentence: str) -> No
 def test_wrong_options_are_refused() -> None:
     with pytest.raises(PhanesInputError, match="slices is 'middle': give brain, mid, or a list"):
         LevelsOfHeadd("image", slices="middle")
+    with pytest.raises(PhanesInputError, match=r"slices is \['a'\]: give brain, mid, or a list"):
+        LevelsOfHeadd("image", slices=["a"])
     with pytest.raises(PhanesInputError, match="'all' is gone: brain analyses the whole head"):
         LevelsOfHeadd("image", slices="all")
 
