@@ -73,3 +73,11 @@ def test_levels_are_evenly_chosen() -> None:
     assert evenly_chosen(77, 3) == [0, 38, 76]
     assert evenly_chosen(10, 2, ends=False) == [2, 8]
     assert evenly_chosen(2, 5) == [0, 1]
+
+
+def test_sides_that_the_input_does_not_record_are_not_lettered(case) -> None:
+    for known in (True, False):
+        output = {**case(), "sides_known": known}
+        letters = {text.get_text() for axis in case_figure(output, "case").axes for text in axis.texts}
+        assert ({"L", "R"} <= letters) == known
+        assert {"A", "P"} <= letters  # of the sagittal plane
