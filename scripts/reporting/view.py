@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import io
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..pipeline.findings import COLUMNS, Finding
+from ..pipeline.guard import look_at, objection
 from ..pipeline.thresholds import Thresholds
 from ..space.levels import PIXEL_MM, level_affine
 from .pictures import HEAT, Shown
@@ -47,7 +48,7 @@ def case_view(output: Mapping[str, Any]) -> dict[str, Any]:
         - `threshold`, `top`: on the anomaly map's own scale; `top` is stored as 255.
         - `findings`: rows of `findings.csv`, the strongest first, with `voxel`, the (level, row, column) of the middle.
         - `start`: (level, row, column) to begin with, the middle of the strongest finding.
-        - `unlike`: for each level how unlike the training's it is (more than 1: unlike), None where not judged.
+        - `unlike`: see `unlike_levels`.
         - `score`, `healthy`: the anomaly score, and of the calibration's healthy images `scores`, `peaks` and
           `findings` (peak and size of each, an image after the other), None where not recorded.
         - `thumbnail`: the first level to be seen under its anomaly map.
@@ -86,7 +87,7 @@ def case_view(output: Mapping[str, Any]) -> dict[str, Any]:
             for finding in shown.findings[:FINDINGS]
         ],
         "start": _within(shown.middle, corner, volumes[0].shape),
-        "unlike": [float(f"{score:.3g}") if np.isfinite(score) else None for score in output.get("guard_scores", [])],
+        "unlike": unlike_levels(output, shown.heights),
         "score": float(output["anomaly_score"]),
         "healthy": {
             "scores": limits.healthy_scores,
@@ -95,6 +96,16 @@ def case_view(output: Mapping[str, Any]) -> dict[str, Any]:
         },
         "thumbnail": thumbnail(to_byte(first["source"], shown.white), to_byte(first["anomaly"], shown.top)),
     }
+
+
+def unlike_levels(output: Mapping[str, Any], heights: Sequence[float]) -> list[str | None]:
+    """Why each level does not look like one of a healthy T1w head, by the guard's rules for a single slice.
+
+    "" where nothing speaks against it, None where too little brain is in sight.
+    """
+    image, analysed = np.asarray(output["image"][0]), np.asarray(output["shown"]["analysed"][0]) > 0
+    looks = [look_at(image[..., k : k + 1], analysed[..., k : k + 1], [height]) for k, height in enumerate(heights)]
+    return [None if look is None else objection(look, whole=False) for look in looks]
 
 
 def _row(finding: Finding) -> dict[str, Any]:

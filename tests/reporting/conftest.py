@@ -52,7 +52,6 @@ def case() -> Callable[..., dict[str, Any]]:
             "limits": Thresholds(0.05, 300.0, (0.0, 0.2), (0.001, 0.002), ((), ((0.2, 400.0),))),
             "sides_known": True,
             "anomaly_score": 0.0015,
-            "guard_scores": [0.5] * (levels - 1) + [float("nan")],
         }
 
     return make

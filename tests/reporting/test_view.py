@@ -9,10 +9,12 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from monai.data import MetaTensor
 
+from scripts.pipeline.guard import template_levels
 from scripts.reporting.pictures import Shown
 from scripts.reporting.view import ANALYSED, BRIGHTER, MASK, case_view
-from scripts.space.levels import level_affine
+from scripts.space.levels import level_affine, nearest_level
 from tests.reporting.conftest import COLUMN, ROW
 
 
@@ -53,12 +55,26 @@ def test_findings_lead_to_their_place(case) -> None:
     assert case_view(case(level=None))["findings"] == []
 
 
-def test_healthy_images_and_unlike_levels_are_told(case) -> None:
+def test_healthy_images_are_told(case) -> None:
     view = case_view(case())
     assert view["score"] == 0.0015
     assert view["healthy"] == {"scores": (0.001, 0.002), "peaks": (0.0, 0.2), "findings": ((), ((0.2, 400.0),))}
-    assert view["unlike"] == [0.5] * 29 + [None]
     assert json.loads(json.dumps(view, allow_nan=False))["whole"]
+
+
+def test_levels_that_are_no_t1w_heads_are_told(case) -> None:
+    """The template itself, with one level inverted as a T2w image's; and levels without a brain."""
+    head, heights = case(levels=30), [-15.0 + 2.0 * k for k in range(30)]
+    levels = template_levels()[..., [nearest_level(height) for height in heights]].copy()
+    brain = levels > 0.05
+    levels[..., 12] = np.where(brain[..., 12], 1.2 - levels[..., 12], 0)
+    brain[..., 20] = False
+    head["image"] = MetaTensor(torch.from_numpy(levels)[None], meta=head["image"].meta)
+    head["shown"]["analysed"] = MetaTensor(torch.from_numpy(brain.astype(np.float32))[None])
+    unlike = case_view(head)["unlike"]
+    assert "white matter is not brighter" in str(unlike.pop(12))
+    assert unlike.pop(19) is None
+    assert set(unlike) == {""}
 
 
 def test_a_single_slice_and_a_height_that_is_not_known(case) -> None:

@@ -174,8 +174,8 @@ class Viewer {
       }
     }
     if (plane.up) {
-      view.unlike.forEach((score, level) => {
-        if (score === null || score <= 1) return;
+      view.unlike.forEach((reason, level) => {
+        if (!reason) return;
         pen.fillStyle = UNLIKE;
         pen.fillRect(width - 6, (view.shape[0] - 1 - level) * sy, 6, Math.max(sy - 0.5, 1));
       });
@@ -207,8 +207,8 @@ class Viewer {
     const unlike = view.unlike[voxel[0]];
     const height = view.placed ? `z = ${signed(z)} mm` : "height not known";
     const side = Math.abs(x) < 3 || !view.sides_known ? "" : x < 0 ? ", left" : ", right";
-    at("axial-text").textContent = `Axial, ${height}${unlike > 1 ? `; unlike the training's levels (${number(unlike)}, usual is up to 1)` : ""}`;
-    at("axial-text").classList.toggle("warning", unlike > 1);
+    at("axial-text").textContent = `Axial, ${height}${unlike ? `; unlike a healthy T1w head: ${unlike}` : ""}`;
+    at("axial-text").classList.toggle("warning", Boolean(unlike));
     at("coronal-text").textContent = `Coronal, y = ${signed(y)} mm`;
     at("sagittal-text").textContent = `Sagittal, x = ${signed(x)} mm${side}`;
     for (const name of Object.keys(PLANES)) {
