@@ -58,7 +58,12 @@ class Commands:
         print_demo_summary(out)
 
     def export(
-        self, format: str = "torch_export", out: str = ".", bundle_root: str = "bundle", weights_file: str = ""
+        self,
+        format: str = "torch_export",
+        out: str = ".",
+        bundle_root: str = "bundle",
+        weights_file: str = "",
+        method: str = "restoration",
     ) -> None:
         """Write the whole method as one file that runs without this package: heads to the four channels.
 
@@ -67,8 +72,9 @@ class Commands:
             out: folder; the files are called phanes.pt2 and phanes.onnx.
             bundle_root: the bundle's folder.
             weights_file: other weights than the bundle's own.
+            method: the network, restoration or linear.
         """
-        for path in export(format, out, bundle_root, weights_file or None):
+        for path in export(format, out, bundle_root, weights_file or None, method=method):
             print(path)
 
     def training_curves(self, *runs: str, out: str = "training_curves.png") -> None:

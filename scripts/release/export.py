@@ -28,7 +28,10 @@ Program = torch.export.ExportedProgram
 
 
 def bundle_network(
-    bundle_root: str | Path = "bundle", weights_file: str | Path | None = None, overlays: Sequence[str] = ()
+    bundle_root: str | Path = "bundle",
+    weights_file: str | Path | None = None,
+    overlays: Sequence[str] = (),
+    method: str = "restoration",
 ) -> nn.Module:
     """The network that `inference.json` defines, with its weights, in evaluation mode on the CPU.
 
@@ -36,17 +39,18 @@ def bundle_network(
         bundle_root: the bundle's folder.
         weights_file: other weights than the config's.
         overlays: configs beside `inference.json`, by name.
+        method: the network of whole heads, restoration or linear.
 
     Raises:
         PhanesInputError: no config or weights there, or they do not fit each other.
     """
-    parser = _config(bundle_root, overlays)
+    parser = _config(bundle_root, overlays, method)
     network = parser.get_parsed_content("network_def")
     load_network(network, weights_file or parser.get_parsed_content("weights_file"))
     return network.eval().requires_grad_(False)
 
 
-def _config(bundle_root: str | Path, overlays: Sequence[str]) -> ConfigParser:
+def _config(bundle_root: str | Path, overlays: Sequence[str], method: str) -> ConfigParser:
     root = Path(bundle_root)
     files = [root / "configs" / name for name in ("inference.json", *overlays)]
     for file in files:
@@ -54,7 +58,7 @@ def _config(bundle_root: str | Path, overlays: Sequence[str]) -> ConfigParser:
             raise PhanesInputError(f"No config at '{file}': give the bundle's folder as bundle_root.")
     parser = ConfigParser()
     parser.read_config([str(file) for file in files])
-    parser.update({"bundle_root": str(root), "device": "cpu"})
+    parser.update({"bundle_root": str(root), "device": "cpu", "method": method})
     return parser
 
 
@@ -74,11 +78,12 @@ def example_of(metadata: Mapping[str, Any], batch: int = 2, levels: int = 6) -> 
     return example
 
 
-def about(bundle_root: str | Path) -> dict[str, str]:
+def about(bundle_root: str | Path, method: str = "restoration") -> dict[str, str]:
     """What travels inside an exported file as text: the bundle's version, its calibration, names of the channels."""
     root = Path(bundle_root)
     texts = {"channels": json.dumps(CHANNELS)}
-    for name, path in (("metadata", root / "configs/metadata.json"), ("calibration", root / "models/calibration.json")):
+    record = Path(_config(bundle_root, (), method).get_parsed_content("calibration_file"))
+    for name, path in (("metadata", root / "configs/metadata.json"), ("calibration", record)):
         if path.is_file():
             texts[f"{name}.json"] = path.read_text(encoding="utf-8")
     return texts
@@ -151,6 +156,7 @@ def export(
     bundle_root: str | Path = "bundle",
     weights_file: str | Path | None = None,
     overlays: Sequence[str] = (),
+    method: str = "restoration",
 ) -> list[Path]:
     """The bundle's network as files of its own: see `export_network` and `bundle_network`.
 
@@ -160,9 +166,10 @@ def export(
         bundle_root: the bundle's folder.
         weights_file: other weights than the bundle's own.
         overlays: configs beside `inference.json`, by name.
+        method: the network of whole heads, restoration or linear.
     """
     names = formats.split(",") if isinstance(formats, str) else list(formats)
-    network = bundle_network(bundle_root, weights_file, overlays)
-    texts = about(bundle_root)
+    network = bundle_network(bundle_root, weights_file, overlays, method)
+    texts = about(bundle_root, method)
     example = example_of(json.loads(texts["metadata.json"]))
     return export_network(network, [name.strip() for name in names], out, example, texts)

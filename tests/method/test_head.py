@@ -122,6 +122,16 @@ def test_scripted_and_exported_programs_equal_the_method(method, ill):
     torch.testing.assert_close(exported, expected, atol=1e-4, rtol=1e-4)
 
 
+def test_an_exported_program_takes_any_number_of_heads_and_levels(method, ill):
+    """As `scripts.release.export` traces the bundle's network."""
+    example = torch.cat([ill, ill[..., -1:]], dim=-1)
+    shapes = {0: torch.export.Dim.DYNAMIC, 4: torch.export.Dim.DYNAMIC}
+    with torch.no_grad():
+        program = torch.export.export(method, (example,), dynamic_shapes=(shapes,)).module()
+        torch.testing.assert_close(program(ill[:1]), method(ill[:1]), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(program(example), method(example), atol=1e-4, rtol=1e-4)
+
+
 def test_onnx_equals_the_method(method, ill, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from monai.bundle import ConfigParser
 
 from scripts.method.networks.linear import LinearAutoencoder
+from scripts.release.export import about, bundle_network
 from scripts.space import alignment
 from tests.conftest import BUNDLE, LINEAR_LABEL, run_inference
 from tests.release.hosts import LabelHost, another_program
@@ -64,6 +66,12 @@ def test_an_unknown_method_is_one_sentence(scratch_bundle: Path, tmp_path: Path)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1] == "Error: method is 'lineal': give restoration or linear."
+
+
+def test_what_is_exported_is_the_methods_own(linear_bundle: Path) -> None:
+    network, texts = bundle_network(linear_bundle, method="linear"), about(linear_bundle, "linear")
+    assert type(network.network).__name__ == "LinearAutoencoder"
+    assert json.loads(texts["calibration.json"])["label_threshold"] == LINEAR_LABEL
 
 
 def test_label_cannot_take_the_linear_weights_for_the_other_network(linear_bundle: Path, tmp_path: Path) -> None:
