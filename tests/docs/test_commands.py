@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from monai.bundle import ConfigParser
 
+from phanes.__main__ import parser
 from scripts.__main__ import Commands
 from scripts.common.cli import RUN_OPTIONS, check_overrides
 from tests.docs.pages import PAGES, REPOSITORY, Command, commands, name_of, prose
@@ -92,6 +93,8 @@ def test_commands_are_real(command: Command) -> None:
         check_script(words[1:])
     elif words[0].endswith(".sh"):
         check_script(words)
+    elif program == "phanes":
+        parser().parse_args(words[1:])
     else:
         assert program in FOREIGN or words[1:3] in (["-m", "monailabel"], ["-m", "pip"]), f"who is {words[0]}?"
 
