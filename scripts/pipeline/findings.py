@@ -62,18 +62,24 @@ class Finding:
 COLUMNS = tuple(field.name for field in fields(Finding))
 
 
-def regions(anomaly: NDArray, threshold: float, smallest: int) -> tuple[NDArray[np.int32], list[float], list[int]]:
+def regions(
+    anomaly: NDArray, threshold: float, smallest: int, peak_share: float = 0.0
+) -> tuple[NDArray[np.int32], list[float], list[int]]:
     """Connected regions above a threshold, by falling peak.
 
     Args:
         anomaly: (X, Y, Z), 0 where nothing was analysed.
-        threshold: a voxel belongs to a region when it is above it.
+        threshold: a voxel belongs to a region when it is above it,
+        peak_share: and above this share of the region's peak: the map falls off slowly around what is very abnormal.
         smallest: voxels of the smallest region that counts.
 
     Returns:
         Numbers from 1 on, (X, Y, Z), 0 elsewhere; the regions' peaks and numbers of voxels.
     """
     labels, count = ndimage.label(anomaly > threshold, structure=TOUCHING)
+    if peak_share > 0 and count:
+        least = peak_share * np.asarray(ndimage.maximum(anomaly, labels, index=np.arange(count + 1)))
+        labels, count = ndimage.label((labels > 0) & (anomaly > least[labels]), structure=TOUCHING)
     sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
     kept = np.flatnonzero(sizes >= smallest)
     peaks = np.asarray(ndimage.maximum(anomaly, labels, index=kept + 1)) if kept.size else np.zeros(0)
@@ -109,7 +115,7 @@ def find(
     Returns:
         The label (X, Y, Z), each finding's number, at most `MAX_NUMBERS`; and all findings, the strongest first.
     """
-    labels, peaks, sizes = regions(anomaly, limits.label, int(np.ceil(limits.smallest / voxel)))
+    labels, peaks, sizes = regions(anomaly, limits.label, int(np.ceil(limits.smallest / voxel)), limits.peak_share)
     if not peaks:
         return np.zeros(anomaly.shape, dtype=np.uint8), []
     index = np.arange(1, len(peaks) + 1)

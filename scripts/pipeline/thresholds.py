@@ -18,6 +18,7 @@ class Thresholds:
 
     Attributes:
         label: a voxel belongs to a finding when the anomaly map is above it.
+        peak_share: and above this share of the finding's peak; 0 with a label threshold of the user's own.
         smallest: finding: mm3 of a head, mm2 (in MNI152 space) of a slice.
         healthy_peaks: the highest peak of each healthy image, 0 for one without a finding; None when not recorded.
         healthy_scores: the anomaly score of each; None when not recorded.
@@ -26,6 +27,7 @@ class Thresholds:
 
     label: float
     smallest: float = 0.0
+    peak_share: float = 0.0
     healthy_peaks: tuple[float, ...] | None = None
     healthy_scores: tuple[float, ...] | None = None
     healthy_findings: tuple[tuple[tuple[float, float], ...], ...] | None = None
@@ -47,6 +49,7 @@ class Thresholds:
         return cls(
             label,
             float(record.get("smallest", 0.0)),
+            float(record.get("peak_share", 0.0)) if calibrated(override) else 0.0,
             None if peaks is None else tuple(map(float, peaks)),
             None if scores is None else tuple(map(float, scores)),
             None if found is None else tuple(tuple((float(p), float(s)) for p, s in one) for one in found),
@@ -70,18 +73,23 @@ class Thresholds:
         return sum(any(p >= peak and s >= size for p, s in one) for one in found) / len(found) if found else None
 
 
-def label_threshold(override: float | str | None, calibrated: float) -> float:
+def calibrated(override: float | str | None) -> bool:
+    """Whether the user left the label threshold to the calibration."""
+    return override is None or str(override).strip().lower() == "calibrated"
+
+
+def label_threshold(override: float | str | None, found: float) -> float:
     """The label threshold: the user's, or the calibrated one.
 
     Args:
         override: a number >= 0, also as text (a host's options panel); `calibrated` or None for the calibration's.
-        calibrated: that one.
+        found: that one.
 
     Raises:
         PhanesInputError: no such number.
     """
-    if override is None or str(override).strip().lower() == "calibrated":
-        return calibrated
+    if override is None or calibrated(override):
+        return found
     try:
         threshold = float(override)
     except ValueError:

@@ -44,6 +44,17 @@ def test_corners_touch() -> None:
     assert regions(anomaly, 0.5, 1)[2] == [16]
 
 
+def test_a_region_ends_where_the_map_falls_below_its_share_of_the_peak() -> None:
+    """A strong core in a weak halo; a weak region of its own stays."""
+    core, halo = (slice(12, 15),) * 3, (slice(10, 18),) * 3
+    anomaly = map_with((halo, 0.15), (core, 1.0), ((slice(30, 34),) * 2 + (slice(2, 6),), 0.15))
+    assert regions(anomaly, 0.1, 1)[2] == [512, 64]
+    assert regions(anomaly, 0.1, 1, 0.2)[2] == [27, 64]
+    record = {"heads": {"label_threshold": 0.1, "peak_share": 0.2}}
+    assert Thresholds.of(record, "heads").peak_share == 0.2
+    assert Thresholds.of(record, "heads", 0.3).peak_share == 0.0  # a threshold of one's own is taken as it is
+
+
 def test_place_size_and_strength() -> None:
     healthy = ((), ((0.5, 100.0),), ((0.9, 40.0), (0.2, 900.0)), ((1.2, 500.0),))
     limits = Thresholds(0.1, healthy_peaks=(0.0, 0.5, 0.9, 1.2), healthy_findings=healthy)

@@ -30,17 +30,17 @@ def healthy(seed: int, voxel: float = 8.0) -> Healthy:
 
 def test_the_label_keeps_its_promise_on_the_heads_it_was_set_on() -> None:
     heads = [healthy(seed) for seed in range(12)]
-    record = choose(heads, brain_share=0.01, findings=1.0)
-    above = [(one.anomaly > record["label_threshold"]).mean() for one in heads]
-    assert np.mean(above) == pytest.approx(0.01, abs=2e-4)  # before the small ones go
-    voxels = int(np.ceil(record["smallest"] / 8.0))
-    found = [regions(one.anomaly, record["label_threshold"], voxels) for one in heads]
+    record = choose(heads, 100.0, brain_share=0.01, findings=1.0)
+
+    def found_above(threshold: float) -> list:
+        return [regions(one.anomaly, threshold, 13, record["peak_share"]) for one in heads]  # 13 x 8 mm3 >= 100 mm3
+
+    found = found_above(record["label_threshold"])
     assert np.mean([len(f[1]) for f in found]) == record["findings"] <= 1.0
     assert record["brain_share"] == pytest.approx(np.mean([(f[0] > 0).mean() for f in found]))
     assert record["brain_share"] <= 0.01
     assert record["findings_interval_95"][0] <= record["findings"] <= record["findings_interval_95"][1]
-    fewer = [regions(one.anomaly, record["label_threshold"], voxels - 1) for one in heads]
-    assert np.mean([len(f[1]) for f in fewer]) >= 1.0  # the least size that does
+    assert np.mean([len(f[1]) for f in found_above(0.95 * record["label_threshold"])]) > 1.0  # the lowest that does
     assert record["healthy_peaks"] == pytest.approx(sorted(max(f[1], default=0.0) for f in found), rel=1e-4)
     assert [[peak for peak, _ in one] for one in record["healthy_findings"]] == [
         pytest.approx(f[1], rel=1e-4) for f in found
@@ -51,18 +51,18 @@ def test_the_label_keeps_its_promise_on_the_heads_it_was_set_on() -> None:
 
 def test_maps_of_zeros_leave_nothing_to_find() -> None:
     empty = [Healthy(np.zeros((5, 5, 5), np.float32), 125, 1.0, 0.0)] * 6
-    record = choose(empty)
+    record = choose(empty, 0.0)
     assert (record["label_threshold"], record["smallest"], record["findings"]) == (0.0, 0.0, 0.0)
     assert record["healthy_peaks"] == [0.0] * 6
 
 
 def test_too_few_images_and_maps_that_are_not_finite_are_refused() -> None:
     with pytest.raises(PhanesInputError, match="4 healthy images of a kind are too few"):
-        choose([healthy(seed) for seed in range(4)])
+        choose([healthy(seed) for seed in range(4)], 0.0)
     broken = healthy(0)
     broken.anomaly[3, 3, 3] = np.nan
     with pytest.raises(PhanesInputError, match="hold NaN"):
-        choose([broken] + [healthy(seed) for seed in range(5)])
+        choose([broken] + [healthy(seed) for seed in range(5)], 0.0)
 
 
 @pytest.mark.slow
