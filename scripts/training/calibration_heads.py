@@ -75,8 +75,8 @@ def choose(
 
     Returns:
         The record: `label_threshold`, `peak_share`, `smallest`; `brain_share` and `findings` that they leave, with
-        intervals from a bootstrap over images; `healthy_peaks`, `healthy_findings` (peak and size of each), `healthy_scores`,
-        `healthy_images`.
+        intervals from a bootstrap over images; `healthy_peaks`, `healthy_findings` (peak and size of each),
+        `healthy_scores`, `healthy_images`.
 
     Raises:
         PhanesInputError: too few images, or maps that are not finite.
