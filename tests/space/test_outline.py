@@ -115,7 +115,6 @@ def test_what_is_found_lies_where_it_was_in_the_image(tmp_path) -> None:
     assert tuple(image.shape) == (2, 128, 128, 1)
     region = data["analysed"].as_tensor()[0]
     np.testing.assert_array_equal(region.numpy(), brain_at(image.meta["heights"]))  # it was fitted to the template
-    assert (image[0][~region] == 0).all()
     dark = ndimage.binary_opening(((image[0] < 0.35) & region).numpy()[..., 0], np.ones((3, 3)))
     data["pred"] = torch.zeros(4, 128, 128, 1)
     data["pred"][0, ..., 0] = torch.from_numpy(dark).float() + 1.0  # all of the frame, the rim too
