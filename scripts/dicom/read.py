@@ -127,7 +127,7 @@ def read_source(path: str | Path | Sequence[str | Path], pixels: bool = True) ->
     frames, chosen = one_a_position(frames, pixels)
     if empty:
         notes.append(f"{len(empty)} files hold no pixels")
-    stack = arrange([frame.plane for frame in frames], _single_slice_mm(frames[0]))
+    stack = arrange([frame.plane for frame in frames], single_slice_mm(frames[0]) or 1.0)
     frames = [frames[i] for i in stack.order]
     if stack.sheared:
         unfit = unfit or "is sheared: no DICOM results can lie on its slices"
@@ -187,10 +187,10 @@ def _add_missing(images: Sequence[Dataset]) -> list[str]:
     return ["its DICOM header lacks a series or frame of reference UID"]
 
 
-def _single_slice_mm(frame: Frame) -> float:
-    """Distance that one slice stands for: the spacing between slices, else the slice's thickness, else 1 mm."""
+def single_slice_mm(frame: Frame) -> float | None:
+    """Distance that one slice stands for: their spacing, else the slice's thickness; None without these."""
     for name in ("SpacingBetweenSlices", "SliceThickness"):
         value = float(frame.text([name]) or 0.0)
         if value > 0:
             return value
-    return 1.0
+    return None

@@ -97,6 +97,7 @@ def find(
     into_mni: NDArray,
     *,
     spacing_known: bool = True,
+    thickness_known: bool = True,
     sides_known: bool = True,
     height_known: bool = True,
 ) -> tuple[NDArray[np.uint8], list[Finding]]:
@@ -109,6 +110,7 @@ def find(
         affine: (4, 4), voxel -> world of the scan, RAS, mm.
         into_mni: (4, 4), voxel -> MNI152 world, mm.
         spacing_known: whether the input knows the size of its voxels.
+        thickness_known: whether it knows how thick its slices are; without that there is no volume.
         sides_known: whether the input records which side is left.
         height_known: whether the MNI height is known; that of a single slice from an unknown place is not.
 
@@ -127,7 +129,7 @@ def find(
     found = [
         Finding(
             number=i + 1,
-            volume_mm3=sizes[i] * mm3 if spacing_known else None,
+            volume_mm3=sizes[i] * mm3 if spacing_known and thickness_known else None,
             x_mm=float(scan[i, 0]) if spacing_known else None,
             y_mm=float(scan[i, 1]) if spacing_known else None,
             z_mm=float(scan[i, 2]) if spacing_known else None,

@@ -178,6 +178,7 @@ class FindingsOfHeadd(Transform):
             affine,
             into_mni,
             spacing_known=bool(source.meta.get("spacing_known", True)),
+            thickness_known=bool(source.meta.get("thickness_known", True)),
             sides_known=d["sides_known"],
             height_known=image.meta["alignment"] != "outline",
         )

@@ -30,7 +30,7 @@ from scipy import ndimage
 from ..common.errors import PhanesInputError
 from ..common.metadata import add_note, add_warning
 from ..dicom.headers import is_dicom_file
-from ..dicom.read import LPS_TO_RAS, SourceSeries, read_source
+from ..dicom.read import LPS_TO_RAS, SourceSeries, read_source, single_slice_mm
 from .folders import ACCEPTED, SUFFIXES
 from .limits import (
     check_position,
@@ -123,6 +123,7 @@ class NiftiSliceReader(NibabelReader):
             affine = scaled
         elif unit in MM:
             meta["warnings"] = f"its header says {unit}s, but only millimetres make a head: taken for millimetres"
+        meta["thickness_known"] = len(img.shape) > 2
         return _as_volume(np.asanyarray(img.dataobj), affine, meta)
 
 
@@ -244,7 +245,12 @@ class DicomSeriesReader(ImageReader):
 
     def get_data(self, img: SourceSeries) -> tuple[NDArray, dict]:
         check_shape(img.shape)
-        meta = {"format": "DICOM", "modality": str(img.images[0].get("Modality", "")), "warnings": img.note}
+        meta = {
+            "format": "DICOM",
+            "modality": str(img.images[0].get("Modality", "")),
+            "thickness_known": len(img.frames) > 1 or single_slice_mm(img.frames[0]) is not None,
+            "warnings": img.note,
+        }
         array, affine = straightened(img.array(), img.affine) if img.stack.sheared else (img.array(), img.affine)
         return _as_volume(array, affine, meta)
 

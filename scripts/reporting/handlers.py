@@ -106,7 +106,7 @@ class CaseReporter:
             add_warning(output["image"], self.dicom.note(output))
         add_warning(output["image"], getattr(engine.inferer, "fallback", ""))
         volumes = [finding.volume_mm3 for finding in output["findings"]]
-        known = bool(output["source"].meta.get("spacing_known", True))
+        known = all(output["source"].meta.get(f"{name}_known", True) for name in ("spacing", "thickness"))
         result = CaseResult(
             case=case,
             source=self._shown(str(path)),

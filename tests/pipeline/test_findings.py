@@ -83,6 +83,9 @@ def test_what_the_input_does_not_know_stays_unknown(tmp_path: Path) -> None:
     found = find(
         map_with(STRONG), LIMITS, 1, AFFINE, INTO_MNI, spacing_known=False, sides_known=False, height_known=False
     )[1]
+    thin = find(map_with(STRONG), LIMITS, 1, AFFINE, INTO_MNI, thickness_known=False)[1][0]
+    assert thin.volume_mm3 is None
+    assert thin.x_mm is not None
     write_findings(found, tmp_path / "findings.csv")
     with (tmp_path / "findings.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

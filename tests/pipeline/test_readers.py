@@ -35,6 +35,7 @@ def test_nifti_keeps_values_and_affine(tmp_path: Path, shape: tuple, read_as: tu
     np.testing.assert_array_equal(image.numpy().reshape(shape), array)
     np.testing.assert_array_equal(image.affine, nib.load(tmp_path / "x.nii.gz").affine)
     assert image.meta["original_ndim"] == len(shape)
+    assert image.meta["thickness_known"] == (len(shape) > 2)
 
 
 def test_nifti_scaling_is_applied(tmp_path: Path) -> None:
@@ -87,6 +88,14 @@ def slice_dataset(index: int, z: float, pixels: np.ndarray, **changes: object) -
     for name, value in changes.items():
         setattr(ds, name, value)
     return ds
+
+
+@pytest.mark.parametrize("mm", [2.0, None])
+def test_a_dicom_slice_may_not_know_its_thickness(tmp_path: Path, mm: float | None) -> None:
+    slice_dataset(1, 0.0, np.ones((24, 32)), SliceThickness=mm).save_as(tmp_path / "x.dcm", enforce_file_format=True)
+    image = load(tmp_path / "x.dcm")
+    assert image.meta["thickness_known"] == (mm is not None)
+    assert np.linalg.norm(image.affine[:3, 2]) == pytest.approx(mm or 1.0)
 
 
 def write_series(folder: Path, change: Callable[[int], dict] = lambda i: {}, skip: tuple[int, ...] = ()) -> np.ndarray:
