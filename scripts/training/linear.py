@@ -1,7 +1,7 @@
 """Fit the closed-form stage: means and principal components of every axial level, from sums that can be added up.
 
 Each level is described by the deviations of itself and of its two neighbours, each from its own level's mean: with 123
-heads these are 369 deviations for 50 components. `LevelMoments` holds what the fit needs, in a form in which two sets
+heads these are 369 deviations for 30 components. `LevelMoments` holds what the fit needs, in a form in which two sets
 of heads add up to their union: they are read one block after the other. It is no summary to send to others, for the
 deviations of up to 133 heads are kept as they are, and give the heads away.
 """

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...method.head import HeadPhanes, VolumeMask
-from ...method.networks.linear import BRIGHTNESS, LinearAutoencoder
+from ...method.networks.linear import BRIGHTNESS, COMPONENTS, LinearAutoencoder
 from ...method.volume_map import median_within
 from ...space.geometry import LEVEL_MM
 from ...training.linear import train_linear
@@ -31,7 +31,7 @@ class LinearPhanes(PhanesSystem):
 
     network: Any  # HeadPhanes: nn.Module does not know what its parts are
 
-    def __init__(self, image_size: int = 128, components: int = 50, percentile: float = 99.5) -> None:
+    def __init__(self, image_size: int = 128, components: int = COMPONENTS, percentile: float = 99.5) -> None:
         brain = template_brain_mask(image_size)[..., None]
         heights = (LEVEL_MM,)
         network = LinearAutoencoder(brain, heights, components)
