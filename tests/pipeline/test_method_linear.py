@@ -10,6 +10,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from monai.bundle import ConfigParser
 
 from scripts.method.networks.linear import LinearAutoencoder
@@ -78,3 +79,12 @@ def test_label_cannot_take_the_linear_weights_for_the_other_network(linear_bundl
     """Its panel offers every models/*.pt, and loads with strict=False."""
     with another_program(tmp_path), pytest.raises(RuntimeError, match=r"size mismatch for network\.mean"):
         LabelHost(linear_bundle, checkpoint="linear.pt")
+
+
+def test_the_shipped_weights_are_of_the_configs_network_and_small() -> None:
+    network = parser_of(BUNDLE, method="linear").get_parsed_content("network_def")
+    file = BUNDLE / "models" / "linear.pt"
+    network.load_state_dict(torch.load(file, weights_only=True))
+    assert not any(value.isnan().any() for value in network.state_dict().values())
+    assert sum((BUNDLE / "models" / name).stat().st_size for name in ("model.pt", "linear.pt")) <= 100e6
+    assert json.loads((BUNDLE / "models" / "linear.json").read_text())["heads"]["healthy_images"] >= 20
