@@ -15,7 +15,6 @@ how far the tissue itself is from healthy. The anomaly map outside of the mask i
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
@@ -92,7 +91,7 @@ class HeadPhanes(nn.Module):
         self.neighbourhood, self.brightness = NEIGHBOURHOOD, BRIGHTNESS
         self.first, self.last = float(heights[0]), float(heights[-1])
         self.chunk = CHUNK  # slices that go through the network together; fewer take less memory
-        levels = torch.from_numpy(np.array(brain)).permute(2, 0, 1)[:, None] > 0
+        levels = torch.asarray(brain, copy=True).permute(2, 0, 1)[:, None] > 0
         self.register_buffer("brain", levels.contiguous(), persistent=False)
         self.register_buffer("seen", surroundings(levels), persistent=False)
 

@@ -10,7 +10,6 @@ can hold it. `scripts.training.linear` fits the buffers.
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
@@ -41,7 +40,7 @@ class LinearAutoencoder(nn.Module):
 
     def __init__(self, brain: ArrayLike, heights: Sequence[float], components: int = COMPONENTS) -> None:
         super().__init__()
-        inside = torch.from_numpy(np.array(brain)).permute(2, 0, 1).flatten(1) > 0  # (D, H * W)
+        inside = torch.asarray(brain, copy=True).permute(2, 0, 1).flatten(1) > 0  # (D, H * W)
         if len(heights) != len(inside):
             raise ValueError(f"{len(heights)} heights for {len(inside)} levels of the brain.")
         counts = inside.sum(dim=1)
