@@ -7,6 +7,7 @@ that other tools can be run on the very same files.
 from __future__ import annotations
 
 import csv
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,8 @@ from ...common.fingerprint import fingerprint
 from ...training.prepared import write_nifti
 from .heads_painting import ANY_SIZE_ML, STROKE_SIZES_ML, LesionShape, brain_in_head, paint, read_shapes, recipes
 from .heads_registrations import Registrations
+
+logger = logging.getLogger(__name__)
 
 SIZES = {"stroke": STROKE_SIZES_ML, "any": ANY_SIZE_ML}
 
@@ -147,11 +150,7 @@ class PaintedHeads:
         self._read: list[LesionShape] = []
 
     def cases(self, seed: int | None) -> Iterator[HeadCase]:
-        """Painted when first asked for.
-
-        Raises:
-            PhanesInputError: a head without room for its lesion.
-        """
+        """Painted when first asked for; a head whose voxels are too coarse for its lesion is left out, with a warning."""
         files = heads_in(self.folder)
         self._read = self._read or read_shapes(self.shapes, self.part)
         for index, (file, recipe) in enumerate(
@@ -166,9 +165,8 @@ class PaintedHeads:
                 rng = np.random.default_rng([int(seed or 0), index])
                 image, where = paint(head, np.asarray(source.affine), registration, recipe, rng)
                 if not where.any():
-                    raise PhanesInputError(
-                        f"'{recipe.shape.name}' vanishes in the voxels of '{file}': use finer heads."
-                    )
+                    logger.warning("'%s' vanishes in the voxels of '%s': left out.", recipe.shape.name, file)
+                    continue
                 _write(truth, where.astype(np.uint8), source)
                 _write(painted, _as_stored(image, source), source)
             lesion = np.asarray(load(truth).dataobj) > 0
