@@ -150,7 +150,7 @@ class PaintedHeads:
         self._read: list[LesionShape] = []
 
     def cases(self, seed: int | None) -> Iterator[HeadCase]:
-        """Painted when first asked for; a head whose voxels are too coarse for its lesion is left out, with a warning."""
+        """Painted when first asked for; a head too coarse for its lesion is left out, with a warning."""
         files = heads_in(self.folder)
         self._read = self._read or read_shapes(self.shapes, self.part)
         for index, (file, recipe) in enumerate(
