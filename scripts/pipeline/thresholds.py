@@ -18,19 +18,19 @@ class Thresholds:
 
     Attributes:
         label: a voxel belongs to a finding when the anomaly map is above it.
-        peak_share: and above this share of the finding's peak; 0 with a label threshold of the user's own.
         smallest: finding: mm3 of a head, mm2 (in MNI152 space) of a slice.
         healthy_peaks: the highest peak of each healthy image, 0 for one without a finding; None when not recorded.
         healthy_scores: the anomaly score of each; None when not recorded.
         healthy_findings: peak and size of each finding of each; None when not recorded.
+        peak_share: a voxel of a finding is also above this share of its peak; 0 with a threshold of the user's own.
     """
 
     label: float
     smallest: float = 0.0
-    peak_share: float = 0.0
     healthy_peaks: tuple[float, ...] | None = None
     healthy_scores: tuple[float, ...] | None = None
     healthy_findings: tuple[tuple[tuple[float, float], ...], ...] | None = None
+    peak_share: float = 0.0
 
     @classmethod
     def of(cls, calibration: Mapping[str, Any], kind: str, override: float | str | None = None) -> Thresholds:
@@ -49,10 +49,10 @@ class Thresholds:
         return cls(
             label,
             float(record.get("smallest", 0.0)),
-            float(record.get("peak_share", 0.0)) if calibrated(override) else 0.0,
             None if peaks is None else tuple(map(float, peaks)),
             None if scores is None else tuple(map(float, scores)),
             None if found is None else tuple(tuple((float(p), float(s)) for p, s in one) for one in found),
+            float(record.get("peak_share", 0.0)) if calibrated(override) else 0.0,
         )
 
     def healthy_below(self, score: float) -> float | None:

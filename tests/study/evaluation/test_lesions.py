@@ -96,7 +96,8 @@ def test_mask_and_image_are_cut_alike_in_a_native_scan(tmp_path, preprocessing):
     mask = np.zeros((260, 260), dtype=np.uint8)
     mask[80:150, 100:170] = 1
     affine = np.diag([0.9, 0.9, 3.0, 1.0])
-    save_nifti(tmp_path / "scan.nii.gz", ras_of_slice(100 * head + 60 * mask).astype(np.int16), affine)
+    tissue = 1 + 0.02 * np.random.default_rng(0).standard_normal(head.shape)  # regions of one value were no scan
+    save_nifti(tmp_path / "scan.nii.gz", ras_of_slice((100 * head + 60 * mask) * tissue).astype(np.int16), affine)
     save_nifti(tmp_path / "scan_mask.nii.gz", ras_of_slice(mask), affine)
     found = LesionBenchmark(tmp_path, preprocessing, lesion_cut=0.5).load("", None)
     bright = found.images > 0.92  # between head and lesion
