@@ -8,6 +8,7 @@ A page marks such a text with comments, which no reader sees:
 Behind the bar may stand a factor (`*100`) and a format as Python's `format` takes it. Whole tables:
 
     <!-- from: synthetic/record.json#ellipses | table -->     of one lesion set, from an evaluation's record
+    <!-- from: synthetic/record.json | auprc -->              AUPRC of every system in every lesion set, from the same
     <!-- from: synthetic/table.md#ellipses -->                 what stands below that heading of a Markdown file
     <!-- from: synthetic/table.md -->                          a whole Markdown file
 """
@@ -61,6 +62,8 @@ def value_of(path: Path, pointer: str, form: str = "") -> str:
     value = json.loads(text)
     if form == "table":
         return f"\n{record_table(value, pointer)}"
+    if form == "auprc":
+        return f"\n{auprc_table(value)}"
     for key in filter(None, pointer.split("/")):
         value = value[int(key)] if isinstance(value, list) else value[key]
     factor, _, spec = form.strip().rpartition(" ") if " " in form.strip() else ("", "", form.strip())
@@ -101,6 +104,20 @@ def record_table(record: dict[str, Any], name: str) -> str:
         texts = ["-" if one is None or math.isnan(one.mean) else number(one.mean, one.std) for one in spreads]
         rows.append([record["systems"][system]["name"], *texts])
     return to_markdown(["System", *measures], rows)
+
+
+def auprc_table(record: dict[str, Any]) -> str:
+    """AUPRC of every system in every lesion set of an evaluation's `record.json`: times 100, the seeds' mean."""
+    sets = list(dict.fromkeys(result["set"] for result in record["results"]))
+    scores: dict[str, dict[str, list[float]]] = {}
+    for result in record["results"]:
+        auprc = measures_of(result)["own.auprc"]
+        scores.setdefault(result["system"], {}).setdefault(result["set"], []).append(auprc)
+    rows = [
+        [record["systems"][system]["name"], *(number(spread_over_seeds(found[name]).mean) for name in sets)]
+        for system, found in scores.items()
+    ]
+    return to_markdown(["System", *(name.replace("_", " ") for name in sets)], rows)
 
 
 def differences(repository: str | Path, only: Iterable[Path] | None = None) -> list[str]:

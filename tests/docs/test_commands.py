@@ -51,6 +51,12 @@ def check_bundle_run(words: list[str]) -> None:
     check_overrides(given)
 
 
+def check_phanes(words: list[str]) -> None:
+    entries = ConfigParser.load_config_file(str(REPOSITORY / "bundle/configs/inference.json"))
+    for option in options(words):
+        assert option in entries, f"phanes has no option --{option}"
+
+
 def check_make(words: list[str]) -> None:
     text = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
     for target in words:
@@ -80,6 +86,8 @@ def test_commands_are_real(command: Command) -> None:
     program = Path(words[0]).name
     if program == "make":
         check_make(words[1:])
+    elif program == "phanes":
+        check_phanes(words[1:])
     elif program == "python" and words[1:4] == ["-m", "monai.bundle", "run"]:
         check_bundle_run(words[3:])
     elif program == "python" and words[1:3] == ["-m", "scripts"]:

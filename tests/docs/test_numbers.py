@@ -81,3 +81,15 @@ def test_tables_of_an_evaluation(repository: Path) -> None:
     assert "| b |" in refreshed("<!-- from: table.md -->old<!-- /from -->", repository)
     with pytest.raises(PhanesInputError, match="no results for the set 'strokes'"):
         refreshed("<!-- from: record.json#strokes | table --><!-- /from -->", repository)
+
+
+def test_auprc_of_all_sets(repository: Path) -> None:
+    results = [
+        {"set": name, "system": "phanes", "seed": seed, "maps": {"own": {"auprc": auprc, "best_dice": 0.5}}}
+        for name, seed, auprc in (("stroke_small", 0, 0.6), ("stroke_small", 1, 0.7), ("ellipses", 0, 0.8))
+    ]
+    record = {"systems": {"phanes": {"name": "PHANES", "role": "ours"}}, "results": results}
+    (repository / "record.json").write_text(json.dumps(record))
+    marked = refreshed("<!-- from: record.json | auprc --><!-- /from -->", repository)
+    assert "| System | stroke small | ellipses |" in marked
+    assert "| PHANES | 65.00 | 80.00 |" in marked
