@@ -64,8 +64,8 @@ def test_the_bundle_and_the_controls_have_rows(data, linear_bundle, tmp_path, mo
     assert len(results) == 2 * len(SYSTEMS)
     assert results["strokes", "perfect"]["maps"]["own"]["auprc"] > 0.999
     assert results["gliomas", "perfect"]["maps"]["own"]["auprc"] > 0.999
-    assert 0 < results["strokes", "phanes"]["maps"]["own"]["auprc"] < 0.9
-    assert 0 < results["strokes", "linear"]["maps"]["own"]["auprc"] < 0.9
+    assert 0 < results["strokes", "phanes"]["maps"]["own"]["auprc"] < 0.99  # the head is the template, and easy
+    assert 0 < results["strokes", "linear"]["maps"]["own"]["auprc"] < 0.99
     assert (
         results["strokes", "linear"]["maps"]["own"]["auprc"]
         != results["strokes", "linear_coarse"]["maps"]["own"]["auprc"]
