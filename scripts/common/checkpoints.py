@@ -35,7 +35,7 @@ def read_state(path: str | Path) -> dict[str, Any]:
         PhanesInputError: no such file.
     """
     if not Path(path).is_file():
-        raise PhanesInputError(f"No weights at '{path}': train first or correct weights_file.")
+        raise PhanesInputError(f"No weights at '{path}': train first, or give the right --weights_file.")
     return dict(torch.load(path, map_location="cpu", weights_only=True))
 
 
@@ -49,7 +49,9 @@ def load_network(network: nn.Module, path: str | Path) -> None:
     try:
         network.load_state_dict(state)
     except (RuntimeError, TypeError) as error:
-        raise PhanesInputError(f"'{path}' does not hold weights of the network in the config.") from error
+        raise PhanesInputError(
+            f"'{path}' does not hold weights of the network in the config: give those that belong to it."
+        ) from error
     if any(bool(torch.isnan(value).any()) for value in state.values() if value.is_floating_point()):
         raise PhanesInputError(f"'{path}' holds NaN: it has not been calibrated, run the calibrate workflow first.")
 

@@ -84,7 +84,7 @@ def check_overrides(argv: list[str] | None = None) -> None:
             fail(f"unknown option --{name}: {hint}")
         if value == "None":
             fail(
-                f"--{name} None would be passed over: give --{name}::_disabled_ True, or null in a config of your own."
+                f"--{name} None would have no effect: give --{name}::_disabled_ True, or null in a config of your own."
             )
         if value in ("true", "false", "yes", "no") and name not in switched:
             fail(f"--{name} is '{value}', which Python takes for true: write True or False.")

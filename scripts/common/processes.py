@@ -31,7 +31,9 @@ def join_processes(backend: str | None = None) -> torch.device:
         PhanesInputError: torchrun did not start this process.
     """
     if "LOCAL_RANK" not in os.environ:
-        raise PhanesInputError("This config is for several processes: start it by torchrun, or leave it out.")
+        raise PhanesInputError(
+            "This config is for several processes: start it with torchrun, or leave its overlay out."
+        )
     device = torch.device("cpu")
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))

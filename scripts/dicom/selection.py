@@ -105,7 +105,7 @@ def load_rules(rules: str | Path | Mapping[str, Any] | None) -> dict[str, Any] |
         except (OSError, ValueError) as error:
             raise PhanesInputError(f"series_rules '{rules}' cannot be read ({error}): give a JSON file.") from error
     if not isinstance(rules, Mapping) or rules.get("choose", "all") not in CHOICES:
-        raise PhanesInputError("series_rules must be a dictionary, its 'choose' one of all, best.")
+        raise PhanesInputError("series_rules is not understood: give a dictionary whose 'choose' is all or best.")
     rules = dict(rules)
     for kind in KINDS:
         rules[kind] = [_with_words(rule, rules.get("words", {})) for rule in rules.get(kind, [])]
@@ -117,7 +117,9 @@ def load_rules(rules: str | Path | Mapping[str, Any] | None) -> dict[str, Any] |
 def _pattern(name: str, words: Mapping[str, Any], inside: tuple[str, ...] = ()) -> str:
     """A list of words as a regular expression; `inside` are the lists that are being put together."""
     if name not in words or name in inside:
-        raise PhanesInputError(f"series_rules has no list of words '{name}', or one that holds itself.")
+        raise PhanesInputError(
+            f"series_rules names a list of words '{name}', which is missing or holds itself: mend it."
+        )
     listed = words[name] if isinstance(words[name], str) else " ".join(words[name])
     entries = [
         re.sub("<([a-z]+)>", lambda m: f"(?:{_pattern(m[1], words, (*inside, name))})", entry.replace("_", r"[\W_]*"))
@@ -168,7 +170,9 @@ def check_rule(rule: Rule) -> None:
     for keywords, wanted in _conditions(rule):
         unknown = [name for name in keywords if tag_for_keyword(name) is None]
         if unknown:
-            raise PhanesInputError(f"The series rule {dict(rule)} names '{unknown[0]}', which is no DICOM keyword.")
+            raise PhanesInputError(
+                f"The series rule {dict(rule)} names '{unknown[0]}', which is no DICOM keyword: correct it."
+            )
         if isinstance(wanted, str):
             _compiled(wanted)
         elif isinstance(wanted, Mapping):
@@ -257,7 +261,9 @@ def choose_series(
     if uids:
         missing = [uid for uid in uids if uid not in {series.uid for series in found}]
         if missing:
-            raise PhanesInputError(f"series_uid '{missing[0]}' is not among the {len(found)} DICOM series found.")
+            raise PhanesInputError(
+                f"series_uid '{missing[0]}' is not among the {len(found)} DICOM series found: check the UID."
+            )
         return [Decision(s, s.uid in uids, "chosen by UID" if s.uid in uids else "another UID") for s in found]
     if only is not None:
         hits = [matches(only, series.header) for series in found]

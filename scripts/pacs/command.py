@@ -90,7 +90,9 @@ def watch(
         with FileLock(Path(settings.work_dir) / "lock", timeout=0):
             failed = watcher.run(once)
     except Timeout as error:
-        raise PhanesInputError(f"work_dir '{settings.work_dir}' is in use by another watcher.") from error
+        raise PhanesInputError(
+            f"work_dir '{settings.work_dir}' is in use by another watcher: stop it, or choose another."
+        ) from error
     if once and failed:
         raise PhanesInputError(f"{failed} studies could not be done; the log above says why.")
 

@@ -114,7 +114,9 @@ class Records:
             finally:
                 os.close(folder)
         except OSError as error:
-            raise PhanesInputError(f"the record '{path}' cannot be written ({error.strerror}).") from error
+            raise PhanesInputError(
+                f"the record '{path}' cannot be written ({error.strerror}): check the disk."
+            ) from error
 
     def _path(self, study: str) -> Path:
         return self.folder / f"{folder_name(study)}.json"

@@ -206,7 +206,7 @@ def checked_cases(
         _check_device(device)
     except PhanesInputError as error:
         if anonymize and selection is not None and (selection.decisions or selection.passed_over):
-            fail("No image was taken for T1w: run without --anonymize to read why, which quotes names.")
+            fail("No image was taken for T1w, and the reasons quote names: run without --anonymize to read them.")
         fail(str(error))
     output = Path(output_dir).resolve()
     # realpath and not Path.resolve, which raises on a link that leads in a circle.

@@ -49,7 +49,9 @@ def check_size(path: str | Path, claimed_bytes: int) -> None:
     path = Path(path)
     size = path.stat().st_size
     if claimed_bytes > size * (DEFLATE_RATIO if path.name.lower().endswith((".gz", ".mgz")) or is_packed(path) else 1):
-        raise PhanesInputError(f"has {size} bytes, too few for the image that its header describes; it is cut off")
+        raise PhanesInputError(
+            f"has {size} bytes, too few for the image that its header describes: it is cut off; copy it again"
+        )
 
 
 def read_gzip(path: str | Path, claimed_bytes: int) -> bytes:

@@ -320,7 +320,7 @@ class CaseLoadImaged(LoadImaged):
             except PhanesInputError as error:
                 raise PhanesInputError(f"'{path}' {error}.") from error
             except MemoryError as error:
-                raise PhanesInputError(f"'{path}' does not fit into memory.") from error
+                raise PhanesInputError(f"'{path}' does not fit into memory: downsample it.") from error
             except Exception as error:  # libraries raise what they like on a broken file
                 raise PhanesInputError(
                     f"'{path}' cannot be read ({_reason(error, path)}); replace the file."
@@ -335,7 +335,7 @@ class CaseLoadImaged(LoadImaged):
         if not path.is_file() and not path.is_dir():
             raise PhanesInputError("is no file but a pipe or a device; give a file")
         if path.is_dir() and name.endswith(SUFFIXES) and not files:
-            raise PhanesInputError("is a folder in spite of its name, and holds no images; give a file")
+            raise PhanesInputError("is a folder with the name of a file, and holds no images; give a file")
         if path.is_file() and name.endswith(".png"):
             return PngSliceReader()
         if path.is_file() and name.endswith((".nrrd", ".mha")):
@@ -344,7 +344,7 @@ class CaseLoadImaged(LoadImaged):
             return NiftiSliceReader()
         if path.is_dir() or is_dicom_file(path):
             return DicomSeriesReader(files)
-        raise PhanesInputError(f"is of no accepted kind; give {ACCEPTED}")
+        raise PhanesInputError(f"is of no kind that can be read; give {ACCEPTED}")
 
     @staticmethod
     def _without_nan(image: MetaTensor) -> MetaTensor:

@@ -97,7 +97,7 @@ def analyse_cases(
     given = {"output_dir": str(output_dir), "cases": [dict(case) for case in cases], "dicom_output": True}
     overrides = overrides or {}
     if taken := sorted(given.keys() & overrides.keys()):
-        raise PhanesInputError(f"{', '.join(taken)}: not among the entries that can be overridden here.")
+        raise PhanesInputError(f"{', '.join(taken)}: cannot be changed here; leave it out.")
     _run(bundle_root, {**overrides, **given})
 
 

@@ -45,7 +45,7 @@ def build(bundle: str | Path, out: str | Path, torchscript: bool = False) -> tup
     requirements = (source / "scripts").resolve().parent / "requirements.txt"
     for path in (*(source / part for part in PARTS), source / "models/model.pt", requirements):
         if not path.exists():
-            raise PhanesInputError(f"'{path}' does not exist: give the folder of a whole bundle with --bundle.")
+            raise PhanesInputError(f"'{path}' does not exist: give the folder of a whole bundle with --bundle_root.")
     final = target / NAME
     if final.exists() and not (final / CHECKSUMS).is_file():
         raise PhanesInputError(f"'{final}' is no earlier package: move it away, or choose another folder with --out.")

@@ -128,7 +128,7 @@ def _by_outline(image: MetaTensor, spacing: tuple[float, ...]) -> NDArray[np.flo
     mm = spacing[:2] if image.meta.get("spacing_known", True) else (assumed_pixel_mm(pixels),) * 2
     outline = brain_outline(pixels, mm)
     if outline is None:
-        add_warning(image, "no brain's outline found: taken as it lies")
+        add_warning(image, "no outline of a brain was found: the slice is analysed as it lies")
         return _centred(head_centre(pixels, mm), (*mm, spacing[2]))
     to_square = np.diag([1.0, mm[1] / mm[0], 1.0])  # pixels as high as wide
     from_plane = np.linalg.inv(to_square) @ into_slice(apply_affine(to_square, outline))

@@ -67,7 +67,9 @@ def threshold_at(maps: Tensor, quantile: float, region: Tensor | None = None) ->
     values = maps[:, 0][:, region] if region is not None else maps
     threshold = float(np.quantile(values.numpy(), quantile))
     if math.isnan(threshold):
-        raise PhanesInputError("the healthy maps hold NaN: calibrate the thresholds they are made with first.")
+        raise PhanesInputError(
+            "the maps of healthy images hold NaN: a threshold of the network is not set; calibrate it first."
+        )
     return threshold
 
 

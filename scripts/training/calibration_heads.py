@@ -83,10 +83,12 @@ def choose(
     """
     if len(healthy) < LEAST:
         raise PhanesInputError(
-            f"{len(healthy)} healthy images of a kind are too few to calibrate: give at least {LEAST}."
+            f"{len(healthy)} healthy images of one kind are too few to calibrate: give at least {LEAST}."
         )
     if not all(np.isfinite(one.anomaly).all() for one in healthy):
-        raise PhanesInputError("the healthy maps hold NaN: calibrate the thresholds they are made with first.")
+        raise PhanesInputError(
+            "the maps of healthy images hold NaN: a threshold of the network is not set; calibrate it first."
+        )
 
     def label(threshold: float) -> tuple[list[Any], NDArray, NDArray]:
         found = [regions(o.anomaly, threshold, int(np.ceil(smallest / o.voxel)), PEAK_SHARE) for o in healthy]

@@ -35,7 +35,7 @@ class FeatureTrunk(nn.Module):
             self.trunk: nn.Module = VGG19Features(weights) if trunk == "vgg19" else SpatialLPIPS(trunk, weights or None)
         except (OSError, ValueError) as error:
             raise PhanesInputError(
-                f"The weights of feature_trunk {trunk} are not at hand ({error}): give their file by "
+                f"The weights of feature_trunk {trunk} were not found ({error}): give their file by "
                 "--feature_weights, or name another trunk by --feature_trunk (docs/training.md)."
             ) from error
         self.name = trunk

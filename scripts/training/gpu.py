@@ -104,12 +104,12 @@ def train_on_gpu(
     """
     began = time.monotonic()
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise PhanesInputError("No CUDA device is at hand: correct the driver, or rehearse with --device cpu.")
+        raise PhanesInputError("No CUDA device was found: check the driver, or rehearse with --device cpu.")
     network, maker = start(unpack(packed), seed, device)
     folder = Path(out)
     left = minutes - (time.monotonic() - began + RESERVE) / 60
     if left <= 0:
-        raise PhanesInputError(f"{minutes:g} minutes are over before training begins: give it more.")
+        raise PhanesInputError(f"{minutes:g} minutes are over before training begins: give more --minutes.")
     ready = time.monotonic()
     weights = torch.load(
         fit(network, maker, folder / "run", steps, batch, minutes=left, resume=False), weights_only=True

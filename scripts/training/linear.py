@@ -98,7 +98,7 @@ def fit_linear(network: LinearAutoencoder, moments: LevelMoments) -> None:
         PhanesInputError: fewer than two heads.
     """
     if moments.heads < 2:
-        raise PhanesInputError(f"{moments.heads} head(s) to fit the linear stage to: give it at least two.")
+        raise PhanesInputError(f"{moments.heads} head(s) are too few for the linear network: give at least two.")
     wanted = network.components.shape[1]
     for level, factor in enumerate(moments.factors):
         start = int(network.starts[level])
@@ -139,7 +139,7 @@ def train_linear(network: LinearAutoencoder, heads: Iterable[Tensor], brain: Ten
     if block:
         moments = take(block, moments)
     if moments is None:
-        raise PhanesInputError("No heads to fit the linear stage to.")
+        raise PhanesInputError("There are no heads to fit the linear network to: give at least two.")
     fit_linear(network, moments)
 
 

@@ -31,7 +31,9 @@ def load_part(module: nn.Module, path: str, producer: str) -> nn.Module:
         module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
-        raise PhanesInputError(f"'{path}' does not fit this network ({reason}): is it from another size?") from error
+        raise PhanesInputError(
+            f"'{path}' does not fit this network ({reason}): give weights of the same --size."
+        ) from error
     return module
 
 
@@ -53,7 +55,7 @@ def load_perceptual(network: SpatialLPIPS, path: str | None) -> None:
         published = SpatialLPIPS("file", path) if path else SpatialLPIPS("imagenet")
     except (OSError, ValueError) as error:
         raise PhanesInputError(
-            f"LPIPS' SqueezeNet is not at hand ({error}): give torchvision's file by --perceptual_file, or take the "
+            f"LPIPS' SqueezeNet was not found ({error}): give torchvision's file by --perceptual_file, or take the "
             "distilled network by --network_def::perceptual::trunk distilled (docs/training.md)."
         ) from error
     network.load_state_dict(published.state_dict())

@@ -167,9 +167,7 @@ def prepare_head(row: Row, item: dict[str, Any], folder: Path) -> Row:
 
 def _described(image: MetaTensor) -> dict[str, str]:
     if image.shape[-1] == 1:
-        raise PhanesInputError(
-            "It holds a single slice; give whole heads, and slices of z = +23 mm as PNG to training."
-        )
+        raise PhanesInputError("It holds a single slice; give whole heads (train.json takes slices as they are).")
     placing = np.asarray(image.meta["placing"], dtype=float).reshape(4, 4)
     found = describe(np.linalg.inv(placing), float(image.meta["alignment_similarity"]))
     return {

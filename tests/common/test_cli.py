@@ -34,7 +34,7 @@ def test_a_word_for_a_truth_value_is_refused_where_it_would_be_taken_for_true() 
     check_overrides(["run", "--config_file", CONFIG, "--network_def::mask::keep_below", "False"])
     with pytest.raises(PhanesInputError, match=r"--network_def::mask::keep_below is 'false'.*: write True or False"):
         check_overrides(["run", "--config_file", CONFIG, "--network_def::mask::keep_below", "false"])
-    with pytest.raises(PhanesInputError, match="--network_def::refinement None would be passed over"):
+    with pytest.raises(PhanesInputError, match="--network_def::refinement None would have no effect"):
         check_overrides(["run", "--config_file", CONFIG, "--network_def::refinement", "None"])
     with pytest.raises(PhanesInputError, match="--resume is 'false'"):
         check_overrides(["run", "--config_file", TRAIN, "--resume=false"])

@@ -84,4 +84,4 @@ def test_a_slice_from_elsewhere_lies_where_its_outline_puts_it() -> None:
     assert np.abs(middle - [0.0, -17.0]).max() < 5
     blank = aligned(np.zeros((200, 250, 1)), affine)
     assert blank.meta["alignment"] == "slice"
-    assert "no brain's outline found" in blank.meta["warnings"]
+    assert "no outline of a brain was found" in blank.meta["warnings"]

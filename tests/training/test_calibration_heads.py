@@ -57,7 +57,7 @@ def test_maps_of_zeros_leave_nothing_to_find() -> None:
 
 
 def test_too_few_images_and_maps_that_are_not_finite_are_refused() -> None:
-    with pytest.raises(PhanesInputError, match="4 healthy images of a kind are too few"):
+    with pytest.raises(PhanesInputError, match="4 healthy images of one kind are too few"):
         choose([healthy(seed) for seed in range(4)], 0.0)
     broken = healthy(0)
     broken.anomaly[3, 3, 3] = np.nan

@@ -54,7 +54,7 @@ def test_missing_weights_are_refused_in_one_sentence_and_nothing_stands_in(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))  # an empty cache
     monkeypatch.setattr("torch.hub.download_url_to_file", offline)
     for trunk, weights in (("vgg19", None), ("vgg19", str(tmp_path / "nowhere.pt")), ("imagenet", None)):
-        with pytest.raises(PhanesInputError, match=f"The weights of feature_trunk {trunk} are not at hand .*: give"):
+        with pytest.raises(PhanesInputError, match=f"The weights of feature_trunk {trunk} were not found .*: give"):
             FeatureTrunk(trunk, weights)
     with pytest.raises(PhanesInputError, match="feature_trunk distilled needs its weights"):
         FeatureTrunk("distilled")
