@@ -133,7 +133,8 @@ class LevelsOfHeadd(MapTransform):
         indices = sorted({int(i) for i in self.slices})
         if not indices or indices[0] < 0 or indices[-1] >= depth:
             raise PhanesInputError(
-                f"slices {indices} do not exist in '{_name(image)}', which has 0 to {depth - 1}: choose among these."
+                f"slices {indices} do not exist in '{_name(image)}', which has the axial slices 0 to {depth - 1}: "
+                "choose among these."
             )
         slice_of = np.linalg.inv(into_mni)[2]  # of a point in MNI space
         step = 1.0 / slice_of[2]

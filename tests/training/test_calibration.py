@@ -140,7 +140,7 @@ def test_the_published_distance_is_filled_from_its_file_and_nothing_stands_in(tm
     load_perceptual(network, str(tmp_path / "squeezenet.pt"))
     assert torch.equal(network.trunk.features[0].weight, published.trunk.features[0].weight)
     assert not torch.equal(network.heads[0].weight, published.heads[0].weight)  # the lpips package's
-    with pytest.raises(PhanesInputError, match=r"not at hand .*--perceptual_file, or take the distilled network"):
+    with pytest.raises(PhanesInputError, match=r"was not found .*--perceptual_file, or take the distilled network"):
         load_perceptual(network, str(tmp_path / "nowhere.pt"))
     with pytest.raises(PhanesInputError, match=r"run distill_perceptual\.json first"):
         load_perceptual(SpatialLPIPS("distilled"), str(tmp_path / "nowhere.pt"))
