@@ -107,7 +107,7 @@ def record_table(record: dict[str, Any], name: str) -> str:
 
 
 def auprc_table(record: dict[str, Any]) -> str:
-    """AUPRC of every system in every lesion set of an evaluation's `record.json`: times 100, the seeds' mean."""
+    """AUPRC of all systems but the controls in all sets of a `record.json`, as Markdown: times 100, the seeds' mean."""
     sets = list(dict.fromkeys(result["set"] for result in record["results"]))
     scores: dict[str, dict[str, list[float]]] = {}
     for result in record["results"]:
@@ -116,6 +116,7 @@ def auprc_table(record: dict[str, Any]) -> str:
     rows = [
         [record["systems"][system]["name"], *(number(spread_over_seeds(found[name]).mean) for name in sets)]
         for system, found in scores.items()
+        if record["systems"][system]["role"] != "sanity"
     ]
     return to_markdown(["System", *(name.replace("_", " ") for name in sets)], rows)
 
