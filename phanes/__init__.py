@@ -44,7 +44,8 @@ class Result:
         mask: uint8, what was filled.
         coarse: float32, the coarse reconstruction.
         label: uint8, the findings' numbers.
-        findings: a dictionary a finding, the strongest first; its keys are the columns of findings.csv.
+        findings: a dictionary a finding, the strongest first; its keys are the columns of findings.csv. Each of its
+            `structures` has `structure`, `side` and `share` (0 to 1).
         score: mean of the anomaly map over what was analysed.
         warnings: what to know about this result; empty when all is well.
     """

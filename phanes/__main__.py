@@ -31,8 +31,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("out", metavar="OUT", nargs="?", help="folder for the results")
     made.add_argument("--slices", metavar="S", help="brain, mid (the paper's level), or a list: [90,95]")
     made.add_argument("--device", metavar="D", help="cpu, cuda or mps")
-    made.add_argument("--label_threshold", metavar="T", help="of the findings, in place of the calibrated one")
-    made.add_argument("--dicom_output", action="store_const", const="true", help="results of DICOM cases as DICOM, too")
+    made.add_argument("--label_threshold", metavar="T", help="threshold of the findings, if not the calibrated one")
+    made.add_argument("--dicom_output", action="store_const", const="true", help="also write DICOM objects")
     made.add_argument("--anonymize", action="store_const", const="true", help="no names and paths in the results")
     made.add_argument("--version", action="store_true", help="print the version")
     return made
@@ -82,7 +82,7 @@ def _options(words: Sequence[str]) -> dict[str, Any]:
     while rest:
         name, equals, value = rest.pop(0).partition("=")
         if not name.startswith("--") or not (equals or rest):
-            parser().error(f"'{name}' is not understood: options are --name value")
+            parser().error(f"'{name}' is not understood: give --name value, but --dicom_output, --anonymize alone")
         found[name[2:].replace("-", "_")] = _value(value if equals else rest.pop(0))
     return found
 

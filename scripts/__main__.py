@@ -24,7 +24,7 @@ from .training.prepare import prepare
 
 
 class Commands:
-    """PHANES beside its bundle workflows (`python -m monai.bundle run ...`)."""
+    """The tools of PHANES. To analyse scans, use the command `phanes`; to train, `python -m monai.bundle run train`."""
 
     # A function that already reads well in `--help` is a verb as it is.
     benchmark = staticmethod(benchmark)
@@ -65,7 +65,7 @@ class Commands:
         weights_file: str = "",
         method: str = "restoration",
     ) -> None:
-        """Write the whole method as one file that runs without this package: heads to the four channels.
+        """Write the whole method as one file that runs without this package (PyTorch export or ONNX).
 
         Args:
             format: torch_export, onnx, or both, separated by a comma.

@@ -85,7 +85,7 @@ def train_on_gpu(
     device: str = "cuda",
     seed: int = 0,
 ) -> str:
-    """Check the GPU and train for the rest of the time.
+    """Check the GPU, then train the restoration network until `minutes` are over.
 
     Args:
         packed: file that `pack_heads` made.
