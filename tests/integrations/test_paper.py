@@ -198,7 +198,7 @@ def test_calibration_writes_a_whole_model_and_says_what_it_was_trained_with(cali
 
 @pytest.mark.parametrize("size", [[], ["--size", "paper"]])
 def test_inference_takes_the_weights(calibrated: Path, data: Path, tmp_path: Path, size: list[str]) -> None:
-    configs = [f"'{BUNDLE / 'configs' / name}.json'" for name in ("inference", "paper")]
+    configs = [f"'{BUNDLE / 'configs' / name}.json'" for name in ("inference", "mid_axial", "paper")]
     command = [sys.executable, "-m", "monai.bundle", "run", "inference", "--bundle_root", str(BUNDLE), *size]
     command += ["--config_file", f"[{','.join(configs)}]", "--dataset_dir", str(data / "val" / "S000.png")]
     command += ["--output_dir", str(tmp_path), "--device", "cpu", "--weights_file", str(calibrated / "model.pt")]
