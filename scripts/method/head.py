@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from .filters import gaussian_filter
 from .networks.levels import level_index
 from .networks.linear import BRIGHTNESS
-from .phanes import OF_SLICES, leave_out
+from .phanes import OF_SLICES, leave_out, with_head
 from .slices import CHUNK, chunks, fold, joined, unfold
 from .volume_map import local_contrast, relative_map
 
@@ -163,7 +163,7 @@ class HeadPhanes(nn.Module):
         parts: list[Tensor] = []
         for part in chunks(fold(volume), self.chunk):
             seen = self.at(self.seen, part)
-            drawn = self.network(torch.cat([part[:, :1] * seen, part[:, 1:]], dim=1))
+            drawn = self.network(with_head(part, part[:, :1] * seen))
             parts.append(torch.where(seen > 0, drawn, part[:, :1]))
         coarse = unfold(joined(parts), volume)
         head = volume[:, :1]
@@ -177,5 +177,5 @@ class HeadPhanes(nn.Module):
         slices, holes = chunks(fold(volume), self.chunk), chunks(fold(mask), self.chunk)
         for part, hole in zip(slices, holes):  # noqa: B905 - TorchScript knows no strict
             seen = self.at(self.seen, part)
-            parts.append(self.network.fill(torch.cat([part[:, :1] * seen, part[:, 1:]], dim=1), hole))
+            parts.append(self.network.fill(with_head(part, part[:, :1] * seen), hole))
         return unfold(joined(parts), volume)

@@ -69,9 +69,10 @@ def regions(
 
     Args:
         anomaly: (X, Y, Z), 0 where nothing was analysed.
-        threshold: a voxel belongs to a region when it is above it,
-        peak_share: and above this share of the region's peak: the map falls off slowly around what is very abnormal.
+        threshold: a voxel belongs to a region when it is above it.
         smallest: voxels of the smallest region that counts.
+        peak_share: a voxel of a region is also above this share of its peak. The map falls off slowly around what is
+            very abnormal.
 
     Returns:
         Numbers from 1 on, (X, Y, Z), 0 elsewhere; the regions' peaks and numbers of voxels.

@@ -172,8 +172,8 @@ class HeadsCalibrator:
     """Collects the maps of an inference run over healthy images, and writes what they say into the record.
 
     Args:
-        calibration_file: the record; `heads` and `slices` are put into it, what else it holds stays. A record
-            of other weights is begun anew.
+        calibration_file: the record; `heads` and `slices` are put into it, what else it holds stays. A record of other
+            weights is begun anew.
         weights_file: the weights that the maps are made with.
     """
 
@@ -223,7 +223,6 @@ class HeadsCalibrator:
             record |= {kind: choose(healthy, SMALLEST[kind]) for kind, healthy in self.healthy.items() if healthy}
         except PhanesInputError as error:
             fail(str(error))
-        record.pop("guard", None)
         record["date"] = datetime.now(timezone.utc).strftime("%Y-%m-%d")
         text = json.dumps(record, indent=4) + "\n"
         write_atomically(self.file, lambda partial: partial.write_text(text, encoding="utf-8"))

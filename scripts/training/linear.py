@@ -21,7 +21,7 @@ from ..common.cli import fail
 from ..common.errors import PhanesInputError
 from ..method.networks.linear import BRIGHTNESS, LinearAutoencoder
 from ..space.levels import LEVELS_MM, brain_of_levels
-from .prepared import read_prepared
+from .prepared import prepared_files, read_prepared
 
 REACH = 1  # neighbouring levels on either side that a level learns from
 RANK = 400  # most deviations kept a level: exact for 133 heads; beyond that the smallest variances are dropped
@@ -173,13 +173,11 @@ class LinearTrainer:
                 are none.
         """
         started = time.monotonic()
-        files = sorted(self.folder.glob("*.nii.gz"))
-        if not files:
-            fail(f"No prepared heads (*.nii.gz) in '{self.folder}': make them with `python -m scripts prepare`.")
         brain = brain_of_levels()
         network = LinearAutoencoder(brain, LEVELS_MM)
-        heads = (torch.from_numpy(read_prepared(file) / BRIGHTNESS).clamp(max=1) for file in files)
         try:
+            files = prepared_files(self.folder)
+            heads = (torch.from_numpy(read_prepared(file) / BRIGHTNESS).clamp(max=1) for file in files)
             train_linear(network, heads, torch.from_numpy(brain.copy()))
         except PhanesInputError as error:
             fail(str(error))

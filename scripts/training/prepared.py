@@ -19,6 +19,20 @@ BRAIN_VALUE = 100  # what the median of a head's brain is stored as
 BRIGHTEST = 255 / BRAIN_VALUE  # in units of that median; what is brighter is cut off
 
 
+def prepared_files(folder: str | Path) -> list[Path]:
+    """The prepared heads of a folder, by name.
+
+    Raises:
+        PhanesInputError: there are none.
+    """
+    files = sorted(Path(folder).glob("*.nii.gz"))
+    if not files:
+        raise PhanesInputError(
+            f"No prepared heads (*.nii.gz) in '{folder}': make them with `python -m scripts prepare`."
+        )
+    return files
+
+
 def write_prepared(path: Path, levels: NDArray) -> None:
     """Store a head.
 

@@ -17,11 +17,10 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from ..common.checkpoints import save_state
-from ..common.errors import PhanesInputError
 from ..method.networks.restoration import RestorationNetwork
 from ..space.levels import LEVELS_MM, brain_of_levels
 from .lessons import LessonMaker, Lessons
-from .prepared import BRAIN_VALUE, read_prepared
+from .prepared import BRAIN_VALUE, prepared_files, read_prepared
 
 BATCH = 16
 LEARNING_RATE = 1e-3
@@ -176,11 +175,7 @@ def read_heads(folder: str | Path) -> Tensor:
     Raises:
         PhanesInputError: no heads, or a file that is none.
     """
-    files = sorted(Path(folder).glob("*.nii.gz"))
-    if not files:
-        raise PhanesInputError(
-            f"No prepared heads (*.nii.gz) in '{folder}': make them with `python -m scripts prepare`."
-        )
+    files = prepared_files(folder)
     heads = [torch.from_numpy(read_prepared(file) * BRAIN_VALUE).round().to(torch.uint8) for file in files]
     return torch.stack(heads)
 
