@@ -101,6 +101,7 @@ def fit(
         average, step, spent = state["average"], state["step"], state["seconds"]
         maker.resume(state["random"])
 
+    out.mkdir(parents=True, exist_ok=True)
     if step == 0:
         (out / "curve.csv").unlink(missing_ok=True)
 

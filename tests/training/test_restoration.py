@@ -97,8 +97,9 @@ def test_a_finished_run_is_left_alone(heads, tmp_path):
 def test_the_curve_has_a_row_every_so_many_steps(heads, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "LOG_STEPS", 2)
     network, maker = small(heads)
-    fit(network, maker, tmp_path, steps=4, batch=2)
-    rows = list(csv.reader((tmp_path / "curve.csv").open()))
+    out = tmp_path / "runs" / "new"  # a run's folder need not be there yet
+    fit(network, maker, out, steps=4, batch=2)
+    rows = list(csv.reader((out / "curve.csv").open()))
     assert tuple(rows[0]) == COLUMNS
     assert [row[0] for row in rows[1:]] == ["2", "4"]
     assert all(math.isfinite(float(value)) for row in rows[1:] for value in row)
