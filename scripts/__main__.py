@@ -63,7 +63,7 @@ class Commands:
         out: str = ".",
         bundle_root: str = "bundle",
         weights_file: str = "",
-        method: str = "restoration",
+        method: str = "both",
     ) -> None:
         """Write the whole method as one file that runs without this package (PyTorch export or ONNX).
 

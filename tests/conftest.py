@@ -101,7 +101,8 @@ def scratch_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         network = parser.get_parsed_content("network_def")
         fill_thresholds(network)
         if not overlays:
-            scratch_restoration(network.network)
+            scratch_restoration(network.network.restoration)
+            scratch_linear(network.network.linear)
         weights |= network.state_dict()
     torch.save(weights, root / "models" / "model.pt")
     write_calibration(root)
@@ -117,8 +118,7 @@ def linear_bundle(scratch_bundle: Path, tmp_path_factory: pytest.TempPathFactory
     from scripts.common.files import sha256_of_file
     from scripts.method.head import HeadPhanes
     from scripts.method.networks.linear import LinearAutoencoder
-    from scripts.space.levels import GRID, LEVELS_MM, brain_of_levels
-    from scripts.training.linear import train_linear
+    from scripts.space.levels import LEVELS_MM, brain_of_levels
 
     root = tmp_path_factory.mktemp("linear_bundle")
     for name in ("configs", "scripts"):
@@ -126,13 +126,22 @@ def linear_bundle(scratch_bundle: Path, tmp_path_factory: pytest.TempPathFactory
     shutil.copytree(scratch_bundle / "models", root / "models")
     brain = torch.from_numpy(brain_of_levels().copy())
     method = HeadPhanes(LinearAutoencoder(brain, LEVELS_MM), brain, LEVELS_MM)
-    generator = torch.Generator().manual_seed(0)
-    train_linear(method.network, (0.5 + 0.05 * torch.randn(GRID, generator=generator) for _ in range(3)), brain)
+    scratch_linear(method.network)
     method.mask.threshold.fill_(3.0)
     torch.save(method.state_dict(), root / "models" / "linear.pt")
     record = {"label_threshold": LINEAR_LABEL, "weights_sha256": sha256_of_file(root / "models" / "linear.pt")}
     (root / "models" / "linear.json").write_text(json.dumps(record))
     return root
+
+
+def scratch_linear(network: Any) -> None:
+    """Fitted to three heads of noise."""
+    from scripts.space.levels import GRID, brain_of_levels
+    from scripts.training.linear import train_linear
+
+    generator = torch.Generator().manual_seed(0)
+    heads = (0.5 + 0.05 * torch.randn(GRID, generator=generator) for _ in range(3))
+    train_linear(network, heads, torch.from_numpy(brain_of_levels().copy()))
 
 
 def scratch_restoration(network: Any) -> None:

@@ -3,13 +3,16 @@
 1. x_c = network(x): the coarse reconstruction, and its map s_c (`volume_map`)
 2. m: s_c, smoothed, above the threshold t of healthy heads, grown a little
 3. x_ph = network.fill(x, m) in m, x_c around it: the mask's content drawn from its surroundings alone
-4. s = sqrt(s_ph S), where s_ph is the map of x_ph and S the neighbourhood's mean of s_c
+4. s = sqrt((s_c + s_ph) S), where s_ph is the map of x_ph and S the neighbourhood's mean of s_c
+
+A network may draw several reconstructions (`BothNetworks`): each has its own map, and the maps add up. The images that
+people see are their mean.
 
 The network sees the brain and a little around it: fat is far brighter in some scans than in others, and what is bright
 beside a brain makes a brain look dark.
 
-S stands where the paper's equation (4) has the perceptual distance: it says how suspicious the surroundings are, s_ph
-how far the tissue itself is from healthy. The anomaly map outside of the mask is what stage 1 found.
+S stands where the paper's equation (4) has the perceptual distance: it says how suspicious the surroundings are, s_c
+and s_ph how far the tissue itself is from healthy.
 """
 
 from collections.abc import Sequence
@@ -69,8 +72,8 @@ class HeadPhanes(nn.Module):
     """Heads in, anomaly map, pseudo-healthy image, mask and coarse reconstruction out.
 
     Args:
-        network: both stages: slices (N, 2, H, W) -> (N, 1, H, W), and `fill(slices, hole)` with nothing inside of the
-            hole looked at: `RestorationNetwork` or `LinearAutoencoder`.
+        network: both stages: slices (N, 2, H, W) -> K reconstructions (N, K, H, W), and `fill(slices, hole)` with
+            nothing inside of the hole looked at: `BothNetworks`, `RestorationNetwork` or `LinearAutoencoder`.
         brain: (H, W, D) the template's brain at each level, > 0 inside.
         heights: MNI z of each level, mm, evenly spaced, rising.
         mask: what is filled.
@@ -96,8 +99,15 @@ class HeadPhanes(nn.Module):
         self.register_buffer("seen", surroundings(levels), persistent=False)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        """The shipped model.pt holds the weights of `Phanes` too: they are left out."""
+        """The shipped model.pt holds the weights of `Phanes` too: they are left out.
+
+        Raises:
+            RuntimeError: weights of another network, also where the host loads with `strict=False`.
+        """
         leave_out(state_dict, prefix, OF_SLICES)
+        missing = [name for name in self.state_dict() if prefix + name not in state_dict]
+        if missing:
+            raise RuntimeError(f"These weights are of another network: they do not hold {missing[0]}.")
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -115,7 +125,7 @@ class HeadPhanes(nn.Module):
         coarse, coarse_map = self.coarse(volume)
         mask = self.mask(coarse_map) * self.inside(volume)
         anomaly, pseudo_healthy = self.complete(volume, mask, coarse, coarse_map)
-        result = torch.cat([anomaly, pseudo_healthy, mask, coarse], dim=1)
+        result = torch.cat([anomaly, pseudo_healthy, mask, coarse.mean(dim=1, keepdim=True)], dim=1)
         return result if image.dim() == 5 else result[..., 0]
 
     def forward_with_mask(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -139,16 +149,24 @@ class HeadPhanes(nn.Module):
         Args:
             volume: (B, 2, H, W, D), as in `forward`.
             mask: (B, 1, H, W, D), 0 or 1.
-            coarse: same shape, the coarse reconstruction.
-            coarse_map: same shape, its map.
+            coarse: (B, K, H, W, D), the coarse reconstructions.
+            coarse_map: (B, 1, H, W, D), their map.
         """
-        head, inside = volume[:, :1], self.inside(volume)
         filled = self.fill(volume, mask)
-        contrast = local_contrast(self.brightness * head)
-        best = torch.where(mask > 0, filled, coarse)
-        closer = relative_map(self.brightness * head, self.brightness * best, inside, contrast)
-        anomaly = (closer * gaussian_filter(coarse_map, self.neighbourhood)).sqrt() * inside + 0.0 * mask
-        return anomaly, torch.where(mask > 0, filled, head)
+        filled_map = self.map_of(volume, torch.where(mask > 0, filled, coarse))
+        neighbourhood = gaussian_filter(coarse_map, self.neighbourhood)
+        anomaly = ((coarse_map + filled_map) * neighbourhood).sqrt() * self.inside(volume) + 0.0 * mask
+        return anomaly, torch.where(mask > 0, filled.mean(dim=1, keepdim=True), volume[:, :1])
+
+    def map_of(self, volume: Tensor, reconstructions: Tensor) -> Tensor:
+        """How far the head is from its reconstructions (B, K, H, W, D): the sum of their maps, (B, 1, H, W, D)."""
+        head, inside = self.brightness * volume[:, :1], self.inside(volume)
+        contrast = local_contrast(head)
+        total = torch.zeros_like(head)
+        for number in range(reconstructions.shape[1]):
+            one = self.brightness * reconstructions[:, number : number + 1]
+            total = total + relative_map(head, one, inside, contrast)
+        return total
 
     def inside(self, volume: Tensor) -> Tensor:
         """The template's brain at the levels of a volume (B, 2, H, W, D): (B, 1, H, W, D), 0 or 1."""
@@ -159,20 +177,17 @@ class HeadPhanes(nn.Module):
         return levels[level_index(slices[:, 1], self.first, self.last, levels.shape[0])].to(slices.dtype)
 
     def coarse(self, volume: Tensor) -> tuple[Tensor, Tensor]:
-        """Stage 1: coarse reconstruction and its map, (B, 1, H, W, D) both, of (B, 2, H, W, D)."""
+        """Stage 1, of (B, 2, H, W, D): coarse reconstructions (B, K, H, W, D) and their map (B, 1, H, W, D)."""
         parts: list[Tensor] = []
         for part in chunks(fold(volume), self.chunk):
             seen = self.at(self.seen, part)
             drawn = self.network(with_head(part, part[:, :1] * seen))
             parts.append(torch.where(seen > 0, drawn, part[:, :1]))
         coarse = unfold(joined(parts), volume)
-        head = volume[:, :1]
-        contrast = local_contrast(self.brightness * head)
-        relative = relative_map(self.brightness * head, self.brightness * coarse, self.inside(volume), contrast)
-        return coarse, relative
+        return coarse, self.map_of(volume, coarse)
 
     def fill(self, volume: Tensor, mask: Tensor) -> Tensor:
-        """Stage 2: the slices completed in the mask, (B, 1, H, W, D), of (B, 2, H, W, D) and (B, 1, H, W, D)."""
+        """Stage 2: the slices completed in the mask (B, 1, H, W, D), (B, K, H, W, D), of (B, 2, H, W, D)."""
         parts: list[Tensor] = []
         slices, holes = chunks(fold(volume), self.chunk), chunks(fold(mask), self.chunk)
         for part, hole in zip(slices, holes):  # noqa: B905 - TorchScript knows no strict

@@ -31,7 +31,7 @@ def bundle_network(
     bundle_root: str | Path = "bundle",
     weights_file: str | Path | None = None,
     overlays: Sequence[str] = (),
-    method: str = "restoration",
+    method: str = "both",
 ) -> nn.Module:
     """The network that `inference.json` defines, with its weights, in evaluation mode on the CPU.
 
@@ -39,7 +39,7 @@ def bundle_network(
         bundle_root: the bundle's folder.
         weights_file: other weights than the config's.
         overlays: configs beside `inference.json`, by name.
-        method: the network of whole heads, restoration or linear.
+        method: the network of whole heads, both or linear.
 
     Raises:
         PhanesInputError: no config or weights there, or they do not fit each other.
@@ -78,7 +78,7 @@ def example_of(metadata: Mapping[str, Any], batch: int = 2, levels: int = 6) -> 
     return example
 
 
-def about(bundle_root: str | Path, method: str = "restoration") -> dict[str, str]:
+def about(bundle_root: str | Path, method: str = "both") -> dict[str, str]:
     """What travels inside an exported file as text: the bundle's version, its calibration, names of the channels."""
     root = Path(bundle_root)
     texts = {"channels": json.dumps(CHANNELS)}
@@ -156,7 +156,7 @@ def export(
     bundle_root: str | Path = "bundle",
     weights_file: str | Path | None = None,
     overlays: Sequence[str] = (),
-    method: str = "restoration",
+    method: str = "both",
 ) -> list[Path]:
     """The bundle's network as files of its own: see `export_network` and `bundle_network`.
 
@@ -166,7 +166,7 @@ def export(
         bundle_root: the bundle's folder.
         weights_file: other weights than the bundle's own.
         overlays: configs beside `inference.json`, by name.
-        method: the network of whole heads, restoration or linear.
+        method: the network of whole heads, both or linear.
     """
     names = formats.split(",") if isinstance(formats, str) else list(formats)
     network = bundle_network(bundle_root, weights_file, overlays, method)

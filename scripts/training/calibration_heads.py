@@ -25,6 +25,7 @@ from ..common.cli import fail
 from ..common.errors import PhanesInputError
 from ..common.files import sha256_of_file, write_atomically
 from ..method.head import HeadPhanes
+from ..method.phanes import OF_SLICES
 from ..pipeline.findings import regions
 from ..pipeline.inference import CaseEvaluator, CaseEvents
 from ..pipeline.postprocessing import voxel_size
@@ -129,7 +130,7 @@ def calibrate_mask(
     dataset: Iterable[Mapping[str, Any]],
     device: str | torch.device,
     weights_file: str,
-    trained_file: str,
+    trained: Mapping[str, str],
     out: str,
 ) -> None:
     """Set the mask's threshold from the coarse maps of healthy heads, and write the weights, in half precision.
@@ -138,19 +139,25 @@ def calibrate_mask(
         network: whose `mask.percentile` says which of the smoothed maps' values within the brains it is.
         dataset: preprocessed cases; single slices and cases that failed are passed over.
         device: where to compute.
-        weights_file: what else it holds is kept; it may be missing when `trained_file` is given.
-        trained_file: weights of the network within, or empty.
+        weights_file: what else it holds is kept; it may be missing when all parts of the network were trained anew.
+        trained: files of newly trained parts, `restoration` and `linear`; empty for those in `weights_file`.
         out: the file that is written.
 
     Raises:
         SystemExit: one sentence on the command line (`PhanesInputError` elsewhere): weights that do not fit, no heads.
     """
+    parts = {name: part for name, part in network.network.named_children() if name in trained}
+    if not parts:  # the linear network alone
+        parts = {"linear": network.network}
+    new = {name: file for name, file in trained.items() if file}
     try:
-        state = {} if trained_file and not Path(weights_file).is_file() else read_state(weights_file)
-        if trained_file:
-            load_network(network.network, trained_file)
-        else:
+        if surplus := sorted(new.keys() - parts.keys()):
+            raise PhanesInputError(f"The method has no {surplus[0]} network: leave --{surplus[0]}_file out.")
+        kept = read_state(weights_file) if new.keys() != parts.keys() or Path(weights_file).is_file() else {}
+        if new.keys() != parts.keys():
             load_network(network, weights_file)
+        for name, file in new.items():
+            load_network(parts[name], file)
     except PhanesInputError as error:
         fail(str(error))
     network = network.to(device).eval()
@@ -165,7 +172,8 @@ def calibrate_mask(
     threshold = np.quantile(np.concatenate(values), network.mask.percentile / 100)
     network.mask.threshold.fill_(float(threshold))
     own = {name: value.half() if value.is_floating_point() else value for name, value in network.state_dict().items()}
-    save_state({**state, **own, "mask.threshold": network.mask.threshold}, Path(out))
+    others = {name: value for name, value in kept.items() if name.startswith(tuple(OF_SLICES))}
+    save_state({**others, **own, "mask.threshold": network.mask.threshold}, Path(out))
 
 
 class HeadsCalibrator:

@@ -87,6 +87,43 @@ def test_levels_find_their_place_in_any_number(method, ill):
     assert result[:, 0][:, ~brain_mask()[..., 3:]].abs().max() == 0
 
 
+class TwoNetworks(torch.nn.Module):
+    """A network beside one that draws another slice."""
+
+    def __init__(self, network, change):
+        super().__init__()
+        self.network, self.change = network, change
+
+    def forward(self, x):
+        drawn = self.network(x)
+        return torch.cat([drawn, (drawn + self.change).clamp(0, 1)], dim=1)
+
+    def fill(self, x, hole):
+        drawn = self.network.fill(x, hole)
+        return torch.cat([drawn, (drawn + self.change).clamp(0, 1)], dim=1)
+
+
+def test_maps_of_two_networks_add_up_and_their_images_are_averaged(method, ill):
+    one, two = (HeadPhanes(TwoNetworks(method.network, by), brain_mask(), HEIGHTS) for by in (0.0, 0.1))
+    alone, _ = method.coarse(ill)
+    twice, twice_map = one.coarse(ill)
+    assert twice.shape == (2, 2, 24, 24, ill.shape[-1])
+    torch.testing.assert_close(twice, alone.expand_as(twice))
+    torch.testing.assert_close(twice_map, 2 * method.coarse(ill)[1])
+    both, both_map = two.coarse(ill)
+    torch.testing.assert_close(both_map, two.map_of(ill, both[:, :1]) + two.map_of(ill, both[:, 1:]))
+    two.mask.threshold.fill_(2.0)
+    torch.testing.assert_close(two(ill)[:, 3:], both.mean(dim=1, keepdim=True))
+
+
+def test_weights_of_another_network_are_refused_also_when_the_host_is_not_strict(method):
+    state = {name: value for name, value in method.state_dict().items() if not name.endswith("components")}
+    with pytest.raises(RuntimeError, match=r"of another network: they do not hold network\.components"):
+        HeadPhanes(LinearAutoencoder(brain_mask(), HEIGHTS, components=6), brain_mask(), HEIGHTS).load_state_dict(
+            state, strict=False
+        )
+
+
 def test_without_calibration_map_and_mask_are_nan(ill):
     brain = brain_mask()
     network = LinearAutoencoder(brain, HEIGHTS, components=6)

@@ -14,6 +14,8 @@ from skimage.transform import resize
 
 from scripts.common.errors import PhanesInputError
 from scripts.method.head import HeadPhanes
+from scripts.method.networks.both import BothNetworks
+from scripts.method.networks.linear import LinearAutoencoder
 from scripts.method.networks.restoration import RestorationNetwork
 from scripts.release.export import FORMATS, about, bundle_network, example_of, export_network
 from tests.conftest import BUNDLE, head_slice
@@ -92,7 +94,12 @@ def network(heads: np.ndarray) -> torch.nn.Module:
     torch.nn.init.normal_(restoration.head.weight, std=0.05)
     restoration.describe_levels(torch.rand(3, 128, 128, len(levels)), 0.5)
     brain = np.hypot(*np.mgrid[-1:1:128j, -1:1:128j])[..., None].repeat(len(levels), 2) < 0.7
-    network = HeadPhanes(restoration, brain, levels).eval().requires_grad_(False)
+    linear = LinearAutoencoder(brain, levels, components=4)
+    linear.mean.fill_(1.0)
+    torch.nn.init.normal_(linear.components, std=0.1)
+    for level, part in enumerate(linear.components.float().split(linear.counts.tolist())):
+        linear.variances[level] = part.square().sum(dim=0)
+    network = HeadPhanes(BothNetworks(restoration, linear), brain, levels).eval().requires_grad_(False)
     images = torch.from_numpy(heads)
     network.mask.threshold.copy_(network.mask.smooth(network.coarse(images)[1]).quantile(0.97))
     return network

@@ -100,7 +100,7 @@ def test_a_run_over_healthy_images_writes_the_record_of_both_kinds(
     )
     assert before.keys() == after.keys()
     assert after["mask.threshold"] != before["mask.threshold"]
-    assert after["network.stem.weight"].dtype == torch.float16
+    assert after["network.restoration.stem.weight"].dtype == torch.float16
     assert torch.equal(after["mask_threshold"], before["mask_threshold"])  # of the other method in the file
     assert found["weights_sha256"] == sha256_of_file(tmp_path / "out" / "model.pt")
     said = capsys.readouterr().out

@@ -6,6 +6,7 @@ from numpy.typing import ArrayLike
 from torch import nn
 
 from ...common.errors import PhanesInputError
+from .both import BothNetworks
 from .linear import LinearAutoencoder
 from .restoration import RestorationNetwork
 
@@ -14,15 +15,15 @@ def network_of(method: str, brain: ArrayLike, heights: Sequence[float]) -> nn.Mo
     """The network of both stages, without its weights.
 
     Args:
-        method: `restoration`, trained, or `linear`, closed form.
+        method: `both`, the trained restoration network and the linear one, or `linear`, the closed form alone.
         brain: (H, W, D) the template's brain at each level, > 0 inside.
         heights: MNI z of each level, mm, evenly spaced, rising.
 
     Raises:
         PhanesInputError: there is no such method.
     """
-    if method == "restoration":
-        return RestorationNetwork(heights)
+    if method == "both":
+        return BothNetworks(RestorationNetwork(heights), LinearAutoencoder(brain, heights))
     if method == "linear":
         return LinearAutoencoder(brain, heights)
-    raise PhanesInputError(f"method is {method!r}: give restoration or linear.")
+    raise PhanesInputError(f"method is {method!r}: give both or linear.")

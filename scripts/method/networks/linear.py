@@ -72,7 +72,7 @@ class LinearAutoencoder(nn.Module):
         Returns:
             (B, 1, H, W); outside of the brain the slice's own values.
         """
-        return self.reconstruct(x, None)
+        return self.in_single_precision(x, None)
 
     def fill(self, x: Tensor, hole: Tensor) -> Tensor:
         """The slice completed from what surrounds a hole; nothing inside the hole is looked at.
@@ -84,6 +84,14 @@ class LinearAutoencoder(nn.Module):
         Returns:
             (B, 1, H, W): the posterior in the whole brain, not only in the hole.
         """
+        return self.in_single_precision(x, hole)
+
+    def in_single_precision(self, x: Tensor, hole: Tensor | None) -> Tensor:
+        """`reconstruct`, also within autocast: conjugate gradients in bfloat16 end elsewhere."""
+        if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript leaves out what only Python runs
+            if torch.is_autocast_enabled(x.device.type):
+                with torch.autocast(x.device.type, enabled=False):
+                    return self.reconstruct(x.float(), hole)
         return self.reconstruct(x, hole)
 
     def reconstruct(self, x: Tensor, hole: Tensor | None) -> Tensor:

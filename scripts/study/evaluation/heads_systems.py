@@ -227,7 +227,8 @@ class CoarseHeads(BundleSystem):
 
     def predict(self, inputs: Tensor, image: MetaTensor, case: HeadCase) -> Tensor:
         coarse, suspicion = self.network.coarse(inputs)
-        return torch.cat([suspicion, coarse, torch.zeros_like(coarse), coarse], dim=1)
+        drawn = coarse.mean(dim=1, keepdim=True)
+        return torch.cat([suspicion, drawn, torch.zeros_like(drawn), drawn], dim=1)
 
 
 class GroundTruthHeads(BundleSystem):
