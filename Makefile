@@ -24,7 +24,7 @@ help:
 	@echo "make test-gpu           on a GPU: the CPU's results, and a benchmark (PHANES_DEVICE=cuda)"
 	@echo "make licences           licences of all installed packages; known vulnerabilities: make soak-audit"
 	@echo "make soak               the long forms: fuzzing, kill -9, full disks, audit (hours); make soak-NAME for one"
-	@echo "make docs-numbers       rewrite the numbers and tables of README and docs from the files they come from"
+	@echo "make docs-numbers       rewrite numbers and tables of README and docs, and the table of messages"
 	@echo "make hashes             rewrite requirements-hashed.txt after a change of requirements.txt"
 	@echo "make label              MONAI Label with this model on 127.0.0.1:8000 (3D Slicer, OHIF)"
 	@echo "make lint | format      ruff and mypy | let ruff rewrite"
@@ -119,6 +119,7 @@ hashes: $(VENV)/.dev
 
 docs-numbers: $(VENV)/.run
 	$(BIN)/python -m scripts docs_numbers
+	$(BIN)/python -m tests.docs.messages
 
 # The environment of a server or SDK whose versions do not go with ours, from requirements-NAME.txt.
 $(ENVIRONMENTS)/.venv-%/.ready: requirements-%.txt scripts/common/torchvision_shim.py

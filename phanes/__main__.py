@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     given, others = parser().parse_known_args(words)
     demo = given.input == "demo"
     if given.out is None and not demo:
-        parser().error("OUT is missing: give a folder for the results")
+        parser().error("OUT is missing: give a folder for the results.")
     named = {name: value for name, value in vars(given).items() if name not in ("input", "out", "version")}
     options = {name: _value(value) for name, value in named.items() if value is not None} | _options(others)
     _run(given.input, given.out or "demo", demo, options)
@@ -82,7 +82,9 @@ def _options(words: Sequence[str]) -> dict[str, Any]:
     while rest:
         name, equals, value = rest.pop(0).partition("=")
         if not name.startswith("--") or not (equals or rest):
-            parser().error(f"'{name}' is not understood: give --name value, but --dicom_output, --anonymize alone")
+            parser().error(
+                f"'{name}' is not understood: write --name value; --dicom_output and --anonymize take no value."
+            )
         found[name[2:].replace("-", "_")] = _value(value if equals else rest.pop(0))
     return found
 

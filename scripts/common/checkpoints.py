@@ -53,7 +53,7 @@ def load_network(network: nn.Module, path: str | Path) -> None:
             f"'{path}' does not hold weights of the network in the config: give those that belong to it."
         ) from error
     if any(bool(torch.isnan(value).any()) for value in state.values() if value.is_floating_point()):
-        raise PhanesInputError(f"'{path}' holds NaN: it has not been calibrated, run the calibrate workflow first.")
+        raise PhanesInputError(f"'{path}' holds NaN, so it was not calibrated: run the calibrate workflow first.")
 
 
 class ReplacingSaver(DiskSaver):

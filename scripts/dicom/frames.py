@@ -96,7 +96,7 @@ def frames_of(images: Sequence[Dataset]) -> list[Frame]:
         described = len(image.get("PerFrameFunctionalGroupsSequence") or [])
         if count > max(described, 1):  # before a billion of them is looked for
             raise PhanesInputError(
-                f"claims {count} frames but says of {max(described, 1)} where they lie; give the original images"
+                f"claims {count} frames but gives the place of {max(described, 1)} only; give the original images"
             )
         for number in range(count):
             found = {name: np.asarray(header_values(image, name, number), dtype=float) for name in NEEDED}

@@ -113,7 +113,7 @@ def read_source(path: str | Path | Sequence[str | Path], pixels: bool = True) ->
     empty = [image for image in images if "Rows" not in image or (pixels and "PixelData" not in image)]
     images = [image for image in images if not any(image is one for one in empty)]
     if not images:
-        raise PhanesInputError("holds no DICOM images")
+        raise PhanesInputError("holds no DICOM images; give a folder that holds some")
     for image in images:
         _complete_file_meta(image)
         if pixels:
@@ -172,7 +172,7 @@ def _check_one_series(images: Sequence[Dataset]) -> str:
         raise PhanesInputError("holds colour images; give the grey original images")
     if len({str(image.get("SOPInstanceUID", i)) for i, image in enumerate(images)}) < len(images):
         lost.append("SOPInstanceUID")
-    return f" ({lost[0]} is no use: one for all images, or one each)" if lost else ""
+    return f" ({lost[0]} is the same in all images, or another in each)" if lost else ""
 
 
 def _add_missing(images: Sequence[Dataset]) -> list[str]:

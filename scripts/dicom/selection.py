@@ -154,7 +154,7 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern)  # of words: in small letters, as `plain` leaves them
     except re.error as error:
-        raise PhanesInputError(f"The series rules hold a bad pattern '{pattern[:60]}' ({error}).") from error
+        raise PhanesInputError(f"The series rules hold a bad pattern '{pattern[:60]}' ({error}): mend it.") from error
 
 
 def plain(text: str) -> str:
@@ -177,9 +177,13 @@ def check_rule(rule: Rule) -> None:
             _compiled(wanted)
         elif isinstance(wanted, Mapping):
             if not set(wanted) <= {"words", "cut", "without"}:
-                raise PhanesInputError(f"The series rule {dict(rule)} may hold words, cut and without only.")
+                raise PhanesInputError(
+                    f"The series rule {dict(rule)} may hold words, cut and without only: take the rest out."
+                )
         elif not (isinstance(wanted, Sequence) and len(wanted) == 2):
-            raise PhanesInputError(f"The series rule {dict(rule)} needs a pattern or a range [low, high].")
+            raise PhanesInputError(
+                f"The series rule {dict(rule)} has an unknown value: give a pattern or a range [low, high]."
+            )
 
 
 def _conditions(rule: Rule) -> Iterator[tuple[list[str], Any]]:
@@ -292,9 +296,9 @@ def _decide_study(members: list[Series], rules: Mapping[str, Any]) -> list[Decis
     if not accepted and unclear:
         first = next((one for one in unclear if not any(_later(one, other) for other in unclear)), unclear[0])
         others = [_named(one) for one in unclear if one is not first]
-        beside = f"; it was taken as the first in time, not {', '.join(others)}" if others else ""
+        beside = f", taken as the first in time, not {', '.join(others)}" if others else ""
         accepted = [first]
-        warnings = {first: f"perhaps no T1w image without contrast agent: {verdicts[first][1]}{beside}"}
+        warnings = {first: f"perhaps not a T1w image without contrast agent: {verdicts[first][1]}{beside}"}
     elif not accepted and len(unknown) == 1:
         accepted, warnings = unknown, {unknown[0]: "the DICOM header does not say that this series is T1w"}
     best = accepted

@@ -149,4 +149,4 @@ def _errors() -> Iterator[None]:
         raise
     except Exception as error:
         # dicomweb-client and pydicom raise many kinds on an answer that is no DICOM.
-        raise PacsRefusedError(f"the PACS gives an answer that is not DICOMweb ({type(error).__name__})") from error
+        raise PacsRefusedError("the PACS gives an answer that is not DICOMweb") from error

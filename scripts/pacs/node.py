@@ -110,7 +110,9 @@ class DicomNode:
                 try:
                     answer = association.send_c_store(pydicom.dcmread(file))
                 except ValueError as error:  # no context for it
-                    raise PacsRefusedError("the DICOM node does not take objects of a result's kind") from error
+                    raise PacsRefusedError(
+                        "the DICOM node does not take the results' kinds of objects: allow them there"
+                    ) from error
                 _check_answer(answer)
                 refused += answer.Status not in STORED
         if refused:
@@ -169,7 +171,7 @@ class DicomNode:
                 *self.address, ae_title=self.title, ext_neg=list(roles), evt_handlers=list(handlers)
             )
         if association.is_rejected:
-            raise PacsRefusedError("the DICOM node rejects the association: does it know our ae_title?")
+            raise PacsRefusedError("the DICOM node rejects the association: enter our ae_title there")
         if not association.is_established:
             raise PacsUnreachableError("the DICOM node cannot be reached")
         try:

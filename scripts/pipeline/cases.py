@@ -123,5 +123,5 @@ def slice_files(data_dir: str | Path, split: str) -> list[dict[str, str]]:
     folder = Path(data_dir).expanduser() / split
     files = sorted(folder.glob("*.png"))
     if not files:
-        raise PhanesInputError(f"No slices (*.png) found in '{folder}': data_dir should hold {split}/.")
+        raise PhanesInputError(f"No slices (*.png) found in '{folder}': data_dir must hold a folder {split} of slices.")
     return [{"image": str(path), "subject": path.stem} for path in files]

@@ -40,7 +40,7 @@ NO_T1W = frozenset(
 )
 BIDS = re.compile(r"sub-[^_]+(?:_[a-zA-Z]+-[^_]+)*_([A-Za-z0-9]+)")
 ASIDE = ("derivatives", "sourcedata", "code")  # folders of a BIDS data set beside its raw data
-BESIDE_RAW = "beside the raw data of a BIDS folder; name it to analyse it"
+BESIDE_RAW = "beside the raw data of a BIDS folder: name it to analyse it"
 FREESURFER = ("T1.mgz", "orig.mgz", "brain.mgz")  # one is the head; the others in the folder are made of it
 
 
@@ -130,11 +130,11 @@ def _aside(subfolders: Sequence[str], files: Sequence[str]) -> dict[str, str]:
     if "dataset_description.json" in files or any(name.startswith("sub-") for name in subfolders):
         return dict.fromkeys(set(ASIDE) & set(subfolders), BESIDE_RAW)
     if {"mri", "surf"} <= set(subfolders):
-        return dict.fromkeys(set(subfolders) - {"mri"}, "of FreeSurfer, no image")
+        return dict.fromkeys(set(subfolders) - {"mri"}, "made by FreeSurfer, no image")
     head = next((name for name in FREESURFER if name in files), "")
     if head and {"aseg.mgz", "orig.mgz", "brainmask.mgz"} & set(files):
         made = {name for name in files if name.endswith(".mgz")} - {head} | set(subfolders)
-        return dict.fromkeys(made, f"of FreeSurfer, beside '{head}'")
+        return dict.fromkeys(made, f"made by FreeSurfer: '{head}' is taken instead")
     return {}
 
 
@@ -145,12 +145,12 @@ def _take(path: Path, found: Found, named: bool = False, archives: bool = True) 
     if name.endswith(".img") and header is not None:
         found.images += [header] * named  # beside its header it is found by that
     elif name.endswith(".seg.nrrd") and not named:
-        found.passed_over.append((path, "by its name a segmentation"))
+        found.passed_over.append((path, "its name says that it is a segmentation"))
     elif name.endswith(SUFFIXES):
         bids = BIDS.fullmatch(re.sub(r"\.[a-z.]+$", "", path.name, flags=re.IGNORECASE))
         other = bids is not None and (bids[1] in NO_T1W or re.search("_part-(phase|real|imag)_", path.name))
         if other and not named:
-            found.passed_over.append((path, "by its BIDS name no T1w image"))
+            found.passed_over.append((path, "its BIDS name says that it is no T1w image"))
         else:
             found.images.append(path)
     elif name.endswith(".zip") and archives:
@@ -178,7 +178,7 @@ def _read_dicomdir(path: Path, found: Found) -> None:
         if parts and file.is_file():
             _take(file, found, named=True)
         elif parts:
-            found.passed_over.append((file, "listed by the DICOMDIR but not there"))
+            found.passed_over.append((file, "the DICOMDIR lists it, but it is not there"))
 
 
 def _unpacked(path: Path) -> Path:

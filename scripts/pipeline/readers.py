@@ -277,7 +277,7 @@ def _reason(error: BaseException, path: Path) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if path.is_dir() or is_dicom_file(path):
-        return f"{type(error).__name__} in its DICOM data"
+        return "its DICOM data are damaged"
     text = " ".join(re.sub(rf"['\"]?{re.escape(str(path))}['\"]?", "it", str(error)).split())
     return text[:200] or type(error).__name__
 
@@ -331,7 +331,11 @@ class CaseLoadImaged(LoadImaged):
     def _reader_for(path: Path, files: Sequence[str] | None = None) -> ImageReader:
         name = path.name.lower()
         if not path.exists():
-            raise PhanesInputError("is a link that leads nowhere" if path.is_symlink() else "does not exist")
+            raise PhanesInputError(
+                "is a link that leads nowhere; give the file"
+                if path.is_symlink()
+                else "does not exist; correct the path"
+            )
         if not path.is_file() and not path.is_dir():
             raise PhanesInputError("is no file but a pipe or a device; give a file")
         if path.is_dir() and name.endswith(SUFFIXES) and not files:

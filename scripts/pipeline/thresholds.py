@@ -41,7 +41,7 @@ class Thresholds:
         """
         if kind not in calibration:
             raise PhanesInputError(
-                f"the calibration has no threshold for {kind}: run calibrate_heads.json over healthy {kind}, too."
+                f"The calibration has no threshold for {kind}: run calibrate_heads.json over healthy {kind}, too."
             )
         record = calibration[kind]
         label = label_threshold(override, float(record["label_threshold"]))

@@ -63,12 +63,12 @@ def analyse_image(
         return _analyse_case(bundle_root, cases[0], options)
     array = np.asarray(image)
     if array.dtype.kind not in "buif":
-        raise PhanesInputError(f"the array holds {array.dtype} values: give one real intensity a voxel.")
+        raise PhanesInputError(f"The array holds {array.dtype} values: give one real intensity a voxel.")
     if affine is None:
-        raise PhanesInputError("an array needs its affine: give the (4, 4) matrix from voxels to world, mm, RAS+.")
+        raise PhanesInputError("An array needs its affine: give the (4, 4) matrix from voxels to world, mm, RAS+.")
     matrix = np.asarray(affine, dtype=np.float64)
     if matrix.shape != (4, 4):
-        raise PhanesInputError(f"the affine has the shape {matrix.shape}: give the (4, 4) matrix from voxels to world.")
+        raise PhanesInputError(f"The affine has the shape {matrix.shape}: give the (4, 4) matrix from voxels to world.")
     with tempfile.TemporaryDirectory(prefix="phanes-") as folder:
         path = Path(folder) / "image.nii"  # every check of the reader counts for arrays, too
         nib.save(nib.Nifti1Image(array.astype(np.float32), matrix), path)
@@ -97,7 +97,7 @@ def analyse_cases(
     given = {"output_dir": str(output_dir), "cases": [dict(case) for case in cases], "dicom_output": True}
     overrides = overrides or {}
     if taken := sorted(given.keys() & overrides.keys()):
-        raise PhanesInputError(f"{', '.join(taken)}: cannot be changed here; leave it out.")
+        raise PhanesInputError(f"{', '.join(taken)} cannot be changed here: leave it out.")
     _run(bundle_root, {**overrides, **given})
 
 

@@ -105,7 +105,8 @@ def save_onnx(program: Program, path: Path, texts: dict[str, str]) -> None:
     missing = [package for package in ("onnx", "onnxscript") if importlib.util.find_spec(package) is None]
     if missing:
         raise PhanesInputError(
-            f"Exporting to ONNX needs {' and '.join(missing)}: pip install -r requirements-onnx.txt, or leave onnx out."
+            f"Exporting to ONNX needs {' and '.join(missing)}: run pip install -r requirements-onnx.txt, "
+            "or leave onnx out."
         )
     written = torch.onnx.export(program, dynamo=True, input_names=[INPUT], output_names=[OUTPUT], verbose=False)
     assert written is not None  # noqa: S101 - dynamo=True always returns one
@@ -136,7 +137,7 @@ def export_network(
     """
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
-        raise PhanesInputError(f"format must be one of {', '.join(FORMATS)}, not '{', '.join(unknown)}'.")
+        raise PhanesInputError(f"format is '{', '.join(unknown)}': choose among {', '.join(FORMATS)}.")
 
     free = torch.export.Dim.DYNAMIC
     shapes = {dim: free for dim in (0, 4) if dim < example.dim()}

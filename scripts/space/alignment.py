@@ -77,7 +77,11 @@ def _place_volume(image: MetaTensor) -> None:
         return
     found, objection = _registered(volume, affine)
     if as_it_lies is not None and (found is None or objection or found.similarity <= as_it_lies.similarity):
-        add_warning(image, f"the header says MNI space, but the similarity is only {as_it_lies.similarity:.2f}")
+        add_warning(
+            image,
+            f"the header says MNI space, but the similarity is only {as_it_lies.similarity:.2f}: "
+            "check where the findings lie",
+        )
         _note(image, "header", as_it_lies)
         return
     if found is None or objection:

@@ -67,7 +67,7 @@ class Bounds:
         if not found.similarity >= self.similarity:
             return f"similarity to the template {found.similarity:.2f}, at least {self.similarity:g} wanted"
         if found.scales[0] < self.scales[0] or found.scales[2] > self.scales[1]:
-            return f"scales {found.scales[0]:.2f} to {found.scales[2]:.2f}, no head's"
+            return f"scales {found.scales[0]:.2f} to {found.scales[2]:.2f}, which no head has"
         if found.rotation > self.rotation:
             return f"rotation of {found.rotation:.0f} degrees"
         return ""

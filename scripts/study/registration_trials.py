@@ -223,7 +223,9 @@ def run_trials(
     if reference is None:
         as_it_lies = register(volume, affine)
         if bounds.objection(as_it_lies):
-            raise PhanesInputError(f"'{path}' cannot be registered as it lies: {bounds.objection(as_it_lies)}.")
+            raise PhanesInputError(
+                f"'{path}' cannot be registered as it lies ({bounds.objection(as_it_lies)}): leave it out."
+            )
         reference = as_it_lies.matrix
     middle = np.eye(4)
     middle[:3, 3] = apply_affine(affine, (np.array(volume.shape) - 1) / 2)
@@ -250,7 +252,7 @@ def registration_trials(*volumes: str, seed: int = 0, out: str = "") -> None:
         out: a CSV file of all trials, written as they end.
     """
     if not volumes:
-        raise PhanesInputError("registration_trials needs at least one NIfTI volume.")
+        raise PhanesInputError("No volume was given: registration_trials needs at least one NIfTI file.")
     found: list[Trial] = []
     with Path(out).open("w", newline="", encoding="utf-8") if out else nullcontext() as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Trial)]) if file else None

@@ -68,7 +68,7 @@ def threshold_at(maps: Tensor, quantile: float, region: Tensor | None = None) ->
     threshold = float(np.quantile(values.numpy(), quantile))
     if math.isnan(threshold):
         raise PhanesInputError(
-            "the maps of healthy images hold NaN: a threshold of the network is not set; calibrate it first."
+            "The maps of healthy images hold NaN: a threshold of the network is not set; calibrate it first."
         )
     return threshold
 

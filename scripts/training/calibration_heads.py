@@ -88,7 +88,7 @@ def choose(
         )
     if not all(np.isfinite(one.anomaly).all() for one in healthy):
         raise PhanesInputError(
-            "the maps of healthy images hold NaN: a threshold of the network is not set; calibrate it first."
+            "The maps of healthy images hold NaN: a threshold of the network is not set; calibrate it first."
         )
 
     def label(threshold: float) -> tuple[list[Any], NDArray, NDArray]:

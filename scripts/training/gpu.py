@@ -128,6 +128,9 @@ def train_on_gpu(
     small = {name: value.half() if value.is_floating_point() else value for name, value in weights.items()}
     save_state(small, folder / "restoration.pt")
     if (size := (folder / "restoration.pt").stat().st_size) > LARGEST_WEIGHTS:
-        raise PhanesInputError(f"The weights take {size / 2**20:.0f} MiB, at most {LARGEST_WEIGHTS / 2**20:.0f} fit.")
+        raise PhanesInputError(
+            f"The weights take {size / 2**20:.0f} MiB, at most {LARGEST_WEIGHTS / 2**20:.0f} fit: "
+            "make the network smaller."
+        )
     write_atomically(folder / "gpu.json", lambda partial: partial.write_text(json.dumps(report, indent=2)))
     return str(folder / "restoration.pt")

@@ -158,9 +158,8 @@ class LinearTrainer:
     def __init__(self, dataset_dir: str, output_dir: str, max_epochs: int | None = None) -> None:
         if max_epochs is not None:
             raise PhanesInputError(
-                "the linear network is fitted in one pass, without epochs or rounds, and not by several sites: an "
-                "average of their components fits nobody's heads, and the sums behind them give the heads away. Run "
-                "train_linear.json where the heads are."
+                "The linear network is fitted in one pass, at one site, without epochs: run train_linear.json where "
+                "the heads are."
             )
         self.folder = Path(dataset_dir) / "train"
         self.out = Path(output_dir) / "model.pt"

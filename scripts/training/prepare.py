@@ -188,7 +188,7 @@ def _on_levels(image: MetaTensor) -> tuple[np.ndarray, dict[str, str], str]:
     levels = onto_levels(volume, into_mni)
     median = median_of_brain(levels, there)
     if not median > 0:
-        raise PhanesInputError("The brain is blank, or mostly negative; T1w images have positive intensities.")
+        raise PhanesInputError("The brain is blank, or mostly negative; give a T1w image with positive intensities.")
     bright = float((levels[brain] > BRIGHTEST * median).mean())
     warning = f"{100 * bright:.1f} % of the brain is brighter than 8 bits hold" if bright > MANY_BRIGHT else ""
     measured = {"scanned_percent": f"{100 * share:.1f}", "brain_median": f"{median:.4g}"}

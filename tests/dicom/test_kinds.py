@@ -319,7 +319,7 @@ UNCLEAR: dict[str, tuple[dict, dict, int, str]] = {
     "one name twice": ({"SeriesDescription": "AX T1"} | EARLY, {"SeriesDescription": "AX T1"} | LATE,
                        0, "of the same name is earlier"),
     "later than an agent": ({"SeriesDescription": "AX T1 +C"} | EARLY, {"SeriesDescription": "SAG T1"} | LATE,
-                            1, "perhaps no T1w image without contrast agent"),
+                            1, "perhaps not a T1w image without contrast agent"),
     "agent against name": ({"SeriesDescription": "AX T1 ohne KM"} | AGENT, {"SeriesDescription": "AX T2"},
                            0, "its header names one"),
     "with and without": ({"SeriesDescription": "T1 W/WO", "SeriesNumber": 7},

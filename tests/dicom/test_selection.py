@@ -143,7 +143,7 @@ def test_uid_and_rule_go_round_the_rule_set() -> None:
     [
         ({"refuse": [{"SeriesDescrption": "t2"}]}, "names 'SeriesDescrption', which is no DICOM keyword"),
         ({"accept": [{"SeriesDescription": "("}]}, "bad pattern"),
-        ({"accept": [{"EchoTime": 3}]}, "needs a pattern or a range"),
+        ({"accept": [{"EchoTime": 3}]}, "has an unknown value: give a pattern or a range"),
         ({"choose": "some"}, "'choose' is all or best"),
         ("nowhere.json", "cannot be read"),
     ],

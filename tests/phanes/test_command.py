@@ -110,7 +110,7 @@ def test_a_bare_slice_comes_back_as_a_slice(phantom: np.ndarray) -> None:
 @pytest.mark.parametrize(
     ("given", "options", "sentence"),
     [
-        ((np.zeros((4, 4, 4)),), {}, "an array needs its affine"),
+        ((np.zeros((4, 4, 4)),), {}, "An array needs its affine"),
         ((np.zeros((4, 4, 4)), np.eye(3)), {}, r"shape \(3, 3\)"),
         ((np.zeros((4, 4, 4), complex), np.eye(4)), {}, "complex"),
         ((np.full((40, 40, 40), np.nan), np.eye(4)), {}, "."),

@@ -269,7 +269,7 @@ def test_a_dicomdir_stands_for_the_images_it_lists(tmp_path: Path) -> None:
     Path(case["files"][0]).unlink()
     selection = SeriesSelection()
     find_cases(tmp_path / "cd" / "DICOMDIR", selection)
-    assert selection.passed_over[0][1] == "listed by the DICOMDIR but not there"
+    assert selection.passed_over[0][1] == "the DICOMDIR lists it, but it is not there"
 
 
 def test_several_paths(tmp_path: Path) -> None:
@@ -300,6 +300,6 @@ def test_what_is_seen_and_not_taken_is_listed(tmp_path: Path, capsys: pytest.Cap
     assert "3 files or folders not taken, first 'photo.jpg' (no accepted kind)" in capsys.readouterr().out
     text = (tmp_path / "out" / "series.csv").read_text()
     assert "no,no accepted kind,,,,photo.jpg" in text
-    assert "no,by its BIDS name no T1w image,,,,sub-1_T2w.nii.gz" in text
+    assert "no,its BIDS name says that it is no T1w image,,,,sub-1_T2w.nii.gz" in text
     with pytest.raises(PhanesInputError, match=r"'photo.jpg' is left out: no accepted kind"):
         find_cases(tmp_path / "photo.jpg")

@@ -108,7 +108,7 @@ def test_findings_of_a_head_by_its_volume_of_a_slice_by_its_area(case: dict) -> 
 
 def test_a_kind_that_was_not_calibrated_is_refused(case: dict) -> None:
     native = NativeImagesd()(SplitMapsd()(case))
-    with pytest.raises(PhanesInputError, match="the calibration has no threshold for heads"):
+    with pytest.raises(PhanesInputError, match="The calibration has no threshold for heads"):
         FindingsOfHeadd({"slices": RECORD["slices"]})(native)
     assert FindingsOfHeadd({"heads": RECORD["heads"]})(native)["threshold"] == 0.5
 

@@ -62,7 +62,7 @@ def test_thresholds_are_numpys_quantiles_over_all_pixels_or_a_region(brain):
 def test_a_threshold_of_maps_without_their_own_thresholds_is_refused(batches, brain):
     network = small()
     network.mask.threshold.fill_(0.01)  # the bias field's is NaN
-    with pytest.raises(PhanesInputError, match="the maps of healthy images hold NaN"):
+    with pytest.raises(PhanesInputError, match="The maps of healthy images hold NaN"):
         calibrate_refinement(network, batches, torch.device("cpu"), brain)
 
 

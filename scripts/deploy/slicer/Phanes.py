@@ -145,7 +145,7 @@ class PhanesLogic(ScriptedLoadableModuleLogic):
                 lines.append(text)
                 say(text)
         if process.wait():
-            raise RuntimeError(lines[-1] if lines else f"'{words[0]}' failed without a word.")
+            raise RuntimeError(lines[-1] if lines else f"'{words[0]}' failed without a word: run it in a terminal.")
 
     @staticmethod
     def _load(folder: Path, volume: Any) -> dict[str, Any]:

@@ -89,7 +89,10 @@ def _load(network: nn.Module, state: dict[str, Tensor], source: str) -> None:
     wanted = network.state_dict()
     missing = sorted(set(wanted) - set(state))
     if missing or any(state[key].shape != wanted[key].shape for key in wanted):
-        raise PhanesInputError(f"'{source}' does not hold this network's weights (first one missing: {missing[:1]}).")
+        raise PhanesInputError(
+            f"'{source}' does not hold this network's weights (first one missing: {missing[:1]}): "
+            "give torchvision's file."
+        )
     network.load_state_dict({key: state[key] for key in wanted})
 
 
@@ -128,6 +131,6 @@ def _download(name: str) -> dict[str, Tensor]:
             return dict(get_model_weights(name)["IMAGENET1K_V1"].get_state_dict(progress=True, check_hash=True))
     except (URLError, OSError) as error:
         raise PhanesInputError(
-            f"torchvision's ImageNet weights of {name} cannot be downloaded here: set backbone_weights to a file, or "
-            "choose backbone squeezenet1_1 with the file this project's data folder holds."
+            f"torchvision's ImageNet weights of {name} cannot be downloaded here: get them elsewhere, and give the "
+            "file by backbone_weights."
         ) from error

@@ -117,7 +117,7 @@ class SyntheticBenchmark:
             PhanesInputError: always.
         """
         raise PhanesInputError(
-            f"Maps of other tools ('{folder}') can only be compared on real lesions: evaluate_lesions."
+            f"Maps of other tools ('{folder}') can only be compared on real lesions: use evaluate_lesions.json."
         )
 
     @cached_property

@@ -143,7 +143,9 @@ class HeadEvaluation:
             done = analysed(system, self.calibration, None)
             there = [head for head, name in zip(done.heads, done.names, strict=True) if name not in done.refused]
             if not there:
-                raise PhanesInputError(f"{system.label} analyses none of the healthy heads that fix its threshold.")
+                raise PhanesInputError(
+                    f"{system.label} analyses none of the healthy heads that fix its threshold: the log says why."
+                )
             point = operating_point(there)
             stored = self.store.save(path, stamp, Result(to_plain(vars(point)), {}))
         return OperatingPoint(*(stored.record[name] for name in ("threshold", "smallest_mm3", "at_false_voxels")))

@@ -262,7 +262,7 @@ def load(path: Path) -> nib.Nifti1Image:
     try:
         image: Any = nib.load(path)
     except (OSError, nib.filebasedimages.ImageFileError) as error:
-        raise PhanesInputError(f"'{path}' cannot be read as NIfTI: {error}") from error
+        raise PhanesInputError(f"'{path}' cannot be read as NIfTI ({error}): replace it.") from error
     if len(image.shape) != 3:
         raise PhanesInputError(f"'{path}' has {len(image.shape)} dimensions: give a 3-D volume.")
     return image

@@ -265,7 +265,7 @@ class MapsOfAnotherTool(HeadSystem):
         choices = (place / f"{case.name}.nii.gz", place / case.name / f"{case.name}_anomaly.nii.gz")
         file = next((choice for choice in choices if choice.exists()), None)
         if file is None:
-            raise PhanesInputError(f"No map of '{case.name}' from {self.label}: neither {choices[0]} nor {choices[1]}.")
+            raise PhanesInputError(f"No map of '{case.name}' from {self.label}: add {choices[0]} or {choices[1]}.")
         beside = file.with_name(f"{case.name}_label.nii.gz")
         label = np.asarray(load(beside).dataobj) > 0 if beside.exists() else None
         anomaly = np.asarray(load(file).dataobj, dtype=np.float32)

@@ -163,7 +163,9 @@ class LesionBenchmark:
                 cases.append(name)
                 subjects.append(pair.subject)
         if not images:
-            raise PhanesInputError(f"No slice of '{self.source}' at the analysed level shows a lesion: see slices.")
+            raise PhanesInputError(
+                f"No slice of '{self.source}' at the analysed level shows a lesion: choose other slices."
+            )
         if left_out:
             logger.info("%s: %d slices without a lesion left out", self.name, left_out)
         region = torch.stack(regions)
@@ -238,7 +240,7 @@ def _pairs_of_csv(path: Path) -> list[Pair]:
         image, mask = path.parent / row["image"], path.parent / row["mask"]
         missing = [str(named) for named in (image, mask) if not named.exists()]
         if missing:
-            raise PhanesInputError(f"'{path}', line {number}: '{missing[0]}' does not exist.")
+            raise PhanesInputError(f"'{path}', line {number}: '{missing[0]}' does not exist: correct the path.")
         case = row.get("case") or case_stem(image)
         pairs.append(Pair(image, mask, case, row.get("subject") or _subject(case)))
     return pairs

@@ -112,7 +112,7 @@ class Scorer:
                 progress(len(images))
         maps = {name: torch.cat(batches) for name, batches in parts.items() if batches}
         if not all(bool(torch.isfinite(values).all()) for values in maps.values()):
-            raise PhanesInputError(f"The map of {system.name} holds NaN: its weights or its calibration are missing.")
+            raise PhanesInputError(f"The map of {system.name} holds NaN: train and calibrate it first.")
         return Maps(maps, torch.cat(reconstructions) if reconstructions else None, seconds)
 
     def score(self, found: Maps, lesions: LesionSet, threshold: float | None = None) -> Result:

@@ -109,7 +109,9 @@ class ShiftedBenchmark:
         self.benchmark = benchmark
         self.shifts = {shift.name: shift for shift in shifts}
         if len(self.shifts) < len(shifts):
-            raise PhanesInputError(f"shifts need names of their own: {', '.join(shift.name for shift in shifts)}.")
+            raise PhanesInputError(
+                f"Two shifts have one name ({', '.join(shift.name for shift in shifts)}): rename one."
+            )
         self.sets = chosen_sets(sets, list(dict.fromkeys(name for name, _ in benchmark.tasks())))
         self._parts: dict[str, tuple[str, Shift | None]] = {}
         for name in self.sets:
