@@ -145,7 +145,7 @@ def benchmark(
     if unknown := [name for name in chosen if name not in PARTS]:
         raise PhanesInputError(f"parts names {', '.join(unknown)}: choose among {', '.join(PARTS)}.")
     if clock not in ("wall", "cpu"):
-        raise PhanesInputError(f"clock must be wall or cpu, not '{clock}'.")
+        raise PhanesInputError(f"clock is '{clock}': give wall or cpu.")
     if not subjects.CONFIGS.is_dir():
         raise PhanesInputError(f"No configs in '{subjects.CONFIGS}': run this command from the repository's root.")
     if threads:
@@ -184,7 +184,7 @@ def render(result: dict[str, Any]) -> str:
     environment = Environment(  # noqa: S701
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(number=_number, ms=_milliseconds)
+    environment.filters.update(number=_number)
     return environment.get_template("performance.md.j2").render(**result)
 
 
@@ -193,9 +193,3 @@ def _number(value: float | None, digits: int = 3) -> str:
     if value is None:
         return "-"
     return f"{value:,.0f}" if abs(value) >= 10 ** (digits - 1) else f"{value:.{digits}g}"
-
-
-def _milliseconds(seconds: dict[str, float]) -> str:
-    """Median, and quartiles in brackets."""
-    values = (_number(1000 * seconds[name]) for name in ("median", "low", "high"))
-    return "{} ({} to {})".format(*values)

@@ -167,9 +167,9 @@ def test_a_cohort_is_the_arithmetic_of_the_measured_case_and_ratios_those_of_the
         "command": {"rounds": 3, "cohort": 12, "wall": command, "peak_mib": {"one case": 900.0, "12 cases": 910.0}},
     }  # fmt: skip
     page = render(result)
-    assert "would thus take one process 10 hours" in page
+    assert "100,000 cases take one process 10 hours" in page
     assert "one case 900 MiB, 12 cases 910 MiB" in page
-    assert "shipped, ours 4 times as fast." in page
+    assert "the shipped method is 4 times as fast as" in page
     assert "Nothing here was measured on a GPU" in page
     assert "measured on a GPU" not in render({**result, "device": "cuda"})
 
