@@ -154,10 +154,11 @@ class CaseReporter:
                 write_report(results, self.output_dir, self.told)
         failed = sum(result.status != "ok" for result in results)
         where = self.output_dir / ("report.html" if self.report else "summary.csv")
+        cases = "1 case" if len(results) == 1 else f"{len(results)} cases"
         if failed:
-            fail(f"{failed} of {len(results)} cases failed; the reasons are in {self.output_dir / 'summary.csv'}.")
+            fail(f"{failed} of {cases} failed; the reasons are in {self.output_dir / 'summary.csv'}.")
         before = len(results) - self.ended
-        print(f"{len(results)} cases analysed{f' ({before} of them before)' if before else ''}: {where}")
+        print(f"{cases} analysed{f' ({before} of them before)' if before else ''}: {where}")
 
     def _case_ended(self) -> None:
         """Keep the summary up to date, ever more seldom, so that work is linear in the cases."""

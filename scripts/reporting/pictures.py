@@ -24,6 +24,8 @@ from ..pipeline.findings import Finding
 from ..space.levels import PIXEL_MM, level_affine
 
 TITLES = ("Input", "Coarse reconstruction", "Mask", "Pseudo-healthy", "Anomaly map")
+BELOW = "Anomaly map: the finding's other two planes, then other levels"
+BELOW_WITHOUT_FINDING = "Anomaly map: the other two planes, then other levels"
 COLUMNS = len(TITLES)
 MAX_ROWS = 5  # of slices that were listed
 TOLD = 3  # structures of the strongest finding
@@ -140,8 +142,8 @@ def case_figure(output: Mapping[str, Any], title: str) -> Figure:
     """Figure of one case.
 
     A whole head: the level of the strongest finding as input, coarse reconstruction, mask, pseudo-healthy image and
-    anomaly map; the coronal and the sagittal plane through that finding; other levels, evenly chosen. Slices: the five
-    images of each, at most `MAX_ROWS`, evenly chosen.
+    anomaly map. Below, under a heading of their own, the anomaly map on the coronal and the sagittal plane through that
+    finding, and on other levels, evenly chosen. Slices: the five images of each, at most `MAX_ROWS`, evenly chosen.
 
     Args:
         output: the post-processed data of the case.
@@ -149,25 +151,31 @@ def case_figure(output: Mapping[str, Any], title: str) -> Figure:
     """
     shown = Shown.of(output)
     rows = [shown.middle[2]] if shown.whole else evenly_chosen(len(shown.heights), MAX_ROWS)
-    count = len(rows) + (LEVEL_ROWS if shown.whole else 0)
-    height = 3.3 * count + 0.55  # inches
+    below = LEVEL_ROWS if shown.whole else 0
+    heading = 0.3 if below else 0.0  # inches, as the height
+    height = 3.3 * (len(rows) + below) + 0.55 + heading
     figure = Figure(figsize=(13.2, height), facecolor="black")
     FigureCanvasAgg(figure)
     # Fixed places: letting matplotlib find them takes longer than all the rest of the picture.
     top_edge = 1.0 - 0.5 / height
-    places = {"left": 0.004, "right": 0.93, "bottom": 0.01, "top": top_edge, "wspace": 0.02, "hspace": 0.02}
-    axes = figure.subplots(count, COLUMNS, squeeze=False, gridspec_kw=places)
-    for axis in axes.flat:
-        axis.set_axis_off()
-    for row, level in zip(axes, rows, strict=False):
+    places = {"left": 0.004, "right": 0.93, "wspace": 0.02, "hspace": 0.02}
+    middle = (3.3 * below + heading) / height + 0.01 if below else 0.01  # where the five images end
+    upper = {**places, "bottom": middle, "top": top_edge}
+    axes = figure.subplots(len(rows), COLUMNS, squeeze=False, gridspec_kw=upper)
+    for row, level in zip(axes, rows, strict=True):
         _five_images(row, shown, level)
-    if shown.whole:
-        others = list(axes[1:].flat)
+    if below:
+        lower = {**places, "bottom": 0.01, "top": middle - heading / height}
+        others = list(figure.subplots(below, COLUMNS, squeeze=False, gridspec_kw=lower).flat)
+        text = BELOW if shown.findings else BELOW_WITHOUT_FINDING
+        figure.text(0.467, middle - 0.22 / height, text, color="white", fontsize=10, ha="center")
         row, column, _ = shown.middle
         _overlay(others[0], shown, lambda volume: volume[row].T[::-1], shown.thickness, "coronal", shown.sides)
         _overlay(others[1], shown, lambda volume: volume[:, column].T[::-1], shown.thickness, "sagittal", "AP")
         for axis, level in zip(others[2:], evenly_chosen(len(shown.heights), len(others), ends=False), strict=False):
             _overlay(axis, shown, _axial(shown, level), PIXEL_MM, shown.place(level), shown.sides)
+    for axis in figure.axes:
+        axis.set_axis_off()
     for axis, name in zip(axes[0], TITLES, strict=True):
         axis.set_title(name, color="white", fontsize=10)
     place = figure.add_axes((0.938, 0.03, 0.010, top_edge - 0.05))

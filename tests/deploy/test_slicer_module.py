@@ -169,7 +169,7 @@ def test_the_installed_command_runs_on_the_volume_and_its_results_are_loaded(mod
     lines: list[str] = []
     found = phanes.PhanesLogic().analyse(head, [sys.executable, "-m", "phanes", "--label_threshold", "3"], lines.append)
     assert found["report"].is_file()
-    assert any("1 cases analysed" in line for line in lines)
+    assert any("1 case analysed" in line for line in lines)
     assert scene.layers["background"] is head
     assert scene.layers["foreground"] is found["anomaly"]
     assert [node.name for node in scene.nodes] == ["T1 anomaly map", "T1 pseudo-healthy", "T1 findings", "T1 findings"]

@@ -30,7 +30,7 @@ def test_both_run_ids_from_the_bundle_root_and_from_the_file_systems(
     cwd, bundle = (scratch_bundle, ".") if from_root else ("/", str(scratch_bundle))
     done = bundle_run(run_id, cwd, *options_for(bundle, png, tmp_path / "out"))
     assert done.returncode == 0, done.stderr
-    assert f"1 cases analysed: {tmp_path / 'out' / 'report.html'}" in done.stdout
+    assert f"1 case analysed: {tmp_path / 'out' / 'report.html'}" in done.stdout
     assert (tmp_path / "out" / "head" / "head_label.nii.gz").is_file()
 
 

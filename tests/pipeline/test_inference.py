@@ -243,7 +243,7 @@ def test_weights_without_a_mask_threshold_do_not_pass_for_a_healthy_finding(
     write_calibration(root)
     with pytest.raises(RuntimeError) as caught:
         run_inference(root, png, tmp_path / "out")
-    assert "1 of 1 cases failed" in sentence_of(caught.value)
+    assert "1 of 1 case failed" in sentence_of(caught.value)
     assert "not finite" in summary(tmp_path / "out")["head"]["error"]
 
 

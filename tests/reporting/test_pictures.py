@@ -12,7 +12,17 @@ import torch
 from monai.data import MetaTensor
 from PIL import Image
 
-from scripts.reporting.pictures import MAX_ROWS, Shown, analysed_slices, case_figure, evenly_chosen, ranges, save_figure
+from scripts.reporting.pictures import (
+    BELOW,
+    MAX_ROWS,
+    TITLES,
+    Shown,
+    analysed_slices,
+    case_figure,
+    evenly_chosen,
+    ranges,
+    save_figure,
+)
 from tests.reporting.conftest import COLUMN, ROW
 
 
@@ -42,6 +52,11 @@ def test_the_planes_go_through_the_strongest_finding(case) -> None:
     np.testing.assert_array_equal(sagittal.images[1].get_array() > 0, expected[:, COLUMN].T[::-1] > 0)
     assert [text.get_text() for text in coronal.texts] == ["coronal", "L", "R"]
     assert [text.get_text() for text in sagittal.texts] == ["sagittal", "A", "P"]
+    headings = [axis.get_title() for axis in figure.axes[:-1]]
+    assert headings == [*TITLES, *[""] * 10]
+    assert BELOW in [text.get_text() for text in figure.texts]
+    lowest = min(axis.get_position().y0 for axis in figure.axes[:5])
+    assert all(axis.get_position().y1 < lowest for axis in figure.axes[5:-1])
 
 
 @pytest.mark.parametrize(("levels", "rows"), [(1, 1), (3, 3), (12, MAX_ROWS)])
