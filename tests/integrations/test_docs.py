@@ -1,0 +1,124 @@
+"""The commands of README and docs, run as they stand, in order, in a folder with a small DIR, HEADS, HELD_OUT, ...
+
+A child process is forked for each, so that nothing is imported twice. Those that need a server, a GPU, the network or
+hours are listed in `tests/docs/execution.py`, with the tests that run them.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+
+import phanes.__main__
+import scripts.__main__  # noqa: F401 - for the children
+from scripts.space.template import read_template
+from scripts.study.registration_trials import block_means
+from tests.conftest import REPOSITORY, head_slice
+from tests.docs.execution import quicker, to_run
+from tests.docs.pages import Command
+from tests.integrations.heads import series_of
+
+COMMANDS = to_run()
+LINKED = ("LICENSE", "Makefile", "README.md", "phanes", "pyproject.toml", "requirements.txt", "scripts", "tests")
+VOXEL_MM = 3.0
+SECONDS = 240  # for one command
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A folder for each page: the checkout, and small data under the names that the pages use."""
+    made: dict[str, Path] = {}
+    for page in dict.fromkeys(command.page for command in COMMANDS):
+        place = tmp_path_factory.mktemp(Path(page).stem)
+        shutil.copytree(REPOSITORY / "bundle", place / "bundle", symlinks=True)
+        for name in LINKED:
+            (place / name).symlink_to(REPOSITORY / name)
+        write_heads(place / "DIR", 1)
+        write_heads(place / "HEADS", 3)
+        write_heads(place / "HELD_OUT", 5, first=3)
+        if Path(page).name in ("training.md", "evaluation.md"):
+            for folder, count in (("DIR/train", 6), ("DIR/val", 3), ("HELD_OUT", 5)):
+                write_slices(place / folder, count)
+        series_of(nib.load(place / "DIR" / "head0.nii.gz"), place / "STUDIES" / "study")
+        made[page] = place
+    # What the README's commands make is where the page with the same commands goes on.
+    (made["bundle/docs/training.md"] / "DATA").symlink_to(made["README.md"] / "DATA")
+    return made
+
+
+def write_slices(folder: Path, count: int) -> None:
+    """Head phantoms as PNG, others in each folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for n in range(count):
+        Image.fromarray(head_slice(seed=n + 10 * count)).save(folder / f"S{n:03d}.png")
+
+
+def write_heads(folder: Path, count: int, first: int = 0) -> None:
+    """The template's brain in large voxels, each with noise of its own; the header says that it lies in MNI space."""
+    template, own = read_template()
+    values, affine = block_means(template.astype(np.float32), own, VOXEL_MM)
+    folder.mkdir(parents=True)
+    for seed in range(first, first + count):
+        noise = np.random.default_rng(seed).normal(1.0, 0.02, values.shape)
+        image = nib.Nifti1Image((values / values.max() * 1000 * noise).astype(np.int16), affine)
+        image.set_sform(affine, code="mni")
+        nib.save(image, folder / f"head{seed}.nii.gz")
+
+
+def child(words: Sequence[str], cwd: Path, log: Path) -> None:
+    """In a process of its own: be the command."""
+    with log.open("wb") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.chdir(cwd)
+    sys.path.insert(0, str(cwd))
+    program, *rest = words
+    if Path(program).name == "phanes":
+        sys.argv = list(words)
+        phanes.__main__.main()
+    else:  # python -m MODULE ...
+        sys.argv = rest[1:]
+        runpy.run_module(rest[1], run_name="__main__", alter_sys=True)
+
+
+def run(words: list[str], cwd: Path, log: Path) -> int:
+    """The exit status."""
+    if Path(words[0]).name not in ("phanes", "python"):
+        with log.open("w") as file:
+            return subprocess.run(words, cwd=cwd, stdout=file, stderr=file, timeout=SECONDS, check=False).returncode
+    process = multiprocessing.get_context("fork").Process(target=child, args=(words, cwd, log))
+    process.start()
+    process.join(SECONDS)
+    if process.is_alive():
+        process.kill()
+    return process.exitcode if process.exitcode is not None else 1
+
+
+@pytest.fixture(scope="module")
+def folders() -> dict[str, Path]:
+    """Where `cd` left each page."""
+    return {}
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=str)
+def test_the_command_runs(command: Command, places: dict[str, Path], folders: dict[str, Path], tmp_path: Path) -> None:
+    place = places[command.page]
+    cwd = folders.get(command.page, place)
+    if command.words[0] == "cd":
+        folders[command.page] = cwd / command.words[1]
+        assert folders[command.page].is_dir()
+        return
+    log = tmp_path / "log.txt"
+    status = run(quicker(command), cwd, log)
+    assert status == 0, log.read_text(encoding="utf-8", errors="replace")[-3000:]
