@@ -1,1 +1,1 @@
-"""What every room needs: errors, files, processes, versions, safe loading."""
+"""What all other folders need: errors, files, processes, versions, safe loading."""

@@ -1,6 +1,6 @@
 """Cases without their names: `--anonymize true`.
 
-A plain checksum of a guessable name (a hospital number) can be guessed; with a key of one's own it cannot.
+Who can guess a name (a hospital number) can compute its plain checksum. With a secret key nobody else can.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ def anonymous_name(name: str, key: str = "") -> str:
 
 
 def anonymized(cases: Sequence[Mapping[str, Any]], key: str = "") -> list[dict[str, Any]]:
-    """Items of `find_cases` under their anonymous names, in the order of these, which says nothing either."""
+    """Items of `find_cases` under their anonymous names. They are sorted by these, so that the order tells nothing."""
     renamed = [{**item, "case": anonymous_name(item["case"], key)} for item in cases]
     return sorted(renamed, key=lambda item: item["case"])
 
 
 def without_names(text: str, item: Mapping[str, Any]) -> str:
-    """A sentence in which the paths of a case, and the names of its files and nearest folders, are its name.
+    """A text without a case's paths: these, and the names of its files and nearest folders, become the case's name.
 
     Args:
-        text: may quote them.
+        text: a sentence that may quote paths.
         item: the case, as `anonymized` gives it.
     """
     paths = [Path(item["image"]), *map(Path, item.get("files", ()))]

@@ -1,4 +1,4 @@
-"""Training states on disk: always one that is whole, whenever the process is killed."""
+"""Training states on disk. One is always whole, whenever the process is killed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CHECKPOINT = "checkpoint.pt"
 
 
 def save_state(state: Any, path: str | Path) -> None:
-    """`torch.save` that leaves the old file in place until the new one is whole."""
+    """`torch.save`, but the old file stays until the new one is whole."""
 
     def write(partial: Path) -> None:
         with partial.open("wb") as file:  # given a path, torch would write the temporary name into the archive
@@ -29,7 +29,7 @@ def save_state(state: Any, path: str | Path) -> None:
 
 
 def read_state(path: str | Path) -> dict[str, Any]:
-    """A file of weights, on the CPU; nothing in it is executed.
+    """Read a file of weights onto the CPU. Nothing in it is executed.
 
     Raises:
         PhanesInputError: no such file.
@@ -43,7 +43,8 @@ def load_network(network: nn.Module, path: str | Path) -> None:
     """Fill a network with a whole state dict, such as the bundle's `model.pt`.
 
     Raises:
-        PhanesInputError: no such file, weights of another network or size, or PHANES before its calibration.
+        PhanesInputError: there is no such file, it holds weights of another network or size, or PHANES without its
+            calibration.
     """
     state = read_state(path)
     try:
@@ -59,20 +60,20 @@ def load_network(network: nn.Module, path: str | Path) -> None:
 class ReplacingSaver(DiskSaver):
     """Ignite's atomic `DiskSaver`, whose next state replaces the last one.
 
-    Ignite's `Checkpoint` would remove the old file before it writes the new one; killed in between, both are lost.
+    Ignite's `Checkpoint` removes the old file before it writes the new one. A process killed in between loses both.
     """
 
     def remove(self, filename: str) -> None:
-        """Nothing: the new file is renamed onto the old one."""
+        """Do nothing: the new file is renamed onto the old one."""
 
 
 def keep_checkpoint(engine: Engine, folder: str, objects: Mapping[str, Any]) -> None:
     """Write `checkpoint.pt`, the state after the last epoch, whenever an epoch ends.
 
     Args:
-        engine: the trainer; on every process of a distributed run, for the saver waits for all.
-        folder: made when missing; what killed processes left there half written is removed.
-        objects: things with a state dict.
+        engine: the trainer. Every process of a distributed run must call this: the saver waits for all.
+        folder: made when missing. Half-written files of killed processes are removed.
+        objects: what is saved: name -> object with a state dict.
     """
     saver = ReplacingSaver(folder, require_empty=False)
     if saver.save_on_rank == idist.get_rank():

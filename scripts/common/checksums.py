@@ -1,4 +1,4 @@
-"""`SHA256SUMS`, in the format of coreutils' sha256sum: writing it for a folder, and checking a folder against it."""
+"""`SHA256SUMS` in the format of coreutils' sha256sum: written for a folder, and compared with it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
 
 def is_passing(path: PurePosixPath | Path) -> bool:
-    """Whether a file (its path relative to the folder) comes and goes by itself: byte code, hidden, a backup."""
+    """Whether a file comes and goes by itself: byte code, hidden, a backup. The path is relative to the folder."""
     return "__pycache__" in path.parts or path.name.endswith("~") or any(part.startswith(".") for part in path.parts)
 
 
@@ -65,10 +65,11 @@ def find_differences(folder: str | Path, within: Iterable[str] = ()) -> list[str
 
     Args:
         folder: of a package.
-        within: names of sub-folders (such as `scripts`) in which files that the list does not name count as well.
+        within: names of sub-folders (such as `scripts`) in which files that are not listed count, too.
 
     Returns:
-        `["models/model.pt: changed", "docs/README.md: missing", "scripts/x.py: not listed"]`, sorted; empty: all well.
+        Sorted sentences such as `models/model.pt: changed`, `docs/README.md: missing`, `scripts/x.py: not listed`.
+        Empty where all is well.
 
     Raises:
         PhanesInputError: see `read_checksums`.
@@ -90,13 +91,13 @@ def find_differences(folder: str | Path, within: Iterable[str] = ()) -> list[str
 
 
 def verify_checksums(folder: str | Path, within: Iterable[str] = ()) -> int:
-    """Refuse a folder that is not what its `SHA256SUMS` says; arguments as in `find_differences`.
+    """Refuse a folder that differs from its `SHA256SUMS`. The arguments are those of `find_differences`.
 
     Returns:
         The number of files checked.
 
     Raises:
-        PhanesInputError: one sentence with the files that differ.
+        PhanesInputError: files differ; it names the first five.
     """
     differences = find_differences(folder, within)
     if differences:

@@ -1,4 +1,4 @@
-"""Courtesy on the command line: mistakes end in one sentence and a non-zero exit status, without a traceback."""
+"""Mistakes on the command line end with one sentence and a non-zero exit status, without a traceback."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def started_by_monai_bundle() -> bool:
 
 
 def fail(message: str) -> NoReturn:
-    """End the program with the sentence on stderr and exit status 1; in a Python session raise `PhanesInputError`."""
+    """End the program: the sentence on stderr, exit status 1. A Python session gets `PhanesInputError` instead."""
     if started_by_monai_bundle():
         raise SystemExit(f"Error: {message}")
     raise PhanesInputError(message)
 
 
 def one_sentence(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """`sys.excepthook`: a user's mistake is one sentence, however deep MONAI has wrapped it; all else a traceback."""
+    """`sys.excepthook`: a mistake of the user is one sentence, however deep MONAI has wrapped it."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, PhanesInputError):
@@ -54,11 +54,11 @@ def one_sentence(kind: type[BaseException], error: BaseException, trace: Traceba
 def check_overrides(argv: list[str] | None = None) -> None:
     """Refuse `--name value` overrides that no config file knows, None, and words for truth values.
 
-    MONAI takes the first and the last silently, and passes over None.
+    MONAI itself accepts unknown names and such words in silence, and ignores None.
 
     Args:
-        argv: the command line after the program's name; default: this process's, when MONAI's bundle command is
-            running, else nothing is checked.
+        argv: the command line after the program's name. By default it is this process's, if it is MONAI's bundle
+            command; otherwise nothing is checked.
     """
     if argv is None:
         argv = sys.argv[1:] if started_by_monai_bundle() else []
@@ -91,7 +91,7 @@ def check_overrides(argv: list[str] | None = None) -> None:
 
 
 def _switched(config: Mapping[str, Any]) -> set[str]:
-    """Options whose words become values, because a component `switches` of the config takes them."""
+    """Options that the config's component `switches` turns from words into truth values."""
     kinds = [
         v for v in config.values() if isinstance(v, dict) and v.get("_target_") == "scripts.common.options.switches"
     ]

@@ -1,4 +1,4 @@
-"""One definition for inference and training: parts of the inference configs, built for other configs."""
+"""Parts of the inference configs, built for other configs: training and inference share one definition."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def from_inference(
     files: Sequence[str] = FILES,
     **changes: Any,
 ) -> Any:
-    """Build a part of inference, such as the network or the preprocessing, with some of it changed.
+    """Build a part of inference, such as the network or the preprocessing, with changes.
 
     Overlays and the command line change it as they change the part itself in inference,
     `"network_def::filling": {"_target_": ...}` or `--network_def::mask::percentile 98`.
@@ -26,9 +26,10 @@ def from_inference(
     Args:
         part: its id in the configs.
         bundle_root: the bundle's folder.
-        entries: other entries of the configs, by id, that the part refers to: their values here.
-        files: the configs, later ones over earlier ones; of mid-axial inference by default.
-        changes: arguments of the part: another value or component, or a dictionary of changes to the component's own.
+        entries: values of other entries that the part refers to, by id.
+        files: the configs; later ones lie over earlier ones. The default is mid-axial inference.
+        changes: arguments of the part. Each is another value or component, or a dictionary of changes to the one
+            that is there.
     """
     parser = ConfigParser()
     parser.read_config([str(Path(bundle_root) / "configs" / name) for name in files])

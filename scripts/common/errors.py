@@ -1,17 +1,17 @@
-"""The error class for everything a user can mend: a file, a folder or an option; and for a folder of results."""
+"""Errors that a user can mend: a file, a folder, an option, or a folder of results that cannot be written."""
 
 from __future__ import annotations
 
 
 class PhanesInputError(ValueError):
-    """A mistake in the input, said in one sentence: which file or option, what is wrong, what to do about it.
+    """A mistake in the input, in one sentence: which file or option, what is wrong, what to do.
 
-    The command line prints the sentence without a traceback; code that uses the package can catch the class.
+    The command line prints the sentence without a traceback. Code that uses the package can catch the class.
     """
 
 
 class PhanesOutputError(PhanesInputError):
-    """Results cannot be written (disk full, folder read-only, ...): no further case can succeed, so the run ends.
+    """Results cannot be written: the disk is full, the folder is read-only, or alike. The run ends.
 
-    Cases that are finished stay; the same command takes up the rest.
+    Finished cases stay. The same command goes on with the rest.
     """

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and their checksums."""
+"""Files that are written whole or not at all, and their checksums."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, write: Callable[[Path], object], shared: bool = False) -> None:
-    """Let `write` make a temporary file beside `path`, then rename it; an old file stays until then.
+    """Let `write` make a temporary file beside `path`, then rename it. An old file stays until then.
 
     Args:
-        path: the file; its folder is made.
+        path: the file. Its folder is made.
         write: gets the temporary file's path.
-        shared: several processes may write this file at once: the last one counts. The temporary file of one that is
-            killed stays; without this the next run writes over it.
+        shared: several processes may write this file at once; the last one counts. A killed one leaves its temporary
+            file behind, which the next run would otherwise write over.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial" if shared else f".{path.name}.partial")

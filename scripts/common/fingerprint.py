@@ -1,4 +1,4 @@
-"""Checksums of data, weights and settings: what a result depends on, and so the key it is stored under."""
+"""Checksums of what a result depends on: data, weights and settings. Results are stored under them."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ PLAIN = (bool, int, float, str, bytes, type(None))
 def fingerprint(*values: Any) -> str:
     """SHA-256 (hex) of any nesting of plain values, arrays, tensors, modules and simple objects.
 
-    A module counts with its class, its state dict and the plain settings of all its parts; another object with its
-    class and attributes; a function with its name. Two networks with equal weights but another map sigma differ.
+    Of a module the class, the state dict and the plain settings of all parts count. Of another object it is the class
+    and the attributes, of a function the name. So two networks with equal weights and different settings differ.
     """
     digest = hashlib.sha256()
     for value in values:
@@ -31,9 +31,9 @@ def fingerprint(*values: Any) -> str:
 
 
 def code_checksum(package: Path, rooms: Iterable[str]) -> str:
-    """SHA-256 (hex) of what some rooms of the package do.
+    """SHA-256 (hex) of the code in some folders of the package.
 
-    Of modules without comments, docstrings and layout; of other files (atlas, templates) as they are.
+    Comments, docstrings and layout of modules do not count. Other files (atlas, templates) count as they are.
     """
     return fingerprint({
         str(path.relative_to(package)): (
@@ -60,7 +60,7 @@ def _instructions(source: str) -> str:
 
 
 def module_settings(module: nn.Module) -> dict[str, dict[str, Any]]:
-    """Class and plain settings of every part of a network, by its name, without the weights."""
+    """Class and plain settings of every part of a network, by the part's name. Weights are left out."""
     found = {}
     for name, part in module.named_modules():
         settings = {k: v for k, v in vars(part).items() if isinstance(v, (*PLAIN, tuple, list)) and k[0] != "_"}
@@ -70,7 +70,7 @@ def module_settings(module: nn.Module) -> dict[str, dict[str, Any]]:
 
 
 def choices(module: nn.Module) -> dict[str, Any]:
-    """What a network is composed of, as JSON gives it back: the class of each component, `component.setting`: value."""
+    """What a network is composed of: component -> class, `component.setting` -> value, as JSON gives them back."""
     found: dict[str, Any] = {}
     for name, settings in module_settings(module).items():
         if "." not in name:

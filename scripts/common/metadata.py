@@ -13,24 +13,24 @@ from numpy.typing import NDArray
 
 
 def add_warning(image: MetaTensor, text: str) -> None:
-    """Append a sentence to the image's warnings, which end in `summary.csv` and in the report."""
+    """Append a clause to the image's warnings. They appear in `summary.csv` and in the report."""
     add_note(image.meta, text)
 
 
 def add_note(meta: MutableMapping[str, Any], text: str) -> None:
-    """The same, of the meta data that a reader makes."""
+    """The same for the meta data that a reader makes."""
     if text:
         meta["warnings"] = "; ".join(filter(None, [str(meta.get("warnings", "")), text]))
 
 
 def ras_affine(image: MetaTensor) -> NDArray[np.float64]:
-    """(4, 4), voxel -> world, RAS, mm; some hosts hand over images whose world is DICOM's (LPS)."""
+    """(4, 4), voxel -> world, RAS+, mm. Some hosts hand over images whose world is DICOM's (LPS+): these are turned."""
     affine = np.asarray(image.affine, dtype=float)
     return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine if image.meta.get(MetaKeys.SPACE) == SpaceKeys.LPS else affine
 
 
 def spacing_of(image: MetaTensor) -> tuple[float, ...]:
-    """mm a voxel along H, W, D."""
+    """Size of a voxel along H, W, D, mm."""
     return tuple(float(v) for v in torch.linalg.norm(torch.as_tensor(image.affine)[:3, :3], dim=0))
 
 

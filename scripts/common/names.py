@@ -14,11 +14,10 @@ FORMULA = ("=", "+", "-", "@")  # a spreadsheet would execute a cell that begins
 
 
 def case_name(text: str) -> str:
-    """A file's stem as a case's name: the same where it can be, else with `_` for what would do harm.
+    """A file's stem as a case's name. It stays as it is unless it would do harm.
 
-    Bytes that are no text, control characters (a newline in a file name) and separators become `_`; what a spreadsheet
-    takes for a formula and what a run's own files are called gets a `_` in front; beyond 180 bytes the rest is replaced
-    by its checksum.
+    Bytes that are no text, control characters and separators become `_`. A `_` comes before what a spreadsheet takes
+    for a formula, and before the names of a run's own files. Beyond 180 bytes a checksum replaces the rest.
     """
     text = unicodedata.normalize("NFC", text.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
     name = "".join(c if c.isprintable() and c not in "/\\\N{REPLACEMENT CHARACTER}" else "_" for c in text).strip()
@@ -34,6 +33,6 @@ def case_name(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Text for a cell, a log or a terminal: on one line, what is no text or cannot be seen written as an escape."""
+    """Text on one line, for a cell, a log or a terminal. What is no text, or invisible, is written as an escape."""
     text = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
     return f"./{text}" if text.startswith(FORMULA) else text

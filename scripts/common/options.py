@@ -6,7 +6,7 @@ from .errors import PhanesInputError
 
 
 def as_bool(name: str, value: object) -> bool:
-    """The value of a yes-or-no option; `--name true` and `--name false` arrive as words, which Python takes for true.
+    """The value of a yes-or-no option. `--name true` and `--name false` arrive as words; Python takes both for true.
 
     Raises:
         PhanesInputError: it is neither.
@@ -19,5 +19,5 @@ def as_bool(name: str, value: object) -> bool:
 
 
 def switches(**options: object) -> dict[str, bool]:
-    """All yes-or-no options of a config by name, see `as_bool`: the one place where words become values."""
+    """All yes-or-no options of a config by name, see `as_bool`. Only here words become truth values."""
     return {name: as_bool(name, value) for name, value in options.items()}

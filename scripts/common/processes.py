@@ -1,6 +1,6 @@
-"""Several processes with one task, started by torchrun: who is first, what the first one knows, waiting for the others.
+"""Several processes with one task, started by torchrun.
 
-In a process by itself everything here does what it should for one.
+All functions work in a single process, too.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import torch
 
 from .errors import PhanesInputError
 
-PATIENCE = timedelta(hours=12)  # the first of several processes may wait long for the last
+PATIENCE = timedelta(hours=12)  # how long one process waits for another
 
 
 def join_processes(backend: str | None = None) -> torch.device:
-    """Join the processes that torchrun started; on a machine with GPUs each takes one of its own.
+    """Join the processes that torchrun started. On a machine with GPUs each takes one of its own.
 
     Args:
-        backend: of `torch.distributed`; default: nccl where there are GPUs, else gloo.
+        backend: of `torch.distributed`. The default is nccl where there are GPUs, else gloo.
 
     Returns:
         This process's device.
@@ -44,7 +44,7 @@ def join_processes(backend: str | None = None) -> torch.device:
 
 
 def process_rank() -> int:
-    """Number of this process in a distributed run; 0 otherwise. Process 0 alone writes what belongs to the run."""
+    """Number of this process in a distributed run; otherwise 0. Only process 0 writes what belongs to the run."""
     return idist.get_rank()
 
 
@@ -54,15 +54,15 @@ def process_count() -> int:
 
 
 def from_first(value: Any) -> Any:
-    """What process 0 called this with (anything that can be pickled); all processes must call it."""
+    """The value that process 0 gave; anything that can be pickled. All processes must call this."""
     return cast(list, idist.all_gather([value]))[0][0] if process_count() > 1 else value
 
 
 def share(items: Sequence[Any]) -> list[Any]:
-    """This process's part of process 0's items: every n-th of them, so that parts differ by one item at most."""
+    """This process's part of process 0's items: every n-th. Parts differ by one item at most."""
     return list(from_first(list(items) if process_rank() == 0 else None))[process_rank() :: process_count()]
 
 
 def total(number: int) -> int:
-    """The sum of all processes' numbers; all must call it, and none returns before the last one has."""
+    """The sum of all processes' numbers. All must call this, and each waits for the last one."""
     return int(idist.all_reduce(number))

@@ -9,7 +9,7 @@ from .versions import versions
 
 
 def provenance(settings: Mapping[str, Any], calibration: Mapping[str, Any]) -> dict[str, Any]:
-    """Versions, settings as text, SHA-256 of the weights and date of the calibration (None where not recorded)."""
+    """Versions, settings as text, SHA-256 of the weights, date of the calibration. What is not recorded is None."""
     return {
         "versions": versions(),
         "settings": {name: str(value) for name, value in settings.items()},

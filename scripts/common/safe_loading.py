@@ -1,4 +1,4 @@
-"""Files of weights are data: whoever loads them, nothing in them is executed."""
+"""Files of weights are data: nothing in them is executed, whoever loads them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ REFUSED = (
 
 @contextlib.contextmanager
 def tensors_only() -> Iterator[None]:
-    """`torch.load` takes tensors only, in other packages' code too.
+    """Within this block `torch.load` takes tensors only, in other packages' code, too.
 
-    torchvision, and `lpips` through it, unpickle a file found in the cache (TORCH_HOME) without restriction and without
-    comparing its checksum: whoever can write into that folder could run code here.
+    torchvision, and through it `lpips`, unpickle a file from the cache (TORCH_HOME) without restriction and without a
+    checksum. Whoever can write into that folder could run code here.
     """
     before = os.environ.get(SWITCH)
     os.environ[SWITCH] = "1"

@@ -1,4 +1,4 @@
-"""The files behind a case: their checksum, and whether they change while they are read."""
+"""The files of a case: their checksum, and whether they change while they are read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .files import sha256_of_file
 def source_files(item: Mapping[str, Any]) -> list[Path]:
     """The files that an item of `find_cases` is read from, in sorted order.
 
-    Its `files` where it lists them; else its `image`: the file itself, or all files directly in that folder.
+    These are its `files`, if it lists them. Otherwise they are its `image`, or all files directly in that folder.
     """
     if item.get("files"):
         return sorted(map(Path, item["files"]))
@@ -22,9 +22,9 @@ def source_files(item: Mapping[str, Any]) -> list[Path]:
 
 
 def signature(item: Mapping[str, Any]) -> str:
-    """Name, size, time of change and identity of a case's files: differs once one is written, replaced or removed.
+    """Name, size, time of change and identity of a case's files. It changes when one is written, replaced or removed.
 
-    An input that cannot be looked at has the empty signature; reading it will say why.
+    An input that cannot be looked at has the empty signature. Reading it says why.
     """
     try:
         stats = [(file.name, file.stat()) for file in source_files(item)]
@@ -34,7 +34,7 @@ def signature(item: Mapping[str, Any]) -> str:
 
 
 def source_checksum(item: Mapping[str, Any]) -> str:
-    """SHA-256 over names and contents of a case's files; where their folder lies does not count.
+    """SHA-256 over names and contents of a case's files. The place of their folder does not count.
 
     Raises:
         OSError: a file cannot be read.
@@ -46,5 +46,5 @@ def source_checksum(item: Mapping[str, Any]) -> str:
 
 
 def changed_while_read(path: str | Path) -> str:
-    """The sentence for an input whose signature is not what it was."""
+    """The sentence for an input whose signature has changed."""
     return f"'{path}' changed while it was read: run the same command again when it is complete."

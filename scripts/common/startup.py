@@ -1,7 +1,7 @@
-"""A quick start: MONAI imported without what an analysis does not use, in half the seconds.
+"""A quick start: MONAI without what an analysis does not use. It takes half the time.
 
-MONAI imports much that is optional to it, wherever that is installed. For the command alone: in a program of somebody
-else's, MONAI has to stay whole.
+MONAI imports every optional package that is installed. Only our own command leaves them out; in other programs MONAI
+must stay whole.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-# What MONAI takes where it finds it, and does without where it does not. An analysis uses none of it by way of MONAI.
+# Packages that are optional to MONAI. An analysis uses none of them through MONAI.
 OPTIONAL = (
     "einops",
     "lpips",
@@ -26,14 +26,14 @@ OPTIONAL = (
     "tensorboardX",
     "torchvision",
 )
-# Ignite takes one class from here, to tell its kind of optimizer; the real module imports most of torch.distributed.
+# Ignite takes one class from here, to recognise a kind of optimizer. The real module imports most of torch.distributed.
 OPTIMIZERS, OPTIMIZER = "torch.distributed.optim", "ZeroRedundancyOptimizer"
 
 
 def import_monai_quickly() -> None:
-    """Import MONAI while `OPTIONAL` seems not to be installed. Afterwards all of it can be imported as ever.
+    """Import MONAI while `OPTIONAL` seems not to be installed. Afterwards all of it can be imported as usual.
 
-    Nothing happens where MONAI is loaded already.
+    Nothing happens if MONAI is already loaded.
     """
     if "monai" in sys.modules:
         return

@@ -1,7 +1,7 @@
-"""Lets torchvision be imported beside a torch without its compiled operators (the index's CUDA build, a CPU torch).
+"""Make torchvision importable beside a torch that lacks its compiled operators (a CUDA build beside a CPU torch).
 
-As a program, `python scripts/common/torchvision_shim.py`, it does so for good in the running interpreter's
-environment, for software that imports torchvision by itself. Standard library and torch only: it also runs there alone.
+Run as a program, `python scripts/common/torchvision_shim.py`, it does so for good in the interpreter's environment, for
+software that imports torchvision by itself. It needs nothing but the standard library and torch.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ _DECLARED: list[Any] = []  # a library's operators vanish with the object, so it
 
 
 def make_torchvision_importable() -> None:
-    """Declare the two operators whose absence makes `import torchvision` fail; nothing happens when they exist.
+    """Declare the two operators without which `import torchvision` fails. Nothing happens when they exist.
 
-    Only the declarations are made: torchvision's network definitions work, its box operators do not.
+    They are declared and not defined: torchvision's networks work, its box operators do not.
     """
     if _DECLARED:
         return
@@ -41,7 +41,7 @@ def _declare() -> None:
 
 
 class DeclareFirst(importlib.abc.MetaPathFinder):
-    """Finds nothing, but declares the operators when torchvision is about to be imported."""
+    """An import hook that finds nothing. It declares the operators when torchvision is about to be imported."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> None:
         """Called by the import system for every module that is not loaded yet."""
@@ -50,7 +50,7 @@ class DeclareFirst(importlib.abc.MetaPathFinder):
 
 
 def install_for_good() -> bool:
-    """Where torchvision is there but cannot be imported: put this module, and a `.pth` that calls it, beside it.
+    """Put this module beside a torchvision that cannot be imported, with a `.pth` file that calls it.
 
     Returns:
         Whether that was needed.

@@ -12,7 +12,7 @@ PACKAGES = ("torch", "monai", "numpy", "nibabel", "pydicom")
 
 
 def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
-    """Versions of this bundle's package, of Python and of the libraries that shape a result, those that are there."""
+    """Versions of this package, of Python and of the installed libraries that shape a result."""
     found = {"PHANES": __version__, "Python": platform.python_version()}
     for package in packages:
         try:

@@ -1,7 +1,7 @@
 """PHANES as a MONAI Deploy application: `python app.py -i DICOM_FOLDER -o OUTPUT [-m BUNDLE]`.
 
-DICOM loader (the SDK's) -> series selector (the bundle's rules) -> the bundle's inference workflow, which writes DICOM.
-BUNDLE is a packaged bundle's folder; without it the bundle beside this file is taken. Research use only.
+The SDK's DICOM loader feeds the series selector (the bundle's rules), and this the bundle's inference workflow, which
+writes DICOM. BUNDLE is the folder of a packaged bundle; the default is the bundle of this file. Research use only.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 
 def preload_cuda_runtime() -> None:
-    """Holoscan wants libcudart.so.13 also where it computes on the CPU: the package index's will do."""
+    """Load the package index's libcudart.so.13: Holoscan wants it even on a CPU."""
     try:
         libraries = [file for file in files("nvidia-cuda-runtime") or [] if file.name.startswith("libcudart.so.13")]
     except PackageNotFoundError:
@@ -36,7 +36,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def bundle_folder(model: str | Path) -> Path:
-    """The bundle: MODEL itself or a folder directly in it; where MODEL does not exist, the one this file belongs to.
+    """The bundle's folder: MODEL, or a folder directly in it. Without a MODEL it is the one that this file belongs to.
 
     Raises:
         SystemExit: there is none.
@@ -64,7 +64,7 @@ class PhanesApp(Application):
         super().__init__(*args, **kwargs)
 
     def compose(self) -> None:
-        # The bundle brings its package; `main` has put it on the path.
+        # `main` has put the bundle's package on the path.
         from scripts.deploy.bundle_operator import BundleOperator
         from scripts.deploy.series_selector_operator import RuleSeriesSelectorOperator
 
@@ -86,7 +86,7 @@ class PhanesApp(Application):
 
 
 def main() -> None:
-    """Run the application; a user's mistake is one sentence and exit status 1."""
+    """Run the application. A user's mistake ends with one sentence and exit status 1."""
     logging.getLogger("highdicom").setLevel(logging.WARNING)
     context = Application.init_app_context(sys.argv)
     bundle = bundle_folder(context.model_path)

@@ -16,9 +16,9 @@ from .series_selector_operator import files_of
 
 
 class BundleOperator(Operator):
-    """Runs `inference.json` as `monai.bundle run` does; only where the cases come from is another matter.
+    """Runs `inference.json` as `monai.bundle run` does. Only the cases come from elsewhere.
 
-    So reading, checks, pre- and post-processing, network and writers are the bundle's, and the results are the same.
+    Reading, checks, pre- and post-processing, network and writers are the bundle's, so the results are the same.
     For each series, `<output>/<case>/` holds the picture and `dicom/` the segmentation, parametric map, derived MR
     series, secondary capture and structured report; `summary.csv` lists the cases.
 
@@ -28,7 +28,7 @@ class BundleOperator(Operator):
         fragment: the application.
         bundle: the bundle's folder.
         output: folder of the results.
-        overrides: of ids of `inference.json`.
+        overrides: entries of `inference.json`: id -> value.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ from scripts.dicom.series import find_series
 
 
 class RuleSeriesSelectorOperator(Operator):
-    """In place of the SDK's selector, whose rules cannot say what must not match.
+    """Takes the place of the SDK's selector, whose rules cannot say what must not match.
 
     Named input: `dicom_study_list`, of `DICOMDataLoaderOperator`. Named output: `study_selected_series_list`, a
     `StudySelectedSeries` for each study that has a T1w head series.

@@ -1,1 +1,1 @@
-"""A PACS watched for new T1w head series, which are analysed once each, the results stored beside them."""
+"""A PACS that is watched. New T1w head series are analysed once each, and the results are stored beside them."""

@@ -1,4 +1,4 @@
-"""The bundle's own inference workflow on series that were fetched, with DICOM results."""
+"""The bundle's own inference workflow on fetched series, with DICOM results."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Fetched:
 
 
 class Workflow:
-    """Analyses series as `monai.bundle run inference --dicom_output true` does; only the cases come from elsewhere.
+    """Analyses series as `monai.bundle run inference --dicom_output true` does. Only the cases come from elsewhere.
 
     Args:
         bundle_root: the bundle's folder.
@@ -45,17 +45,17 @@ class Workflow:
         self.overrides = dict(overrides or {})
 
     def __call__(self, series: Sequence[Fetched], output: Path) -> dict[str, str]:
-        """Analyse; what an interrupted call has finished is not done again.
+        """Analyse series. What an interrupted call has finished is not done again.
 
         Args:
             series: at least one.
             output: gets `<case>/dicom/` for each that succeeds.
 
         Returns:
-            Case -> why it cannot be analysed; "" for those that were.
+            Case -> why it cannot be analysed; "" where it was.
 
         Raises:
-            PhanesInputError: the run as a whole failed: the bundle is not whole, the disk is full.
+            PhanesInputError: the whole run failed, because the bundle is not whole or the disk is full.
         """
         cases = []
         for one in series:

@@ -1,4 +1,4 @@
-"""What the watcher asks of a PACS, whichever way it is reached, and the errors it tells apart."""
+"""What the watcher asks of any PACS, and the two errors that it tells apart."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ..common.errors import PhanesInputError
 
 
 class PacsUnreachableError(PhanesInputError):
-    """The PACS does not answer: nothing is wrong with any study, and the same will do later."""
+    """The PACS does not answer. No study is at fault, and the same request may succeed later."""
 
 
 class PacsRefusedError(PhanesInputError):
-    """The PACS answers, and does not do what it was asked."""
+    """The PACS answers, but does not do what it was asked."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Found:
 
     Attributes:
         uid: its Instance UID.
-        instances: number of objects in it, None when the PACS does not say.
+        instances: number of its objects; None when the PACS does not say.
         modality: of a series.
     """
 
@@ -39,7 +39,7 @@ class Archive(Protocol):
     """A PACS. All methods raise `PacsUnreachableError` and `PacsRefusedError`."""
 
     def studies(self, query: Mapping[str, str]) -> list[Found]:
-        """The studies that match DICOM keywords and values; a value may be a range of dates."""
+        """Studies that match DICOM keywords and values. A value may be a range of dates."""
 
     def series(self, study_uid: str) -> list[Found]:
         """The series of a study."""
@@ -51,10 +51,10 @@ class Archive(Protocol):
         """Header of one object of a series, with or without pixels."""
 
     def fetch(self, study_uid: str, series_uid: str, folder: Path) -> int:
-        """Write a series' objects as files into an existing folder, and say how many."""
+        """Write a series' objects as files into an existing folder. Returns their number."""
 
     def store(self, files: Sequence[Path]) -> None:
-        """Store DICOM files; what is there already under the same UID counts as stored."""
+        """Store DICOM files. One that is there already, under the same UID, counts as stored."""
 
 
 def batches(files: Sequence[Path], size: int) -> list[list[Path]]:
@@ -63,7 +63,7 @@ def batches(files: Sequence[Path], size: int) -> list[list[Path]]:
 
 
 def missing(wanted: Collection[str], held: Collection[str]) -> list[str]:
-    """What is wanted and not held, sorted."""
+    """What is wanted but not held, sorted."""
     return sorted(set(wanted) - set(held))
 
 

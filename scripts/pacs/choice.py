@@ -1,4 +1,4 @@
-"""Which series of a study are analysed: the bundle's rules, held against headers before any image is fetched."""
+"""Which series of a study are analysed: the bundle's rules judge headers before any image is fetched."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ class RemoteSeries(Series):
 
 
 def decide(archive: Archive, study_uid: str, found: Sequence[Found], rules: Mapping[str, Any] | None) -> list[Decision]:
-    """What the rules say of each series of a study, from the header of one object of each."""
+    """What the rules say of each series of a study, by the header of one of its objects."""
     return choose_series([RemoteSeries(study_uid, one, archive.header(study_uid, one.uid)) for one in found], rules)
 
 
 def results_in_archive(archive: Archive, study_uid: str, found: Sequence[Found]) -> dict[str, str]:
-    """Series that have results in the PACS already: UID -> UID of their segmentation's series.
+    """Series with results in the PACS: UID -> UID of the segmentation's series.
 
-    The segmentation is the last object that is stored; where it is, all results are.
+    The segmentation is stored last. Where it is, all results are.
 
     Args:
         archive: of the study.
@@ -61,5 +61,5 @@ def results_in_archive(archive: Archive, study_uid: str, found: Sequence[Found])
 
 
 def sorted_for_storing(files: Collection[Path]) -> list[Path]:
-    """The objects of one case, in the order of their paths, but the segmentation last."""
+    """The objects of one case by path, the segmentation last."""
     return sorted(files, key=lambda file: (file.name == "segmentation.dcm", str(file)))

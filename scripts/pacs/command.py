@@ -1,4 +1,4 @@
-"""`python -m scripts watch`: the watcher as a program, with a log, a lock, and an end that is asked for."""
+"""`python -m scripts watch`: the watcher as a program, with a log, a lock, and an orderly end."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ logger = logging.getLogger("phanes.pacs")
 
 
 def open_archive(url: str, settings: Settings) -> Archive:
-    """The archive that a URL names: `http(s)://...` is DICOMweb, `dicom://AE_TITLE@host:port` a DICOM node.
+    """The archive of a URL: `http(s)://...` is DICOMweb, `dicom://AE_TITLE@host:port` a DICOM node.
 
     Raises:
-        PhanesInputError: it is neither, or the package that reaches it is not installed.
+        PhanesInputError: the URL is neither, or the package for it is not installed.
     """
     parts = urlsplit(url)
     try:
@@ -108,7 +108,7 @@ def _log_to(stream: Any) -> None:
 
 
 def _stop_on_signals(stop: threading.Event) -> None:
-    """The first SIGTERM or SIGINT ends the watch after the step that is going on, the second at once."""
+    """The first SIGTERM or SIGINT ends the watch after the current step, the second at once."""
 
     def asked(number: int, frame: FrameType | None) -> None:
         if stop.is_set():

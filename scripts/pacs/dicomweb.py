@@ -1,4 +1,4 @@
-"""A PACS over DICOMweb: QIDO-RS to look, WADO-RS to fetch, STOW-RS to store; by dicomweb-client."""
+"""A PACS over DICOMweb, by dicomweb-client: QIDO-RS to search, WADO-RS to fetch, STOW-RS to store."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class DicomWeb:
 
     @staticmethod
     def _pages(page: Callable[..., list[dict]], key: str) -> Iterator[tuple[str, Dataset]]:
-        """All results of a search, for servers that answer in parts and for those that ignore where a part begins."""
+        """All results of a search. Some servers answer in parts; some ignore where a part should begin."""
         seen: set[str] = set()
         offset = 0
         while True:
@@ -132,7 +132,7 @@ def _count(one: Dataset, keyword: str) -> int | None:
 
 @contextmanager
 def _errors() -> Iterator[None]:
-    """What can go wrong, as the two errors that the watcher tells apart; without the URL, which may hold a password."""
+    """Turn all errors into the two that the watcher tells apart. The URL is left out: it may hold a password."""
     try:
         yield
     except requests.HTTPError as error:

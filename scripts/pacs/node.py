@@ -1,4 +1,4 @@
-"""A PACS as a DICOM node: C-FIND to look, C-GET to fetch, C-STORE to store; by pynetdicom."""
+"""A PACS as a DICOM node, by pynetdicom: C-FIND to search, C-GET to fetch, C-STORE to store."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ class DicomNode:
         return found
 
     def _get(self, level: str, keys: Mapping[str, str], folder: Path) -> None:
-        """Have the objects sent here; each becomes a file, byte for byte what came."""
+        """Have the objects sent here. Each is written as a file, byte for byte."""
         entity = self._entity()
         entity.add_requested_context(StudyRootQueryRetrieveInformationModelGet)
         for kind in FETCHED:
@@ -182,7 +182,7 @@ class DicomNode:
 
 
 def _check_answer(answer: Dataset) -> None:
-    """An answer without a status is none: the connection broke, or it took too long."""
+    """Refuse an answer without a status: the connection broke, or it took too long."""
     if "Status" not in answer:
         raise PacsUnreachableError("the DICOM node broke off in the middle of an answer")
 

@@ -1,6 +1,6 @@
-"""What the watcher has done, on disk: a small JSON file a study, replaced as a whole and flushed.
+"""What the watcher has done, on disk: a small JSON file a study.
 
-So a process that is killed, or a machine that loses power, at any moment leaves the old file or the new one.
+Each file is replaced as a whole and flushed. A killed process, or a power cut, leaves the old file or the new one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from ..common.errors import PhanesInputError
 from ..common.files import write_atomically
 
-# Of a series: fetched or analysed next; results lie on disk, to be stored; nothing more to do.
+# States of a series. DUE: analysed next. ANALYSED: results lie on disk, to be stored. The others: done.
 DUE, ANALYSED, STORED, LEFT_OUT, FAILED = "due", "analysed", "stored", "left out", "failed"
 
 
@@ -24,8 +24,8 @@ class SeriesRecord:
 
     Attributes:
         state: due, analysed, stored, left out (by the rules) or failed (cannot be analysed as it is).
-        instances: number of objects when it was looked at.
-        files: of the results, below the study's folder; once analysed.
+        instances: number of its objects when it was last looked at.
+        files: of the results, below the study's folder; known once analysed.
         results: Series Instance UIDs of the results.
         why: a sentence, without names.
     """
@@ -43,8 +43,8 @@ class StudyRecord:
 
     Attributes:
         study: its UID, or the checksum that stands for it.
-        instances: of the whole study when nothing was left to do; None while something is.
-        attempts: times it was begun since it last succeeded or changed.
+        instances: of the whole study when nothing was left to do; None while there is something.
+        attempts: how often it was begun since it last succeeded or changed.
         not_before: time (seconds since 1970) of the next attempt.
         series: UID (or checksum) -> its record.
     """
@@ -74,10 +74,10 @@ class Records:
             raise PhanesInputError(f"work_dir '{folder}' cannot be made ({error.strerror}): choose another.") from error
 
     def read(self, study: str) -> StudyRecord | None:
-        """The record of a study, None when there is none.
+        """The record of a study; None when there is none.
 
         Raises:
-            PhanesInputError: the file is not one of ours.
+            PhanesInputError: the file cannot be read, or is no record.
         """
         path = self._path(study)
         try:
@@ -95,7 +95,7 @@ class Records:
         """Replace the record of a study.
 
         Raises:
-            PhanesInputError: the disk does not take it.
+            PhanesInputError: it cannot be written.
         """
         text = json.dumps(asdict(record), indent=1)
 
@@ -123,5 +123,5 @@ class Records:
 
 
 def folder_name(uid: str) -> str:
-    """A name for files about a UID that came from elsewhere, and might hold anything."""
+    """A safe file name for a UID from elsewhere, which might hold anything."""
     return hashlib.sha256(uid.encode("utf-8", "surrogatepass")).hexdigest()[:32]

@@ -1,4 +1,4 @@
-"""The settings of the watcher: configs/pacs.json with the command line's changes, checked."""
+"""The watcher's settings: configs/pacs.json with the changes of the command line, checked."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..common.options import as_bool
 
 @dataclass(frozen=True)
 class Settings:
-    """What the entries of `configs/pacs.json` say there."""
+    """The entries of `configs/pacs.json`, which explains them."""
 
     pacs: str
     store: str
@@ -38,7 +38,7 @@ class Settings:
     inference: Mapping[str, Any] = field(default_factory=dict)
 
     def pause(self, failures: int) -> float:
-        """Seconds to wait after so many failures (>= 1) one after the other."""
+        """Seconds to wait after this many failures (>= 1) in a row."""
         return float(min(self.backoff_s * 2.0 ** min(failures - 1, 60), self.backoff_max_s))
 
 
@@ -50,8 +50,8 @@ def read_settings(path: str | Path, changes: Mapping[str, Any]) -> Settings:
     """Settings of a config file.
 
     Args:
-        path: JSON in the form of `configs/pacs.json`; all its entries are needed.
-        changes: option -> value; None leaves the file's. `inference` adds to the file's.
+        path: JSON like `configs/pacs.json`, with all of its entries.
+        changes: option -> value. None leaves the file's value; `inference` adds to the file's.
 
     Raises:
         PhanesInputError: the file cannot be read, or an entry is missing, unknown or out of range.

@@ -1,4 +1,4 @@
-"""The loop: look for studies, analyse what is new, store the results, note it; whatever is interrupted goes on."""
+"""The loop: look for studies, analyse what is new, store the results, note it. Interrupted work goes on."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Analyse = Callable[[Sequence[Fetched], Path], Mapping[str, str]]
 
 
 class Watcher:
-    """Does for each study of a PACS, once, what is to be done.
+    """Analyses each study of a PACS once.
 
     Args:
         settings: of the watch.
@@ -38,7 +38,7 @@ class Watcher:
         store: where results go; None is the PACS.
         analyse: see `analysis.Workflow`.
         rules: which series are analysed.
-        stop: set from outside, ends the loop after the step that is going on.
+        stop: set from outside. Ends the loop after the current step.
         clock: seconds since 1970.
     """
 
@@ -68,13 +68,13 @@ class Watcher:
         """Look again and again until stopped.
 
         Args:
-            once: end when no study is left that could be done.
+            once: end when no study can be done any more.
 
         Returns:
             Number of studies that could not be done.
 
         Raises:
-            PhanesInputError: `once`, the PACS has been away, or has refused to be asked, too often.
+            PhanesInputError: with `once`, when the PACS has been away or has refused too often.
         """
         failed: set[str] = set()
         failures = 0
@@ -104,10 +104,10 @@ class Watcher:
             failed: gets the names of the studies that have failed for good.
 
         Returns:
-            When (seconds since 1970) to look again at studies that were not ready, None when there are none.
+            When to look again at studies that were not ready, in seconds since 1970; None when there are none.
 
         Raises:
-            PhanesInputError: the PACS is away, or refuses to list its studies.
+            PhanesInputError: the PACS is away, or does not list its studies.
         """
         again: list[float] = []
         studies = self.archive.studies(self._query())
@@ -121,7 +121,7 @@ class Watcher:
         return min(again, default=None)
 
     def name(self, uid: str) -> str:
-        """How a study or series is called in the log and in the record."""
+        """The name of a study or series in the log and in the record."""
         return anonymous_name(uid, self.settings.anonymize_key) if self.settings.anonymize else uid
 
     def _query(self) -> dict[str, str]:
@@ -132,7 +132,7 @@ class Watcher:
         return query
 
     def _study(self, study: Found, failed: set[str]) -> float | None:
-        """Do what one study needs now; when to look at it again, None for not on its own account."""
+        """Do what one study needs now. Returns when to look at it again; None when it does not matter."""
         name = self.name(study.uid)
         try:
             record = self.records.read(name) or StudyRecord(name)
@@ -153,7 +153,7 @@ class Watcher:
                 return settled
             self._settled_study(study, record, found, failed)
         except PacsUnreachableError as error:
-            # Counts against the study that was in work, lest one that never comes through stand before all others.
+            # It counts against this study. Otherwise one that never succeeds would block all others.
             self._failed(record, error, failed)
             raise
         except Exception as error:  # noqa: BLE001 - whatever is wrong with one study, others must have their turn
@@ -161,13 +161,13 @@ class Watcher:
         return None
 
     def _counted(self, study_uid: str, series: Found) -> Found:
-        """With the number of objects, also where the PACS does not say it."""
+        """The series with its number of objects. It is counted where the PACS does not say it."""
         if series.instances is not None or series.modality != self.settings.modality:
             return series
         return replace(series, instances=len(self.archive.instances(study_uid, series.uid)))
 
     def _settled(self, uid: str, record: StudyRecord, found: Sequence[Found]) -> float:
-        """When the study will have been unchanged for long enough, results of ours aside."""
+        """When the study will have been unchanged for long enough. Our own results do not count."""
         ours = self._ours(record)
         now_there = frozenset((one.uid, one.instances) for one in found if self.name(one.uid) not in ours)
         before, since = self.seen.get(uid, (None, 0.0))
@@ -192,7 +192,7 @@ class Watcher:
             failed.add(record.study)
             return
         record.instances = None
-        self.records.write(record)  # counts the attempt first: a study may kill the process, but only so often
+        self.records.write(record)  # the attempt counts first: a study may kill the process, but not for ever
         start = time.monotonic()
         stored = self._work(study, record, found)
         if self.stop.is_set() and _unfinished(record):
@@ -210,7 +210,7 @@ class Watcher:
             failed.add(record.study)
 
     def _note_what_is_new(self, record: StudyRecord, found: Sequence[Found]) -> bool:
-        """Enter new series, and those that failed and have got more images; whether there are such."""
+        """Enter new series, and failed ones with more images. Returns whether there are any."""
         ours = self._ours(record)
         changed = False
         for one in found:
@@ -229,16 +229,16 @@ class Watcher:
         return changed
 
     def _close(self, study: Found, record: StudyRecord) -> None:
-        """Remember how many objects the study holds with nothing left to do, so that it need not be asked again."""
+        """Remember the number of objects of a finished study, so that it need not be asked again."""
         if study.instances is not None and record.instances != study.instances:
             record.instances = study.instances
             self.records.write(record)
 
     def _work(self, study: Found, record: StudyRecord, found: Sequence[Found]) -> int:
-        """Bring each due series to its end, or until stopped; the number of objects stored.
+        """Bring each due series to its end, unless stopped. Returns the number of objects stored.
 
         Raises:
-            PhanesInputError: something went wrong that may not the next time.
+            PhanesInputError: something failed that may succeed the next time.
         """
         here = {self.name(one.uid): one for one in found}
         if any(one.state == DUE for one in record.series.values()):
@@ -256,7 +256,7 @@ class Watcher:
         return stored
 
     def _decide(self, study: Found, record: StudyRecord, found: Sequence[Found]) -> dict[str, str]:
-        """Names of the due series to analyse, with the rules' warnings; the others are noted."""
+        """Names of the due series to analyse, with the rules' warnings. The others are noted."""
         known = results_in_archive(self.archive, study.uid, found)
         wanted = {}
         images = [one for one in found if self.name(one.uid) in record.series]
@@ -278,7 +278,7 @@ class Watcher:
         return wanted
 
     def _fetch(self, study: Found, record: StudyRecord, series: Found, note: str) -> Fetched:
-        """The series on disk, whole, under a case's name that says nothing of the patient."""
+        """Fetch the whole series, under a case's name that says nothing of the patient."""
         case = f"series{list(record.series).index(self.name(series.uid)) + 1}"
         folder = self._folder(record) / "series" / folder_name(f"{series.uid} {series.instances}") / case
         if not folder.is_dir():
@@ -298,7 +298,7 @@ class Watcher:
             series, folder = record.series[name], output / one.case / "dicom"
             series.why = failures[one.case]
             if series.why:
-                # What is no mistake in the images, such as too little memory, may pass.
+                # What is no mistake in the images, such as too little memory, may pass by itself.
                 series.state = DUE if series.why.startswith(UNEXPECTED) else FAILED
                 continue
             files = sorted_for_storing([path for path in folder.rglob("*") if path.is_file()])
@@ -308,7 +308,7 @@ class Watcher:
         self.records.write(record)
 
     def _store(self, record: StudyRecord) -> int:
-        """Store what is analysed: the same files again after an interruption, so that nothing is there twice."""
+        """Store what is analysed. After an interruption the same files go again, so that nothing is there twice."""
         stored = 0
         for one in record.series.values():
             if one.state != ANALYSED or self.stop.is_set():
@@ -328,7 +328,7 @@ class Watcher:
         return stored
 
     def _failed(self, record: StudyRecord, error: Exception, failed: set[str]) -> float | None:
-        """Note and log a failed attempt; when the next one is due, None for never."""
+        """Note and log a failed attempt. Returns when the next one is due; None for never."""
         sentence = sentence_of(error).rstrip(".")
         logger.debug("study %s", record.study, exc_info=error)
         attempts = record.attempts
@@ -353,7 +353,7 @@ def _unfinished(record: StudyRecord) -> bool:
 
 
 def _summary(record: StudyRecord, stored: int) -> str:
-    """What was found out about a study, in a few words."""
+    """The state of a study in a few words."""
     states = [one.state for one in record.series.values()]
     before = sum(one.state == STORED and bool(one.why) for one in record.series.values())
     parts = [

@@ -1,1 +1,1 @@
-"""The self-contained bundle for MONAI Label, the Model Zoo and MONAI Deploy: folder, zip, checksums, SBOM."""
+"""The self-contained bundle for MONAI Label, the Model Zoo and MONAI Deploy: folder, zip, checksums, parts list."""

@@ -1,4 +1,4 @@
-"""A zip whose bytes depend on nothing but names and contents of the files."""
+"""A zip whose bytes depend on the files' names and contents only."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 def write_zip(folder: str | Path, target: str | Path) -> Path:
-    """Write a folder, its own name on top, as a zip: sorted, one time stamp, mode 0644, uncompressed.
+    """Write a folder as a zip with the folder's name on top. The entries are sorted, with one time stamp and mode 0644.
 
-    Uncompressed, because versions of zlib differ in their output, and weights hardly shrink.
+    Nothing is compressed: versions of zlib differ in their output, and weights hardly shrink.
 
     Args:
         folder: all its files go in.

@@ -1,4 +1,4 @@
-"""`python -m scripts package`: everything a user of the bundle needs, in one folder without links, and as a zip."""
+"""`python -m scripts package`: all that a user of the bundle needs, as a folder without links and as a zip."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .archive import write_zip
 from .sbom import write_sbom
 from .torchscript import export_torchscript
 
-# MONAI Label guesses a model's task from words in this name: "segmentation" is right and its default; keep the others
-# (detection, classification, deepedit, deepgrow) out of it.
+# MONAI Label guesses a model's task from words in this name. Its default, segmentation, is right: the words detection,
+# classification, deepedit and deepgrow must not stand in it.
 NAME = "phanes_t1w_brain_anomaly"
 PARTS = ("LICENSE", "configs", "docs", "flare", "models", "scripts")
 
@@ -24,7 +24,7 @@ def package(out: str = "dist", bundle_root: str = "bundle", torchscript: bool = 
     """Write the self-contained bundle, its zip, checksums and bill of materials.
 
     Args:
-        out: folder; gets phanes_t1w_brain_anomaly/, its zip, and SHA256SUMS of the zip. Earlier ones are replaced.
+        out: folder for phanes_t1w_brain_anomaly/, its zip, and the zip's SHA256SUMS. Earlier ones are replaced.
         bundle_root: the bundle's folder in a checkout.
         torchscript: also export models/model.ts, for hosts that want TorchScript.
     """
@@ -33,7 +33,7 @@ def package(out: str = "dist", bundle_root: str = "bundle", torchscript: bool = 
 
 
 def build(bundle: str | Path, out: str | Path, torchscript: bool = False) -> tuple[Path, Path, Path]:
-    """Do it.
+    """Build the package, see `package`.
 
     Returns:
         The folder, the zip, and the checksums of the zip.
@@ -72,7 +72,7 @@ def build(bundle: str | Path, out: str | Path, torchscript: bool = False) -> tup
 
 
 def _copy(source: Path, target: Path) -> None:
-    """A file, or a folder without its passing files, links followed."""
+    """Copy a file, or a folder without its passing files. Links are followed."""
     if source.is_file():
         shutil.copyfile(source, target)
         return

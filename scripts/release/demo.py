@@ -1,4 +1,4 @@
-"""The demo: a head that everybody has (the MNI152 template in nilearn's package), healthy and with a painted stroke."""
+"""The demo: the MNI152 template from nilearn's package, healthy and with a painted stroke."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def paint_stroke(volume: NDArray, affine: NDArray, seed: int = SEED) -> tuple[ND
         seed: of the outline and the texture.
 
     Returns:
-        The painted volume, and the lesion's mask (where at least half of the signal is the lesion's).
+        The painted volume, and the lesion's mask: the voxels that are at least half lesion.
     """
     rng = np.random.default_rng(seed)
     axes = [affine[i, 3] + affine[i, i] * np.arange(n) for i, n in enumerate(volume.shape)]
@@ -81,7 +81,7 @@ def dice(a: NDArray, b: NDArray) -> float:
 
 
 def print_demo_summary(out: str | Path) -> None:
-    """Print the demo's table (findings, their volume, Dice of label and painted lesion) and where the pictures are.
+    """Print the demo's table (findings, volume, Dice of label and painted lesion) and the paths of its pictures.
 
     Raises:
         PhanesInputError: the demo has not been run in this folder.

@@ -1,8 +1,8 @@
 """The whole method as one file that runs without this package: a `torch.export` program, or ONNX.
 
-What goes in and what comes out stands in the bundle's metadata.json, whose `network_data_format` gives the example that
-is traced: heads (B, C, H, W, D), batch B and levels D free, D at least `LEAST_LEVELS`. A single slice is given as that
-many equal levels, and any level of the result is its own. `python -m scripts export` is the command line.
+The command line is `python -m scripts export`. Input and output are described by `network_data_format` in the bundle's
+metadata.json; from it comes the example that is traced. Heads are (B, C, H, W, D) with any batch B and any number of
+levels D from `LEAST_LEVELS` on. A single slice is given as that many equal levels; each level of the result is its own.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..common.files import write_atomically
 from ..method.phanes import CHANNELS
 
 INPUT, OUTPUT = "image", "pred"  # the names that the bundle's metadata uses
-LEAST_LEVELS = 5  # the largest cube of the anomaly map has to fit in, with room
+LEAST_LEVELS = 5  # the anomaly map's largest cube must fit in, with room
 Program = torch.export.ExportedProgram
 
 
@@ -42,7 +42,7 @@ def bundle_network(
         method: the network of whole heads, both or linear.
 
     Raises:
-        PhanesInputError: no config or weights there, or they do not fit each other.
+        PhanesInputError: there is no config, or there are no weights, or they do not fit each other.
     """
     parser = _config(bundle_root, overlays, method)
     network = parser.get_parsed_content("network_def")
@@ -63,7 +63,7 @@ def _config(bundle_root: str | Path, overlays: Sequence[str], method: str) -> Co
 
 
 def example_of(metadata: Mapping[str, Any], batch: int = 2, levels: int = 6) -> Tensor:
-    """Noise in the shape of the network's input, (B, C, H, W, D) float32; channels that are no image hold MNI z.
+    """Noise in the shape of the network's input, (B, C, H, W, D) float32. Channels from the second on hold MNI z, mm.
 
     Args:
         metadata: of the bundle.
@@ -79,7 +79,7 @@ def example_of(metadata: Mapping[str, Any], batch: int = 2, levels: int = 6) -> 
 
 
 def about(bundle_root: str | Path, method: str = "both") -> dict[str, str]:
-    """What travels inside an exported file as text: the bundle's version, its calibration, names of the channels."""
+    """The texts inside an exported file: the bundle's version, its calibration, the channels' names."""
     root = Path(bundle_root)
     texts = {"channels": json.dumps(CHANNELS)}
     record = Path(_config(bundle_root, (), method).get_parsed_content("calibration_file"))
@@ -90,14 +90,14 @@ def about(bundle_root: str | Path, method: str = "both") -> dict[str, str]:
 
 
 def save_torch_export(program: Program, path: Path, texts: dict[str, str]) -> None:
-    """A `torch.export` program; `torch.export.load(path).module()(image)`."""
-    # Through an open file: the format insists on its suffix, which a file that is still being written does not have.
+    """Write a `torch.export` program. `torch.export.load(path).module()(image)` runs it."""
+    # Through an open file: by path, torch insists on a suffix that the unfinished file does not have.
     with path.open("wb") as file:
         torch.export.save(program, file, extra_files=texts)
 
 
 def save_onnx(program: Program, path: Path, texts: dict[str, str]) -> None:
-    """An ONNX model; `onnxruntime.InferenceSession(path).run(None, {"image": array})`.
+    """Write an ONNX model. `onnxruntime.InferenceSession(path).run(None, {"image": array})` runs it.
 
     Raises:
         PhanesInputError: the packages that write ONNX are not installed.
@@ -123,17 +123,17 @@ FORMATS: dict[str, tuple[str, Callable[[Program, Path, dict[str, str]], None]]] 
 def export_network(
     network: nn.Module, formats: Sequence[str], folder: str | Path, example: Tensor, texts: dict[str, str]
 ) -> list[Path]:
-    """Write a network in some formats, `<folder>/phanes.<suffix>`; each file appears when it is complete.
+    """Write a network as `<folder>/phanes.<suffix>`, a file a format. Each appears when it is complete.
 
     Args:
         network: in evaluation mode on the CPU.
         formats: of torch_export and onnx.
         folder: made when missing.
-        example: an input (B, C, H, W, D) or (B, C, H, W), B at least two: one would be taken for a fixed number.
+        example: an input (B, C, H, W, D) or (B, C, H, W). B is at least two: one would be taken for a fixed number.
         texts: stored inside, see `about`.
 
     Raises:
-        PhanesInputError: an unknown format, or its packages are missing.
+        PhanesInputError: a format is unknown, or its packages are missing.
     """
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:

@@ -47,15 +47,15 @@ def pinned(requirements: str | Path) -> dict[str, str]:
 def write_sbom(root: str | Path, name: str, metadata: Mapping[str, str], released: datetime | None = None) -> Path:
     """Write `sbom.cdx.json` into a package.
 
-    The dependencies are the direct ones, in the versions pinned by the package's `requirements.txt`; what these pull in
-    depends on the platform and is not listed. The same package gives the same bytes: the serial number is derived from
-    the contents, and the time stamp is the caller's.
+    It lists the direct dependencies, as pinned in the package's `requirements.txt`. What they pull in depends on the
+    platform and is not listed. The same package gives the same bytes: the serial number comes from the contents, the
+    time stamp from the caller.
 
     Args:
         root: of the package; holds `requirements.txt` and `models/`.
         name: of the bundle.
         metadata: `version` and `description` are read.
-        released: time stamp; default: the beginning of 1980, as in the zip.
+        released: time stamp. The default is the beginning of 1980, as in the zip.
     """
     root = Path(root)
     bundle = Component(

@@ -10,21 +10,20 @@ from pathlib import Path
 
 from .archive import EPOCH
 
-# Source lines with this machine's paths, and a number derived from them; a program runs without either.
+# Source lines with this machine's paths, and a number derived from them. The program runs without them.
 _LEFT_OUT = (".debug_pkl", "/.data/serialization_id")
 
 
 def export_torchscript(root: str | Path) -> Path:
     """Write `models/model.ts`, which carries inference.json and metadata.json, into a whole bundle.
 
-    A process of its own: the order of a module's constants in the program follows Python's hashes, which are random
-    unless a process starts with them fixed.
+    It runs in a process of its own, with fixed hashes: they decide the order of a module's constants.
 
     Args:
         root: of the bundle.
 
     Raises:
-        RuntimeError: the export failed; ends with its last words.
+        RuntimeError: the export failed. The message ends with its output.
     """
     root = Path(root).resolve()
     target = root / "models" / "model.ts"
@@ -47,7 +46,7 @@ def export_torchscript(root: str | Path) -> Path:
 
 
 def _keep_the_program(path: Path) -> None:
-    """Rewrite the archive without what is only for debugging."""
+    """Rewrite the archive without its debugging information."""
     trimmed = path.with_suffix(".trimmed")
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(trimmed, "w", zipfile.ZIP_STORED) as new:
         for name in old.namelist():

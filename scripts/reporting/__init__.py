@@ -1,1 +1,1 @@
-"""What a person gets to see of a run: result files, pictures, summary.csv and report.html."""
+"""What a run shows: result files, pictures, summary.csv and report.html."""

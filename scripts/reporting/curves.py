@@ -14,10 +14,10 @@ Curve = tuple[list[int], list[float]]
 
 
 def read_curves(folder: str | Path) -> dict[str, Curve]:
-    """All scalars below a run's folder: tag -> (steps, values); files of resumed runs are joined.
+    """All scalars below a run's folder: tag -> (steps, values). Files of resumed runs are joined.
 
     Raises:
-        PhanesInputError: no TensorBoard file there.
+        PhanesInputError: there is no TensorBoard file.
     """
     files = sorted(Path(folder).glob("events.out.tfevents.*"))
     if not files:
@@ -32,7 +32,7 @@ def read_curves(folder: str | Path) -> dict[str, Curve]:
 
 
 def plot_curves(folders: Sequence[str | Path], out: str | Path) -> Path:
-    """One row a run, one panel a scalar, written as a PNG."""
+    """Write a PNG with one row a run and one panel a scalar."""
     runs = {Path(folder).name: read_curves(folder) for folder in folders}
     columns = max(len(curves) for curves in runs.values())
     figure = Figure(figsize=(2.4 * columns, 2.2 * len(runs)), layout="constrained")

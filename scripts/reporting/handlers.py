@@ -31,19 +31,19 @@ from .view import case_view
 class CaseReporter:
     """Writes `<output_dir>/<case>/...` for each case, and `summary.csv`, `run.json` and `report.html` for the run.
 
-    A handler and not a transform, because hosts of the bundle (MONAI Label, MONAI Deploy) run the post-processing
-    without an output folder.
+    It is a handler and not a transform: hosts of the bundle (MONAI Label, MONAI Deploy) run the post-processing without
+    an output folder.
 
     Args:
         output_dir: folder of the results.
-        save: which files to write, by suffix: anomaly, pseudo_healthy, coarse, mask, label, findings, picture, and view
-            (the case's page).
+        save: which files to write: suffix -> yes or no. Suffixes are anomaly, pseudo_healthy, coarse, mask, label,
+            findings, picture and view (the case's page).
         report: write report.html, from the cases' pages.
         about: tables for the report, title -> name -> value.
-        cases: all cases of the run, for the order of the summary; those that were finished before are in it, too.
+        cases: all cases of the run, in the summary's order, those that were finished before among them.
         records: where the ends of the cases are noted.
-        dicom: writes `<case>/dicom/` too; None does not.
-        anonymize: leave out paths; the cases have anonymous names.
+        dicom: writes `<case>/dicom/`; None for no DICOM objects.
+        anonymize: leave out paths. The cases have anonymous names already.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class CaseReporter:
         self._case_ended()
 
     def case_failed(self, engine: Any) -> None:
-        """Note the error and say it."""
+        """Note the error, and print it."""
         case = engine.state.case
         error = self._said(case, engine.state.error)
         self.records.failed(CaseResult(case, self._shown(engine.state.path), status="failed", error=error))
@@ -140,7 +140,7 @@ class CaseReporter:
         return one_line(without_names(text, self.cases[case]) if self.anonymize else text)
 
     def finish(self) -> None:
-        """Write the summary and the report and say where they are; a non-zero exit status when a case failed.
+        """Write the summary and the report, and say where they are. The exit status is not 0 when a case failed.
 
         Raises:
             SystemExit: at least one case failed (`PhanesInputError` outside the command line).
@@ -161,7 +161,7 @@ class CaseReporter:
         print(f"{cases} analysed{f' ({before} of them before)' if before else ''}: {where}")
 
     def _case_ended(self) -> None:
-        """Keep the summary up to date, ever more seldom, so that work is linear in the cases."""
+        """Keep the summary up to date, after ever more cases, so that the work stays linear in their number."""
         self.ended += 1
         if process_rank() == 0 and self.ended >= self.summary_due:
             self.summary_due = self.ended + 1 + self.ended // 10
@@ -175,9 +175,9 @@ class CaseReporter:
 
 
 def run_cases(evaluator: CaseEvaluator, reporter: CaseReporter) -> None:
-    """Analyse what there is to analyse, and let the reporter end the run and leave the output folder.
+    """Analyse the unfinished cases, then let the reporter end the run.
 
-    Of several processes (multi_gpu_inference.json) each analyses its share, and the first ends the run for all.
+    With several processes (multi_gpu_inference.json) each analyses its share. The first ends the run for all.
 
     Args:
         evaluator: its data loader holds the unfinished cases, perhaps none.

@@ -27,9 +27,9 @@ TITLES = ("Input", "Coarse reconstruction", "Mask", "Pseudo-healthy", "Anomaly m
 BELOW = "Anomaly map: the finding's other two planes, then other levels"
 BELOW_WITHOUT_FINDING = "Anomaly map: the other two planes, then other levels"
 COLUMNS = len(TITLES)
-MAX_ROWS = 5  # of slices that were listed
+MAX_ROWS = 5  # when slices were asked for
 TOLD = 3  # structures of the strongest finding
-LEVEL_ROWS = 2  # of the whole head's levels, the first of them with the other two planes
+LEVEL_ROWS = 2  # of a whole head, below the five images: two planes, then levels
 HEAT = "inferno"  # perceptually uniform and safe for colour-blind readers
 BRIGHTEST = 99.0  # percentile of the brain that is shown nearly white
 DARK = 0.1  # of white: what is darker everywhere in a row or column is cut off
@@ -100,7 +100,7 @@ class Shown:
         return row, column, level
 
     def window(self) -> tuple[slice, slice]:
-        """Rows and columns that hold anything but air."""
+        """Rows and columns with anything but air."""
         bright = np.nonzero(self.maps["source"] > DARK * self.white)
         rows, columns = bright[0], bright[1]
         if not rows.size:
@@ -109,7 +109,7 @@ class Shown:
 
     @property
     def sides(self) -> str:
-        """Letters at the left and the right end of an axial picture; blank where nobody knows."""
+        """Letters at the left and the right end of an axial picture; blank where the sides are not known."""
         return "LR" if self.sides_known else "  "
 
     def place(self, level: int) -> str:
@@ -118,14 +118,14 @@ class Shown:
 
 
 def fading_heat() -> Colormap:
-    """A colour map that fades in from fully transparent, so that the anatomy shows where there is little anomaly."""
+    """A colour map that begins transparent, so that the anatomy shows where there is little anomaly."""
     colours = matplotlib.colormaps[HEAT](np.linspace(0.25, 1.0, 256))
     colours[:, 3] = np.clip(np.linspace(0.0, 1.5, 256), 0.0, 0.9)
     return LinearSegmentedColormap.from_list("fading_heat", colours)
 
 
 def analysed_slices(analysed: MetaTensor, source: MetaTensor) -> list[int]:
-    """Axial slices of the input, counted upwards, that hold analysed voxels; (1, X, Y, Z) on the native grid each."""
+    """Numbers of the axial slices with analysed voxels, counted upwards. Images (1, X, Y, Z) on the input's grid."""
     axes = nib.orientations.io_orientation(np.asarray(source.meta["original_affine"]))
     axis = int(np.flatnonzero(axes[:, 0] == 2)[0])
     planes = np.unique(np.argwhere(np.asarray(analysed[0]))[:, axis])
@@ -235,7 +235,7 @@ def save_figure(figure: Figure, path: Path, dpi: int = 100) -> None:
 
 
 def evenly_chosen(count: int, limit: int, ends: bool = True) -> list[int]:
-    """At most `limit` of `count` indices, evenly spread, with the first and the last one or without."""
+    """At most `limit` of `count` indices, evenly spread. `ends` includes the first and the last."""
     if count <= limit:
         return list(range(count))
     places = np.linspace(0, count - 1, limit) if ends else (np.arange(limit) + 0.5) * count / limit

@@ -1,8 +1,8 @@
-"""The pages of a run: one a case, and report.html over all of them; every byte inside, every string escaped.
+"""The pages of a run: one a case, and report.html over all of them. A page needs no other file. Strings are escaped.
 
-Up to `TOGETHER` cases are shown in report.html itself; of more it is an index that leads to the cases' own pages. The
-page's parts lie in `page/` (template, style, scripts). A content security policy lets the browser run that script and
-that style only, and fetch nothing. Equal results give an equal page: there is no date in it.
+Up to `TOGETHER` cases are shown in report.html itself. With more, it is an index that leads to the cases' own pages.
+Template, style and scripts lie in `page/`. A content security policy lets the browser run this script and this style
+only, and fetch nothing. Equal results give an equal page, because it holds no date.
 """
 
 from __future__ import annotations
@@ -70,9 +70,9 @@ def write_report(
     """Write `report.html` into the output folder.
 
     Args:
-        results: the cases, in the order of the run; their pages are read from `<folder>/<case>/`, one at a time.
+        results: the cases, in the order of the run. Their pages are read from `<folder>/<case>/`, one at a time.
         folder: the output folder.
-        about: tables below the cases, title -> name -> value (settings, versions, checksums); long lists are left
+        about: tables below the cases, title -> name -> value (settings, versions, checksums). Long lists are left
             out.
 
     Returns:
@@ -145,7 +145,7 @@ def _write(
 
 
 def _script(viewer: bool) -> str:
-    """The page's scripts as one, whose names stay their own."""
+    """The page's scripts as one. Their names stay apart from others."""
     names = ("viewer.js", "healthy.js", "report.js") if viewer else ("report.js",)
     parts = [(PAGE / name).read_text(encoding="utf-8") for name in names]
     return "\n".join(['"use strict";', "(() => {", "const at = (id) => document.getElementById(id);", *parts, "})();"])
@@ -158,12 +158,12 @@ def read_view(page: Path) -> dict[str, Any] | None:
 
 
 def read_thumbnail(page: Path) -> str:
-    """The small picture of a case, which is its page's icon."""
+    """The small picture of a case. Its page has it as icon."""
     return _line(page, '<link rel="icon" href="').removesuffix('">')
 
 
 def _line(page: Path, start: str) -> str:
-    """What follows a start of a line, "" when no line starts so; reads no further than that."""
+    """The rest of the first line that begins with `start`; "" when there is none. Nothing after it is read."""
     with page.open(encoding="utf-8") as file:
         return next((line.strip().removeprefix(start) for line in file if line.startswith(start)), "")
 
@@ -196,14 +196,15 @@ def policy_hash(text: str) -> str:
 
 
 def colour_table(name: str) -> str:
-    """256 colours of a matplotlib map as base64 of their RGB bytes; the darkest quarter, which would darken the image
-    below, is left out."""
+    """256 colours of a matplotlib map as base64 of their RGB bytes.
+
+    The darkest quarter is left out: it would darken the image below."""
     colours = matplotlib.colormaps[name](np.linspace(0.25, 1.0, 256))[:, :3]
     return base64.b64encode((colours * 255).round().astype(np.uint8).tobytes()).decode("ascii")
 
 
 def _short(table: Mapping[str, object]) -> Iterator[tuple[str, object]]:
-    """A table's entries, those of tables within it one by one; without long lists and matrices."""
+    """A table's entries, those of inner tables one by one. Long lists and matrices are left out."""
     for name, value in table.items():
         if isinstance(value, Mapping):
             yield from ((f"{name}: {inner}", one) for inner, one in _short(value))

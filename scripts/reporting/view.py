@@ -1,8 +1,8 @@
 """What a page shows of one case: its levels as volumes of bytes, its findings, and the healthy images beside them.
 
-nilearn's `view_img` shows one image under one map, with no second image to compare. NiiVue (`ipyniivue`) fades between
-two, but comes as a Jupyter widget of 5 MB that needs a running kernel and WebGL 2, which remote desktops often lack.
-So the pages have a canvas viewer of their own (`page/viewer.js`).
+The pages have a canvas viewer of their own (`page/viewer.js`). nilearn's `view_img` shows one image under one map, and
+none to compare. NiiVue (`ipyniivue`) fades between two, but is a Jupyter widget of 5 MB. It needs a running kernel and
+WebGL 2, which remote desktops often lack.
 """
 
 from __future__ import annotations
@@ -99,9 +99,9 @@ def case_view(output: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unlike_levels(output: Mapping[str, Any], heights: Sequence[float]) -> list[str | None]:
-    """Why each level does not look like one of a healthy T1w head, by the guard's rules for a single slice.
+    """Why each level does not look like a healthy T1w head's, by the guard's rules for a single slice.
 
-    "" where nothing speaks against it, None where too little brain is in sight.
+    It is "" where nothing speaks against the level, and None where it shows too little brain.
     """
     image, analysed = np.asarray(output["image"][0]), np.asarray(output["shown"]["analysed"][0]) > 0
     looks = [look_at(image[..., k : k + 1], analysed[..., k : k + 1], [height]) for k, height in enumerate(heights)]
@@ -113,19 +113,19 @@ def _row(finding: Finding) -> dict[str, Any]:
 
 
 def _within(voxel: tuple[int, int, int], corner: tuple[int, int], shape: tuple[int, ...]) -> list[int]:
-    """(row, column, level) of the whole grid as (level, row, column) of the part that is shown."""
+    """Turn (row, column, level) of the whole grid into (level, row, column) of the part that is shown."""
     place = (voxel[2], voxel[0] - corner[0], voxel[1] - corner[1])
     return [min(max(value, 0), n - 1) for value, n in zip(place, shape, strict=True)]
 
 
 def to_byte(image: NDArray, white: float) -> NDArray[np.uint8]:
-    """Values 0 to `white` as 0 to 255, rounded; any value above 0 is at least 1."""
+    """Values 0 to `white` as bytes 0 to 255, rounded. Any value above 0 is at least 1."""
     scaled = np.clip(np.asarray(image, dtype=np.float32) / white, 0.0, 1.0) * 255.0
     return np.where(scaled > 0, np.maximum(np.rint(scaled), 1), 0).astype(np.uint8)
 
 
 def packed(volumes: list[NDArray[np.uint8]]) -> str:
-    """Volumes, one after the other, as base64 of their deflated bytes."""
+    """Volumes one after the other: base64 of their deflated bytes."""
     deflated = zlib.compress(b"".join(np.ascontiguousarray(volume).tobytes() for volume in volumes), 9)
     return base64.b64encode(deflated).decode("ascii")
 

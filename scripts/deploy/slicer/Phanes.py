@@ -1,8 +1,8 @@
 """PHANES in 3D Slicer: runs the installed `phanes` command on a loaded volume, and loads back what it found.
 
-One file, without a server. Add its folder in Slicer under Edit, Application Settings, Modules, Additional module paths.
-`phanes` is installed outside of Slicer (`pip install` into an environment of its own); the one setting is where that
-command lies.
+It is one file and needs no server. Add its folder in Slicer under Edit, Application Settings, Modules, Additional
+module paths. `phanes` is installed outside of Slicer, by `pip install` into an environment of its own. The module has
+one setting, the path of that command.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class PhanesWidget(ScriptedLoadableModuleWidget):
         self.layout.addStretch(1)
 
     def on_analyse(self, *_: Any) -> None:
-        """Analyse the chosen volume; a mistake is one sentence in a window."""
+        """Analyse the chosen volume. A mistake is one sentence in a window."""
         volume = self.volume.currentNode()
         if volume is None:
             slicer.util.errorDisplay("Choose a volume first.")
@@ -98,7 +98,7 @@ class PhanesWidget(ScriptedLoadableModuleWidget):
         slicer.app.processEvents()
 
     def on_open(self, *_: Any) -> None:
-        """The report in the system's browser."""
+        """Open the report in the system's browser."""
         qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(str(self.report)))
 
 
@@ -120,7 +120,7 @@ class PhanesLogic(ScriptedLoadableModuleLogic):
             the node of findings.csv; `report`: path of report.html.
 
         Raises:
-            RuntimeError: one sentence: the volume cannot be written, there is no such command, or it failed.
+            RuntimeError: the volume cannot be written, there is no such command, or it failed; one sentence.
         """
         folder = Path(slicer.util.tempDirectory("phanes"))
         head = folder / f"{CASE}.nii.gz"
@@ -133,7 +133,7 @@ class PhanesLogic(ScriptedLoadableModuleLogic):
     @staticmethod
     def _run(words: list[str], say: Callable[[str], None]) -> None:
         try:
-            # Slicer's own Python settings would mislead another Python: it starts as it was before Slicer.
+            # Slicer's Python settings would mislead another Python. So it starts with those from before Slicer.
             process = slicer.util.launchConsoleProcess(words, useStartupEnvironment=True)
         except OSError as error:
             raise RuntimeError(
