@@ -107,9 +107,7 @@ def _on_source_grid(array: NDArray, affine: NDArray | None, source: SourceSeries
     try:
         matched = volume.match_geometry(source.geometry, tol=1e-2)
     except (ValueError, RuntimeError) as error:
-        raise PhanesInputError(
-            f"the results do not lie on the grid of the DICOM series ({error}); give maps of this series"
-        ) from error
+        raise PhanesInputError(f"has another grid than the results ({error}); give results of this series") from error
     # The header's own numbers, without the rounding of a way through other coordinates.
     return source.geometry.with_array(matched.array)
 

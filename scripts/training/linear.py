@@ -158,8 +158,8 @@ class LinearTrainer:
     def __init__(self, dataset_dir: str, output_dir: str, max_epochs: int | None = None) -> None:
         if max_epochs is not None:
             raise PhanesInputError(
-                "The linear network is fitted in one pass, at one site, without epochs: run train_linear.json where "
-                "the heads are."
+                "The linear network is fitted in one pass, without epochs, and not by several sites: run "
+                "train_linear.json where the heads are."
             )
         self.folder = Path(dataset_dir) / "train"
         self.out = Path(output_dir) / "model.pt"

@@ -51,7 +51,7 @@ class Row:
     """A line of `prepare.csv`.
 
     Attributes:
-        split: `train` or `val`; empty where the heads do not lie in such folders.
+        split: `train` or `val`: the folder that the head lies in, `train` where there are no such folders.
         subject: name of the prepared file, without `.nii.gz`.
         status: `prepared` or `failed`.
         similarity: correlation with the template within the brain.
@@ -85,10 +85,10 @@ class Row:
 
 
 def prepare(heads: str, out: str, workers: int = 0) -> None:
-    """Turn raw healthy heads into training data: OUT/train and OUT/val, or OUT itself where HEADS has no such folders.
+    """Turn raw healthy heads into training data: OUT/train and OUT/val, or OUT/train alone where HEADS is not split.
 
-    Besides, OUT/prepare.csv has a row a head, and OUT/contact_sheet.png shows all of them with the template's outline:
-    look at it. A head that fails is named and left out. A second run takes up where the first was stopped.
+    OUT/prepare.csv has a row a head. OUT/contact_sheet.png shows all heads with the template's outline: look at it. A
+    head that fails is named and left out. A second run goes on where the first was stopped.
 
     Args:
         heads: folder of T1w heads of healthy people, in any orientation, resolution and format that inference takes.
@@ -199,7 +199,7 @@ def _tasks(heads: Path) -> list[tuple[str, dict[str, Any]]]:
     """(split, item of `find_cases`) of every head; what lies beside the folders of the splits is named."""
     splits = [split for split in SPLITS if (heads / split).is_dir()]
     if not splits:
-        return [("", item) for item in find_cases(heads)]
+        return [(SPLITS[0], item) for item in find_cases(heads)]
     others = sorted(path.name for path in heads.iterdir() if path.name not in splits and not path.name.startswith("."))
     if others:
         print(f"Not taken in '{heads}', because it has {' and '.join(splits)}: {', '.join(map(one_line, others))}.")

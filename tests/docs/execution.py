@@ -96,13 +96,13 @@ ELSEWHERE = [
 QUICKER = {
     "*train_restoration.json*": ["--steps", "2", "--device", "cpu"],
     "*train_linear.json*": [],
-    "*train_inpainter.json*": ["--max_epochs", "1", "--batch_size", "2", "--device", "cpu"],
+    "*train_inpainter.json*": ["--max_epochs", "1", "--device", "cpu"],
     "*'bundle/configs/calibrate.json'*": ["--device", "cpu"],
-    "*train.json*": ["--max_epochs", "1", "--batch_size", "2", "--device", "cpu"],
+    "*train.json*": ["--max_epochs", "1", "--device", "cpu"],
     "*calibrate_heads.json*": ["--device", "cpu"],
     "*-m scripts gpu*": ["--steps", "2", "--device", "cpu"],
     "*-m scripts prepare*": ["--workers", "1"],
-    "*-m scripts stages*": ["--seeds", "[0]", "--device", "cpu"],
+    "*-m scripts stages*": ["--seeds", "[0]", "--device", "cpu", "--shapes_dir", ""],
 }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import runpy
 import shutil
 import subprocess
@@ -32,6 +33,7 @@ from tests.integrations.heads import series_of
 COMMANDS = to_run()
 LINKED = ("LICENSE", "Makefile", "README.md", "phanes", "pyproject.toml", "requirements.txt", "scripts", "tests")
 VOXEL_MM = 3.0
+OF_SLICES = re.compile(r"configs/train\.json|scripts stages")
 SECONDS = 240  # for one command
 
 
@@ -44,12 +46,10 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         shutil.copytree(REPOSITORY / "bundle", place / "bundle", symlinks=True)
         for name in LINKED:
             (place / name).symlink_to(REPOSITORY / name)
-        write_heads(place / "DIR", 1)
+        # The scan's own slices 90 and 95 are asked for on one page.
+        write_heads(place / "DIR", 1, voxel_mm=1.0 if "alignment" in page else VOXEL_MM)
         write_heads(place / "HEADS", 3)
         write_heads(place / "HELD_OUT", 5, first=3)
-        if Path(page).name in ("training.md", "evaluation.md"):
-            for folder, count in (("DIR/train", 6), ("DIR/val", 3), ("HELD_OUT", 5)):
-                write_slices(place / folder, count)
         series_of(nib.load(place / "DIR" / "head0.nii.gz"), place / "STUDIES" / "study")
         made[page] = place
     # What the README's commands make is where the page with the same commands goes on.
@@ -57,17 +57,18 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return made
 
 
-def write_slices(folder: Path, count: int) -> None:
-    """Head phantoms as PNG, others in each folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for n in range(count):
-        Image.fromarray(head_slice(seed=n + 10 * count)).save(folder / f"S{n:03d}.png")
+def add_slices(folder: Path) -> None:
+    """`train/` and `val/` with head phantoms as PNG: DIR in the parts of pages that are about single slices."""
+    for split, seeds in (("train", range(44)), ("val", range(44, 47))):  # more draws than principal components
+        (folder / split).mkdir(exist_ok=True)
+        for seed in seeds:
+            Image.fromarray(head_slice(seed)).save(folder / split / f"S{seed:03d}.png")
 
 
-def write_heads(folder: Path, count: int, first: int = 0) -> None:
+def write_heads(folder: Path, count: int, first: int = 0, voxel_mm: float = VOXEL_MM) -> None:
     """The template's brain in large voxels, each with noise of its own; the header says that it lies in MNI space."""
     template, own = read_template()
-    values, affine = block_means(template.astype(np.float32), own, VOXEL_MM)
+    values, affine = block_means(template.astype(np.float32), own, voxel_mm)
     folder.mkdir(parents=True)
     for seed in range(first, first + count):
         noise = np.random.default_rng(seed).normal(1.0, 0.02, values.shape)
@@ -78,9 +79,9 @@ def write_heads(folder: Path, count: int, first: int = 0) -> None:
 
 def child(words: Sequence[str], cwd: Path, log: Path) -> None:
     """In a process of its own: be the command."""
-    with log.open("wb") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+    sys.stdout = sys.stderr = log.open("w", buffering=1)  # pytest's own stand for the terminal's
+    for number in (1, 2):
+        os.dup2(sys.stdout.fileno(), number)
     os.chdir(cwd)
     sys.path.insert(0, str(cwd))
     program, *rest = words
@@ -119,6 +120,8 @@ def test_the_command_runs(command: Command, places: dict[str, Path], folders: di
         folders[command.page] = cwd / command.words[1]
         assert folders[command.page].is_dir()
         return
+    if OF_SLICES.search(" ".join(command.words)):
+        add_slices(place / "DIR")
     log = tmp_path / "log.txt"
     status = run(quicker(command), cwd, log)
     assert status == 0, log.read_text(encoding="utf-8", errors="replace")[-3000:]

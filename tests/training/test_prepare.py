@@ -82,7 +82,7 @@ def test_a_head_is_trained_on_as_it_is_analysed(tmp_path, registered):
         ]
     )
     seen = inference({"image": str(tmp_path / "in/head0.nii.gz")})["image"][0].numpy()
-    trained = (read_prepared(tmp_path / "out/head0.nii.gz") / WHITE).clip(0, 1)
+    trained = (read_prepared(tmp_path / "out/train/head0.nii.gz") / WHITE).clip(0, 1)
     assert np.abs(seen - trained).max() <= 0.51 / BRAIN_VALUE / WHITE
 
 
@@ -106,18 +106,18 @@ def test_a_second_run_does_only_what_is_new_changed_or_gone(tmp_path, registered
     assert len(registered) == 3
     prepare(str(heads), str(out), workers=1)
     assert len(registered) == 3
-    (out / "head0.nii.gz").unlink()
+    (out / "train/head0.nii.gz").unlink()
     nib.save(head_image(20), heads / "head1.nii.gz")
     nib.save(head_image(21), heads / "head3.nii.gz")
     prepare(str(heads), str(out), workers=1)
     assert len(registered) == 6
-    assert set(rows_of(out)) == {"/head0", "/head1", "/head2", "/head3"}
+    assert set(rows_of(out)) == {"train/head0", "train/head1", "train/head2", "train/head3"}
     # Another cohort goes into the same folder; the first one's rows stay.
     (tmp_path / "more").mkdir()
     nib.save(head_image(30), tmp_path / "more/other.nii.gz")
     prepare(str(tmp_path / "more"), str(out), workers=1)
     assert len(registered) == 7
-    assert set(rows_of(out)) == {"/head0", "/head1", "/head2", "/head3", "/other"}
+    assert set(rows_of(out)) == {"train/head0", "train/head1", "train/head2", "train/head3", "train/other"}
 
 
 def test_heads_that_fail_are_named_and_the_others_are_kept(tmp_path, registered, phantom):
@@ -133,13 +133,13 @@ def test_heads_that_fail_are_named_and_the_others_are_kept(tmp_path, registered,
     with pytest.raises(PhanesInputError, match=r"5 of 7 heads failed and are left out"):
         prepare(str(heads), str(out), workers=1)
     rows = rows_of(out)
-    assert {key for key, row in rows.items() if row["status"] == "prepared"} == {"/copy", "/whole"}
+    assert {key for key, row in rows.items() if row["status"] == "prepared"} == {"train/copy", "train/whole"}
     reasons = {
-        "/broken": "broken.nii.gz",
-        "/slice": "single slice",
-        "/cut": r"only 7\d % of the brain|only 8\d % of the brain",
-        "/blank": "blank",
-        "/head0": "same image as copy",
+        "train/broken": "broken.nii.gz",
+        "train/slice": "single slice",
+        "train/cut": r"only 7\d % of the brain|only 8\d % of the brain",
+        "train/blank": "blank",
+        "train/head0": "same image as train/copy",
     }
     for key, reason in reasons.items():
         assert re.search(reason, rows[key]["error"]), rows[key]
@@ -153,7 +153,7 @@ def test_a_head_that_cannot_be_registered_is_left_out(tmp_path, monkeypatch):
     monkeypatch.setattr(alignment, "register", lambda volume, affine: type(poor)(PLACE, 0.1, (0.9, 0.9, 0.9), 0.0))
     with pytest.raises(PhanesInputError, match=r"head0.*similarity to the template 0.10"):
         prepare(str(heads), str(tmp_path / "out"), workers=1)
-    assert not (tmp_path / "out/head0.nii.gz").exists()
+    assert not (tmp_path / "out/train/head0.nii.gz").exists()
 
 
 def test_a_folder_without_heads_and_a_strange_table_are_refused(tmp_path):
@@ -197,3 +197,11 @@ def test_real_heads_by_several_workers(tmp_path, data_root):
     image = nib.load(tmp_path / "out/IXI014.nii.gz")
     np.testing.assert_allclose(image.affine, level_affine(), atol=1e-4)
     assert image.shape == (128, 128, len(LEVELS_MM))
+
+
+def test_heads_that_are_not_split_are_all_for_training(tmp_path, registered):
+    """Training reads DATA/train: the first two commands of the README go together."""
+    write_heads(tmp_path / "heads", 1)
+    prepare(str(tmp_path / "heads"), str(tmp_path / "out"), workers=1)
+    assert (tmp_path / "out/train/head0.nii.gz").is_file()
+    assert set(rows_of(tmp_path / "out")) == {"train/head0"}
