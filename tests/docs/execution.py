@@ -45,6 +45,7 @@ ELSEWHERE = [
     Elsewhere("CONTRIBUTING.md", "make *", "it runs all tests, or rewrites the code", MAKE),
     Elsewhere("CONTRIBUTING.md", "*pre-commit*", ENVIRONMENT, HOOKS),
     Elsewhere("*", "pip install .", ENVIRONMENT, WHEEL),
+    Elsewhere("README.md", "source *", ENVIRONMENT, WHEEL),
     Elsewhere("README.md", "make demo", "it installs; its commands are run by `phanes demo`", WHEEL),
     Elsewhere(DOCS + "usage.md", "phanes demo", "two whole heads", WHEEL),
     Elsewhere(DOCS + "usage.md", "torchrun *", "two processes", "tests/common/test_processes.py"),

@@ -70,7 +70,7 @@ def read_shapes(folder: str | Path) -> list[NDArray[np.float32]]:
             shapes.append((mask / mask.max()).astype(np.float32))
     if not shapes:
         raise PhanesInputError(
-            f"No lesion mask in '{folder}': give a folder of PNG or NIfTI masks, or None for made-up shapes."
+            f"No lesion mask in '{folder}': give shapes_dir a folder of PNG or NIfTI masks, or '' for made-up shapes."
         )
     return shapes
 
