@@ -81,7 +81,7 @@ def check_overrides(argv: list[str] | None = None) -> None:
         if root not in known:
             close = difflib.get_close_matches(root, [k for k in known if not k.startswith("_")], n=1)
             hint = f"did you mean --{close[0]}?" if close else f"the options are the ids in {', '.join(files)}."
-            fail(f"unknown option --{name}: {hint}")
+            fail(f"Unknown option --{name}: {hint}")
         if value == "None":
             fail(
                 f"--{name} None would have no effect: give --{name}::_disabled_ True, or null in a config of your own."

@@ -90,7 +90,7 @@ class CaseRecords:
             yield
         except OSError as error:
             raise PhanesOutputError(
-                f"results cannot be written to output_dir '{self.output_dir}' ({error.strerror or error}): mend that "
+                f"Results cannot be written to output_dir '{self.output_dir}' ({error.strerror or error}): mend that "
                 "and run the same command again; the cases that are finished stay."
             ) from error
 

@@ -23,9 +23,9 @@ def test_known_options_pass() -> None:
 
 
 def test_misspelt_options_are_refused_with_a_suggestion() -> None:
-    with pytest.raises(PhanesInputError, match=r"unknown option --dataset_dri: did you mean --dataset_dir\?"):
+    with pytest.raises(PhanesInputError, match=r"Unknown option --dataset_dri: did you mean --dataset_dir\?"):
         check_overrides(["run", "--config_file", CONFIG, "--dataset_dri", "x"])
-    with pytest.raises(PhanesInputError, match=r"unknown option --qqq: the options are the ids in .*inference.json"):
+    with pytest.raises(PhanesInputError, match=r"Unknown option --qqq: the options are the ids in .*inference.json"):
         check_overrides(["run", f"--config_file={CONFIG}", "--qqq=1"])
 
 
@@ -54,5 +54,5 @@ def test_monais_command_line_ends_without_a_traceback(monkeypatch: pytest.Monkey
         fail("x")
     main = str(Path("/any/monai/bundle/__main__.py"))
     monkeypatch.setattr(sys, "argv", [main, "run", "--config_file", CONFIG, "--outputdir", "x"])
-    with pytest.raises(SystemExit, match="Error: unknown option --outputdir"):
+    with pytest.raises(SystemExit, match="Error: Unknown option --outputdir"):
         check_overrides()

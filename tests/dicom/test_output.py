@@ -187,7 +187,7 @@ def test_results_that_lie_flipped_and_permuted_find_their_place(results: Any, tm
         for (a, where), (b, there) in zip(frames_of(out / name), frames_of(tmp_path / "dicom" / name), strict=True):
             np.testing.assert_array_equal(a, b)
             np.testing.assert_allclose(where, there, atol=1e-4)
-    with pytest.raises(PhanesInputError, match="do not lie on the grid"):
+    with pytest.raises(PhanesInputError, match="has another grid than the results"):
         write_dicom_results(source, data, FINDINGS, tmp_path / "x", affine=source.affine @ np.diag([1.1, 1, 1, 1]))
     assert not (tmp_path / "x").exists()
 

@@ -41,7 +41,7 @@ def test_mistakes_end_with_one_line_and_no_traceback(scratch_bundle: Path, png: 
     shutil.copytree(BUNDLE / "configs", empty / "configs")
     (empty / "scripts").symlink_to(BUNDLE / "scripts")
     runs = {
-        "unknown option --dataset_dri": options_for(bundle, png, tmp_path / "out", "--dataset_dri", "x"),
+        "Unknown option --dataset_dri": options_for(bundle, png, tmp_path / "out", "--dataset_dri", "x"),
         "weights '": options_for(str(empty), png, tmp_path / "out"),
     }
     for sentence, options in runs.items():

@@ -148,7 +148,7 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path: Path, item: dic
     finish(kept, other)
     with (
         largest_file(100_000),
-        pytest.raises(PhanesOutputError, match=r"results cannot be written to output_dir '.*out"),
+        pytest.raises(PhanesOutputError, match=r"Results cannot be written to output_dir '.*out"),
     ):
         finish(kept, item, "x" * 200_000)
     assert kept.finished(other)

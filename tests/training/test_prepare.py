@@ -194,7 +194,7 @@ def test_real_heads_by_several_workers(tmp_path, data_root):
     assert done.returncode == 0, done.stderr
     rows = rows_of(tmp_path / "out")
     assert all(float(row["similarity"]) > 0.5 and row["warnings"] == "" for row in rows.values())
-    image = nib.load(tmp_path / "out/IXI014.nii.gz")
+    image = nib.load(tmp_path / "out/train/IXI014.nii.gz")
     np.testing.assert_allclose(image.affine, level_affine(), atol=1e-4)
     assert image.shape == (128, 128, len(LEVELS_MM))
 

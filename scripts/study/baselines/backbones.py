@@ -131,6 +131,6 @@ def _download(name: str) -> dict[str, Tensor]:
             return dict(get_model_weights(name)["IMAGENET1K_V1"].get_state_dict(progress=True, check_hash=True))
     except (URLError, OSError) as error:
         raise PhanesInputError(
-            f"torchvision's ImageNet weights of {name} cannot be downloaded here: get them elsewhere, and give the "
+            f"The ImageNet weights of {name} cannot be downloaded here: get them elsewhere, and give the "
             "file by backbone_weights."
         ) from error

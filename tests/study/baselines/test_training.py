@@ -167,7 +167,7 @@ def test_a_misspelt_option_is_refused_in_one_sentence(dataset_dir: Path, tmp_pat
     command += ["--config_file", "bundle/configs/baselines/vae.json", "--max_epoch", "3"]
     done = subprocess.run(command, check=False, cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode != 0
-    assert done.stderr.strip().endswith("Error: unknown option --max_epoch: did you mean --max_epochs?")
+    assert done.stderr.strip().endswith("Error: Unknown option --max_epoch: did you mean --max_epochs?")
 
 
 @pytest.mark.parametrize("whole", [False, True])

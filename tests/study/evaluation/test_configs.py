@@ -208,7 +208,7 @@ def test_the_papers_numbers_stand_in_the_config_as_published():
             "evaluate_lesions.json",
             "--dataset_dri",
             "nowhere",
-            "unknown option --dataset_dri: did you mean --dataset_dir?",
+            "Unknown option --dataset_dri: did you mean --dataset_dir?",
         ),
     ],
 )
