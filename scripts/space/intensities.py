@@ -1,5 +1,7 @@
 """What a scan's numbers mean, whatever they are counted from: its padding, its air, and whether they are intensities.
 
+The air of most scans is dark. In quotients of two images, such as MP2RAGE's, it is noise as bright as tissue.
+
 Nothing here looks at a header: what says so there is read by `dicom.read`.
 """
 
@@ -10,6 +12,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from skimage.filters import apply_hysteresis_threshold
 
 from ..common.errors import PhanesInputError
 
@@ -19,13 +22,20 @@ GAP = 0.5  # between padding and the image, in units of the image's range
 NEXT = 0.01  # of the whole range: a nearer value is the next one
 FILLED, BELOW_SHARE, BELOW = 0.2, 0.005, 0.02  # what fills the surroundings in the middle of the range: share of it,
 # and share of what lies below it by so much of the range
+CORNER = 0.08  # of each side: the blocks in which noise is looked for
+NOISY, WHITE = 0.12, 0.8  # least standard deviation there, of the scan's range (other scans: at most 0.05); and least
+# independence of neighbours: 1 in noise, about 0.5 in tissue
+STEEP = 0.5  # of the noise's standard deviation: a larger step between neighbours is noise or an edge
+ROUGH = (0.5, 0.6)  # share of steep steps around a voxel of noise, and somewhere in each piece of it; of such noise 0.7
 LABELS = 12  # so many values at most are a segmentation's
 FLAT, FLAT_SLICE = 0.15, 0.4  # share of a volume's and a slice's tissue that equals all its neighbours; in T1w images
 # up to 0.03, in label maps from 0.25 and from 0.5
 
 
 def from_air(volume: NDArray) -> tuple[NDArray[np.float32], float]:
-    """A scan counted from its air, which becomes about 0; padding becomes 0. The same plus a constant is the same.
+    """A scan counted from its air, which becomes about 0, also where it is noise; padding becomes 0.
+
+    The same plus a constant is the same.
 
     Args:
         volume: (X, Y, Z), any storage order and unit.
@@ -34,12 +44,11 @@ def from_air(volume: NDArray) -> tuple[NDArray[np.float32], float]:
         The scan, and what was subtracted.
     """
     values = np.asarray(volume, dtype=np.float32)
-    padding = padding_of(values)
-    if not padding.any():
-        air = float(np.percentile(values, AIR_PERCENTILE))
-        return (values if air == 0.0 else values - np.float32(air)), air
-    air = float(np.percentile(values[~padding], AIR_PERCENTILE))
-    return np.where(padding, np.float32(0.0), values - np.float32(air)), air
+    padding, noise = padding_of(values), noise_of(values)
+    air = float(np.percentile(values[~padding] if padding.any() else values, AIR_PERCENTILE))
+    if not (air or padding.any() or noise.any()):
+        return values, air
+    return np.where(padding | noise, np.float32(0.0), values - np.float32(air)), air
 
 
 def padding_of(volume: NDArray) -> NDArray[np.bool_]:
@@ -77,6 +86,32 @@ def _is_apart(volume: NDArray, here: NDArray[np.bool_], rest: NDArray[np.bool_])
     if value == 0.0 < low or gap < NEXT * (largest - low):
         return False
     return gap > GAP * (float(np.percentile(volume[rest], 99.9)) - low)
+
+
+def noise_of(volume: NDArray) -> NDArray[np.bool_]:
+    """Where a scan's air is noise as bright as tissue, (X, Y, Z); nowhere when the corners do not show such noise.
+
+    From voxel to voxel noise changes more often, and more, than any tissue.
+    """
+    axes = [axis for axis, n in enumerate(volume.shape) if n > 2]
+    sides = [max(2, int(CORNER * n)) for n in volume.shape]
+    seen = []
+    for ends in product((False, True), repeat=3):
+        block = volume[tuple(slice(-n, None) if end else slice(n) for n, end in zip(sides, ends, strict=True))]
+        variance = float(block.var())
+        steps = [float((np.diff(block, axis=axis) ** 2).mean()) / 2 for axis in axes]
+        seen.append((np.sqrt(variance), np.mean(steps) / variance if variance and steps else 0.0))
+    deviation, white = np.median(seen, axis=0)
+    low, high = np.percentile(volume[::2, ::2, ::2], (1, 99))
+    rough = np.zeros(volume.shape, dtype=np.float32)
+    if white < WHITE or deviation < NOISY * (high - low):
+        return rough > 0
+    for axis in axes:
+        steep = (np.abs(np.diff(volume, axis=axis)) > STEEP * deviation).astype(np.float32) / 2
+        for side in ((0, 1), (1, 0)):
+            rough += np.pad(steep, [side if a == axis else (0, 0) for a in range(3)], mode="edge")
+    window = [3 if axis in axes else 1 for axis in range(3)]
+    return apply_hysteresis_threshold(ndimage.uniform_filter(rough / len(axes), window), *ROUGH)
 
 
 def refuse_labels(volume: NDArray, name: str) -> None:

@@ -3,6 +3,7 @@
 The template is a brain only, and a brain alone fits the outline of the scalp nearly as well as that of the brain. So a
 head is first found with a stand-in for skull and scalp around that brain: every turn of a lattice is correlated with
 the scan at every shift, all are refined at 8 mm, and the best of them at 4 mm by the brain and a thin shell around it.
+Where that fits badly, scalp or face misled the stand-in: then the brain alone chooses among all places found at 8 mm.
 
 World coordinates are RAS, in mm. The matrix products run on one thread: parallel sums would differ from run to run.
 """
@@ -20,7 +21,7 @@ from scipy import fft, ndimage
 from scipy.spatial.transform import Rotation
 from threadpoolctl import threadpool_limits
 
-from .fitting import CENTRE, Scan, correlation, fitted, level_of, prepared, template_at
+from .fitting import CENTRE, Level, Scan, correlation, fitted, level_of, prepared, template_at
 
 BRAIN_BOX = np.array(list(product((-60.0, 60.0), (-90.0, 60.0), (-40.0, 70.0))))  # mm; its corners
 
@@ -29,6 +30,7 @@ SEARCH_MM, STEP_DEGREES, RADIUS2 = 12.0, 20.0, 4
 SCALES = (0.8, 1.0)
 REACH_MM = 96.0  # the stand-in's half width
 KEPT, FINALS, DISTINCT_MM = 8, 3, 6.0  # refined further at 8 mm; refined at 4 mm; and not the same place twice
+DOUBTFUL, TRIED = 0.45, 24  # a similarity below which the brain chooses, and among how many places
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Bounds:
 
     similarity: float = 0.35
     scales: tuple[float, float] = (0.6, 1.4)
-    rotation: float = 45.0
+    rotation: float = 65.0
 
     def objection(self, found: Registration) -> str:
         """Why the registration is not to be trusted; "" when it is."""
@@ -161,14 +163,32 @@ def register(volume: NDArray, affine: NDArray) -> Registration:
             fits = [fit for start in starts if (fit := fitted(start, head, coarse, steps, 0.3)) is not None]
             return sorted(fits, key=lambda fit: -correlation(fit, head, coarse))
 
-        places: list[NDArray] = []
-        for fit in refined(refined(_starts(middle), 8)[:KEPT], 12):
-            if all(np.abs(apply_affine(fit - other, BRAIN_BOX)).max() > DISTINCT_MM for other in places):
-                places.append(fit)
-        finals = [(-2.0, np.eye(4), -1.0)]  # correlation with the shell, map, and correlation within the brain
-        for place in places[:FINALS]:
-            level = level_of(4, place, middle, head=False)
-            if (final := fitted(place, level, middle, 15, 0.02)) is not None:
-                within = correlation(final, level, middle, level.inside)
-                finals.append((correlation(final, level, middle), final, within))
-        return describe(*max(finals, key=lambda one: one[0])[1:])
+        def distinct(fits: Iterable[NDArray]) -> list[NDArray]:
+            places: list[NDArray] = []
+            for fit in fits:
+                if all(np.abs(apply_affine(fit - other, BRAIN_BOX)).max() > DISTINCT_MM for other in places):
+                    places.append(fit)
+            return places
+
+        def judged(place: NDArray, level: Level) -> tuple[float, NDArray, float]:
+            """Correlation with brain and shell, map, and correlation within the brain."""
+            return correlation(place, level, middle), place, correlation(place, level, middle, level.inside)
+
+        def finals(places: Iterable[NDArray]) -> list[tuple[float, NDArray, float]]:
+            levels = [(place, level_of(4, place, middle, head=False)) for place in places]
+            fits = [(fitted(place, level, middle, 15, 0.02), level) for place, level in levels]
+            return [judged(fit, level) for fit, level in fits if fit is not None]
+
+        coarse_fits = refined(_starts(middle), 8)
+        found = finals(distinct(refined(coarse_fits[:KEPT], 12))[:FINALS])
+        best = describe(*max(found, key=lambda one: one[0], default=(-2.0, np.eye(4), -1.0))[1:])
+        if best.similarity >= DOUBTFUL:
+            return best
+        tried = [
+            judged(place, level_of(4, place, middle, head=False))
+            for place in distinct(refined(coarse_fits[:TRIED], 12))
+        ]
+        tried = sorted(tried, key=lambda one: -one[2])[:FINALS]
+        others = [describe(*one[1:]) for one in tried + finals([one[1] for one in tried])]
+        heads = [one for one in others if not Bounds(similarity=-1.0).objection(one)]
+        return max([best, *heads], key=lambda one: one.similarity)

@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from scripts.common.errors import PhanesInputError
-from scripts.space.intensities import from_air, padding_of, refuse_labels
+from scripts.space.intensities import from_air, noise_of, padding_of, refuse_labels
 from tests.conftest import head_slice
 from tests.heads import small_template
 
@@ -82,6 +83,31 @@ def test_the_zero_around_a_z_scored_brain_is_padding() -> None:
 )
 def test_what_has_no_padding_has_none(volume: np.ndarray) -> None:
     assert not padding_of(volume).any()
+
+
+@pytest.mark.parametrize("depth", [SCAN.shape[2], 1])
+def test_air_of_noise_as_bright_as_tissue_becomes_air(depth: int) -> None:
+    """As in uniform images of MP2RAGE. The head keeps its values, but for a rim of scalp."""
+    scan = SCAN[:, :, 20 : 20 + depth] if depth == 1 else SCAN
+    head = ndimage.binary_closing(np.pad(scan > 60, 9), iterations=9)[9:-9, 9:-9, 9:-9] if depth > 1 else scan > 60
+    head = ndimage.binary_fill_holes(head)
+    noise = np.random.default_rng(0).integers(0, 1200, scan.shape)
+    noisy = np.where(head, scan, noise).astype(np.float32)
+    found = noise_of(noisy)
+    assert found[~head].mean() > 0.95
+    assert not found[ndimage.binary_erosion(head, iterations=2)].any()
+    counted, air = from_air(noisy)
+    assert air == pytest.approx(0, abs=10)
+    assert not counted[found].any()
+    np.testing.assert_allclose(counted[~found], noisy[~found] - air, atol=1e-3)
+
+
+def test_other_scans_have_no_such_noise() -> None:
+    normal = np.random.default_rng(0).normal(0, 0.04 * SCAN.max(), (2, *SCAN.shape))
+    rician = np.hypot(SCAN + normal[0], normal[1])
+    within = SCAN[12:-12, 14:-14, 8:-8]  # cut to the brain: its corners hold tissue
+    for scan in (SCAN, rician, within, np.zeros((9, 9, 9)), np.full((9, 9, 1), 7.0), np.arange(27.0).reshape(3, 3, 3)):
+        assert not noise_of(scan.astype(np.float32)).any()
 
 
 def test_a_segmentation_is_refused_by_name() -> None:
