@@ -71,6 +71,7 @@ PROTOCOLS = (
     Protocol("5 mm every 6.5, axial; 30 mm of the vertex cut off", 2, 5.0, 6.5, turn=(0.0, 15.0), cut=30.0),
     Protocol("2 mm, sagittal; 120 mm of neck", 0, neck=120.0),
     Protocol("5 mm every 6.5, axial; turned by 30, neck, 20 mm cut", 2, 5.0, 6.5, (30.0, 30.0), cut=20.0, neck=120.0),
+    Protocol("5 mm every 6.5, axial; turned by 40 degrees", 2, 5.0, 6.5, turn=(40.0, 40.0)),
 )
 
 
