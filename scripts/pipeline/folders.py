@@ -27,6 +27,7 @@ ACCEPTED = (
 RECORDS = ".phanes"  # folder in an output folder
 TEXTS = (".json", ".tsv", ".csv", ".txt", ".md", ".html", ".xml", ".pdf", ".log", ".bval", ".bvec")  # seen, no images
 MAX_UNPACKED_BYTES = 2**33
+ARCHIVES = 2  # an archive in an archive is unpacked, too; one in that is not
 
 # Suffixes of BIDS files that hold no T1w image (bids-specification.readthedocs.io), and of its derivatives.
 NO_T1W = frozenset(
@@ -94,8 +95,8 @@ def look_into(paths: Sequence[Path]) -> Found:
     return found
 
 
-def _walk(root: Path, found: Found, archives: bool = True) -> None:
-    """Add what lies below a folder; `archives` too, but not those inside of archives.
+def _walk(root: Path, found: Found, archives: int = ARCHIVES) -> None:
+    """Add what lies below a folder; archives too, and so many deep.
 
     What only looks like an image (a folder or a pipe called `x.nii.gz`, a broken link, a folder without permission)
     counts, too: reading it says what it is. Folders of earlier results are passed over.
@@ -138,7 +139,7 @@ def _aside(subfolders: Sequence[str], files: Sequence[str]) -> dict[str, str]:
     return {}
 
 
-def _take(path: Path, found: Found, named: bool = False, archives: bool = True) -> None:
+def _take(path: Path, found: Found, named: bool = False, archives: int = ARCHIVES) -> None:
     """Add one file; what the user named is not asked whether its name says T1w."""
     name = path.name.lower()
     header = next((p for end in (".hdr", ".HDR") if (p := path.with_suffix(end)).exists()), None)
@@ -153,9 +154,11 @@ def _take(path: Path, found: Found, named: bool = False, archives: bool = True) 
             found.passed_over.append((path, "its BIDS name says that it is no T1w image"))
         else:
             found.images.append(path)
-    elif name.endswith(".zip") and archives:
+    elif name.endswith(".zip") and not archives:
+        found.passed_over.append((path, "an archive too deep in archives; unpack it"))
+    elif name.endswith(".zip"):
         try:
-            _walk(_unpacked(path), found, archives=False)
+            _walk(_unpacked(path), found, archives - 1)
         except (OSError, RuntimeError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
             found.passed_over.append((path, f"cannot be unpacked ({' '.join(str(error).split())[:80]})"))
     elif name == "dicomdir" or not path.is_file():

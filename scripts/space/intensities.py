@@ -17,7 +17,7 @@ from skimage.filters import apply_hysteresis_threshold
 from ..common.errors import PhanesInputError
 
 AIR_PERCENTILE = 0.5  # of a scan's voxels; its least value without ringing. 0 in all raw heads that were tried
-PADDED = 0.005  # least share of the voxels that padding fills
+PADDED, VALUES = 0.005, 3  # least share of the voxels that a padding value fills; and so many values at each end
 GAP = 0.5  # between padding and the image, in units of the image's range
 NEXT = 0.01  # of the whole range: a nearer value is the next one
 FILLED, BELOW_SHARE, BELOW = 0.2, 0.005, 0.02  # what fills the surroundings in the middle of the range: share of it,
@@ -54,14 +54,20 @@ def from_air(volume: NDArray) -> tuple[NDArray[np.float32], float]:
 def padding_of(volume: NDArray) -> NDArray[np.bool_]:
     """Where a scan holds a value that means "nothing here", (X, Y, Z).
 
-    That is: an extreme that many voxels share, far from all others; a negative one where nothing else is negative; or
+    That is: extremes that many voxels share, far from all others; a negative one where nothing else is negative; or
     what fills the surroundings to the last corner while parts of the scan lie below it. A least value of 0 never is.
     """
     padding = np.zeros(volume.shape, dtype=bool)
     for end in (np.min, np.max):
-        here = volume == end(volume)
-        if here.mean() >= PADDED:
-            padding |= here & _is_apart(volume, here, ~(here | padding))
+        found, here, rest = padding, padding, ~padding
+        for _ in range(VALUES):  # the outermost value, then the next one
+            shared = rest & (volume == end(volume[rest])) if rest.any() else rest
+            if shared.mean() < PADDED:
+                break
+            here, rest = here | shared, rest & ~shared
+            if _is_apart(volume, shared, rest):
+                found = here
+        padding = found
     corner = float(volume[0, 0, 0])
     if corner > volume.min() and all(float(volume[where]) == corner for where in product((0, -1), repeat=3)):
         here = (volume == corner) & ~padding

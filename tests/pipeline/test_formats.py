@@ -244,10 +244,12 @@ def test_a_zip_that_cannot_be_unpacked_is_named(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "bad.zip").write_bytes(b"no archive")
     with zipfile.ZipFile(tmp_path / "big.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("../../x.nii", b"\0" * 5000)
-    with zipfile.ZipFile(tmp_path / "nested.zip", "w") as archive:
-        archive.write(tmp_path / "big.zip", "big.zip")
-    with pytest.raises(PhanesInputError, match=r"'big.zip' is left out: no accepted kind"):
-        find_cases(tmp_path / "nested.zip")
+    for outer, inner in (("nested.zip", "big.zip"), ("deep.zip", "nested.zip")):
+        with zipfile.ZipFile(tmp_path / outer, "w") as archive:
+            archive.write(tmp_path / inner, inner)
+    assert len(find_cases(tmp_path / "nested.zip")) == 1
+    with pytest.raises(PhanesInputError, match=r"'big.zip' is left out: an archive too deep in archives"):
+        find_cases(tmp_path / "deep.zip")
     with pytest.raises(PhanesInputError, match=r"'bad.zip' is left out: cannot be unpacked"):
         find_cases(tmp_path / "bad.zip")
     (case,) = find_cases(tmp_path / "big.zip")

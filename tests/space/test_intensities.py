@@ -48,6 +48,7 @@ PADDINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "-1": lambda s: np.where(OUTSIDE, -1, s),
     "-1024": lambda s: np.where(OUTSIDE, -1024, s),
     "far above": lambda s: np.where(OUTSIDE, 32767, s),
+    "two below": lambda s: np.where(OUTSIDE, np.where(np.arange(s.shape[2]) % 2, -3024, -2000), s - 300) + 300,
     "both": lambda s: np.where(OUTSIDE, np.where(np.arange(s.shape[2]) % 2, 32767, -32768), s),
 }
 
