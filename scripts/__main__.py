@@ -18,6 +18,7 @@ from .study.benchmark.run import benchmark
 from .study.docs_numbers import docs_numbers
 from .study.evaluation.gallery import draw_figures
 from .study.evaluation.stages import stages
+from .study.guard_table import guard_table
 from .study.registration_trials import registration_trials
 from .training.gpu import pack, train_on_gpu
 from .training.prepare import prepare
@@ -31,6 +32,7 @@ class Commands:
     docs_numbers = staticmethod(docs_numbers)
     figures = staticmethod(draw_figures)
     gpu = staticmethod(train_on_gpu)
+    guard_table = staticmethod(guard_table)
     pack_heads = staticmethod(pack)
     package = staticmethod(package)
     prepare = staticmethod(prepare)
