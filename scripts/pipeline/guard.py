@@ -1,7 +1,8 @@
 """Is an image a T1w head at all, the right way up? Judged by the template where it was placed, not by any network.
 
-Three numbers over the brain: how like the template the image is, how like the template turned upside down, and how much
-brighter white matter is than grey. In T2w, FLAIR and proton density images it is darker; in CT there is no difference.
+Over the brain: how like the template the image is, how like the template turned upside down, how much brighter white
+matter is than grey, and how much is black. In T2w, FLAIR and proton density images white matter is darker; in CT there
+is no difference; a map of one tissue is black elsewhere.
 It is no finding: a scanner of another contrast moves these numbers as much as a large lesion does.
 """
 
@@ -26,6 +27,10 @@ from ..space.template import BRAIN_CUT, read_template
 # Chosen on 34 heads of nine scanners or more (docs/alignment.md). Least likeness of a head and of a slice; contrast.
 LIKENESS = {True: 0.3, False: 0.15}
 CONTRAST = (0.02, 0.6)
+BLACK, MOST_BLACK = (
+    0.05,
+    0.1,
+)  # of the brightest tenth; and the largest share of a brain below (up to 0.03 in those heads)
 WHITE, GREY = 0.8, (0.5, 0.66)  # the template's brightness there; pure white matter is 0.88
 GREY_PERCENTILE = 65  # of the brightness there: half of these pixels hold fluid too
 MIN_TISSUE_MM2 = 300.0  # of each in an image that is judged
@@ -39,11 +44,13 @@ class Look(NamedTuple):
         likeness: correlation with the template.
         upside_down: correlation with the template turned upside down, anterior to posterior.
         contrast: of white and grey matter: their difference, in units of the white.
+        black: share of the brain as dark as air.
     """
 
     likeness: float
     upside_down: float
     contrast: float
+    black: float
 
 
 @lru_cache(maxsize=1)
@@ -76,6 +83,7 @@ def look_at(image: NDArray, brain: NDArray[np.bool_], heights: Sequence[float]) 
         _correlation(smooth[inside], template[inside]),
         _correlation(smooth[both], turned[both]),
         (light - dark) / light if light > 0 else -1.0,
+        float((image[inside] < BLACK * np.percentile(image[inside], 90)).mean()),
     )
 
 
@@ -91,6 +99,8 @@ def objection(look: Look, whole: bool) -> str:
         return "grey matter is far darker than white matter: a map of white matter?"
     if look.likeness <= look.upside_down:
         return "it is more like a head upside down"
+    if look.black > MOST_BLACK:
+        return "much of the brain is black: a map of one tissue?"
     if look.likeness < LIKENESS[whole]:
         return f"its likeness to the template is {look.likeness:.2f}, at least {LIKENESS[whole]:g} is usual"
     return ""

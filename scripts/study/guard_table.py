@@ -31,7 +31,7 @@ from ..space.resampling import into_mni_of
 from ..space.template import BRAIN_CUT, read_template
 from .evaluation.tables import show
 
-WRONG_OF = 10  # heads of which wrong images are made
+WRONG_OF = 5  # heads of which wrong images are made
 PURE_WHITE = 210  # the template's brightness in white matter
 
 # Brightness of air, fluid, grey and white matter, and fat, where a T1w image (white matter about 0.92) has the first.
@@ -125,7 +125,7 @@ def guard_table(data: str = "../shared/data", limit: int = 0) -> None:
 
     Args:
         data: folder with `ixi_heads`, `lesions`, `volumes` and `tumour_heads`.
-        limit: of heads of a kind; 0 takes all, and makes wrong images of ten of the research scanner.
+        limit: of heads of a kind; 0 takes all, and makes wrong images of five of the research scanner.
     """
     groups = real_heads(Path(data))
     if not all(groups.values()):
