@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -33,39 +34,54 @@ def adam(parameters: Iterable[nn.Parameter], learning_rate: float, cuda_graph: b
 class LearningRate:
     """Sets the learning rate before every step of a trainer, by the number of the step alone.
 
-    `constant`, or `cosine`: a short linear warm-up, and half a cosine to zero at the last step.
+    `constant`, or `cosine`: a short linear warm-up, and half a cosine to zero at the last step, or at the time limit
+    where that comes first.
 
     Args:
         optimizers: whose rate is set.
         peak: the highest rate.
         schedule: one of `SCHEDULES`.
+        max_seconds: the training's time limit.
 
     Raises:
         ValueError: an unknown schedule.
     """
 
-    def __init__(self, optimizers: Sequence[Optimizer], peak: float, schedule: str = "constant") -> None:
+    def __init__(
+        self,
+        optimizers: Sequence[Optimizer],
+        peak: float,
+        schedule: str = "constant",
+        max_seconds: float | None = None,
+    ) -> None:
         if schedule not in SCHEDULES:
             raise ValueError(f"lr_schedule '{schedule}' is unknown; choose {' or '.join(SCHEDULES)}.")
         self.optimizers = optimizers
         self.peak = peak
         self.schedule = schedule
+        self.max_seconds = max_seconds
+        self.started = time.monotonic()
 
     def attach(self, engine: Engine) -> None:
         """Called by MONAI's engines."""
+        engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_STARTED, self)
 
-    def rate(self, step: int, steps: int) -> float:
-        """The rate of a step, counted from 0, of a training of so many."""
+    def _start(self) -> None:
+        self.started = time.monotonic()
+
+    def rate(self, step: int, steps: int, share: float = 0.0) -> float:
+        """The rate of a step, counted from 0, of a training of so many, when this share of the time is over."""
         if self.schedule == "constant":
             return self.peak
-        rising, falling = min(1.0, (step + 1) / WARM_UP), 0.5 * (1.0 + math.cos(math.pi * min(1.0, step / steps)))
+        rising, falling = min(1.0, (step + 1) / WARM_UP), 0.5 * (1.0 + math.cos(math.pi * min(1.0, max(share, step / steps))))
         return self.peak * rising * falling
 
     def __call__(self, engine: Engine) -> None:
         """Before a step."""
         steps = (engine.state.max_epochs or 1) * (engine.state.epoch_length or 1)
-        rate = self.rate(engine.state.iteration - 1, steps)
+        share = (time.monotonic() - self.started) / self.max_seconds if self.max_seconds else 0.0
+        rate = self.rate(engine.state.iteration - 1, steps, share)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 if torch.is_tensor(group["lr"]):

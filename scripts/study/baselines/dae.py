@@ -14,6 +14,7 @@ from monai.networks.layers import median_filter
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .heads import scaled
 from .protocol import ReconstructionSystem, Trainable
 
 
@@ -42,11 +43,17 @@ class DenoisingUNet(nn.Module):
     Args:
         channels: widths of the levels.
         groups: groups of the normalisation, one number a level.
+        in_channels: of the input.
     """
 
-    def __init__(self, channels: Sequence[int] = (64, 128, 256, 512), groups: Sequence[int] = (8, 16, 16, 32)) -> None:
+    def __init__(
+        self,
+        channels: Sequence[int] = (64, 128, 256, 512),
+        groups: Sequence[int] = (8, 16, 16, 32),
+        in_channels: int = 1,
+    ) -> None:
         super().__init__()
-        widths = (1, *channels)
+        widths = (in_channels, *channels)
         self.down = nn.ModuleList(_block(widths[n], widths[n + 1], groups[n]) for n in range(len(channels)))
         levels = range(len(channels) - 2, -1, -1)
         self.up = nn.ModuleList(nn.ConvTranspose2d(channels[n + 1], channels[n], 2, stride=2) for n in levels)
@@ -54,7 +61,7 @@ class DenoisingUNet(nn.Module):
         self.output = nn.Conv2d(channels[0], 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 1, H, W) -> (B, 1, H, W), unbounded; H and W divisible by 2 ** (levels - 1)."""
+        """(B, in_channels, H, W) -> (B, 1, H, W), unbounded; H and W divisible by 2 ** (levels - 1)."""
         skips = []
         for n, block in enumerate(self.down):
             x = block(F.avg_pool2d(x, 2) if n else x)
@@ -102,6 +109,7 @@ class DAE(Trainable, ReconstructionSystem):
         median_size: side of the median filter over the map, pixels; 1 for none.
         erosion_size: the map counts only where the foreground fills more than 95 % of a square of this side; 0 for
             everywhere.
+        level: the network is shown the slice's height.
     """
 
     name = "DAE"
@@ -116,9 +124,11 @@ class DAE(Trainable, ReconstructionSystem):
         foreground: float = 0.01,
         median_size: int = 5,
         erosion_size: int = 5,
+        level: bool = False,
     ) -> None:
         super().__init__(comparison)
-        self.network = DenoisingUNet(channels, groups)
+        self.network = DenoisingUNet(channels, groups, 2 if level else 1)
+        self.level = level
         self.noise_resolution = noise_resolution
         self.noise_std = noise_std
         self.foreground = foreground
@@ -127,15 +137,19 @@ class DAE(Trainable, ReconstructionSystem):
 
     def training_loss(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean squared error to the clean image, over the foreground of the batch."""
-        inside = (images > self.foreground).to(images.dtype)
-        noise = coarse_noise(images, self.noise_resolution, self.noise_std)
-        denoised = self.network(images + noise * inside)
-        loss = ((denoised - images).square() * inside).sum() / inside.sum().clamp(min=1.0)
+        clean = images[:, :1]
+        inside = (clean > self.foreground).to(images.dtype)
+        noise = coarse_noise(clean, self.noise_resolution, self.noise_std)
+        denoised = self.network(self._input(torch.cat([clean + noise * inside, images[:, 1:]], dim=1)))
+        loss = ((denoised - clean).square() * inside).sum() / inside.sum().clamp(min=1.0)
         return loss, {"mse": loss.detach()}
 
     def reconstruct(self, images: Tensor, masks: Tensor | None = None) -> Tensor:
         """The image denoised, no noise added: (B, 1, H, W) in [0, 1] -> (B, 1, H, W) in [0, 1]."""
-        return self.network(images).clamp(0.0, 1.0)
+        return self.network(self._input(images)).clamp(0.0, 1.0)
+
+    def _input(self, images: Tensor) -> Tensor:
+        return scaled(images) if self.level else images
 
     def compare(self, images: Tensor, reconstruction: Tensor) -> Tensor:
         """The difference inside the eroded foreground, median filtered: two (B, 1, H, W) -> (B, 1, H, W), >= 0."""

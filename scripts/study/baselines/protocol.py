@@ -5,7 +5,7 @@
     Trainable                + training_loss(images), healthy_error(images): trained by gradients (VAE, DAE, ...)
     Fittable                 + fit(batches): one pass over the healthy slices (z-score, PatchCore)
 
-Slices are float32 (B, 1, H, W) in [0, 1], anterior up. Maps are (B, 1, H, W), >= 0, larger is more abnormal. Each image
+Slices are float32 (B, 1, H, W) in [0, 1], anterior up; of whole heads (`heads.py`) with their height where `level`. Maps are (B, 1, H, W), >= 0, larger is more abnormal. Each image
 of a batch is analysed on its own: a batch of eight equals eight batches of one.
 """
 
@@ -36,6 +36,7 @@ class AnomalySystem(nn.Module, ABC):
         name: as the table prints it, with the backbone where there is a choice: "PatchCore (squeezenet)".
         reconstructs: whether `reconstruct` exists.
         needs_masks: whether the true lesion masks must be given (PHANES-GT alone); other systems ignore them.
+        level: slices come with a second channel, the plane of their MNI z, mm.
         rebuilt: names of submodules that are not learnt here (ImageNet trunks, LPIPS). They are rebuilt from the
             config and left out of the saved weights.
     """
@@ -43,6 +44,7 @@ class AnomalySystem(nn.Module, ABC):
     name: str
     reconstructs: ClassVar[bool] = False
     needs_masks: ClassVar[bool] = False
+    level: bool = False
     rebuilt: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
@@ -81,7 +83,7 @@ class ReconstructionSystem(AnomalySystem):
     def analyse(self, images: Tensor, masks: Tensor | None = None) -> Analysis:
         """Map and reconstruction in one pass (AnoDDPM's reconstruction is dear)."""
         reconstruction = self.reconstruct(images, masks)
-        return Analysis(self.compare(images, reconstruction), reconstruction)
+        return Analysis(self.compare(images[:, :1], reconstruction), reconstruction)
 
     def anomaly_map(self, images: Tensor, masks: Tensor | None = None) -> Tensor:
         """(B, 1, H, W) in [0, 1] -> (B, 1, H, W), >= 0."""

@@ -21,10 +21,14 @@ class ResidualAutoencoder(ReconstructionSystem):
         comparison: the map, `maps.ResidualMap`: `eq_residual_lpips` for RA, `residual` for SI-VAE.
         autoencoder: PHANES' first stage.
         name: RA or SI-VAE.
+        level: the autoencoder is a `heads.LevelAutoencoder`, for whole heads.
     """
 
-    def __init__(self, comparison: nn.Module, autoencoder: SoftIntroVAE, name: str = "RA") -> None:
+    def __init__(
+        self, comparison: nn.Module, autoencoder: SoftIntroVAE, name: str = "RA", level: bool = False
+    ) -> None:
         super().__init__(comparison)
+        self.level = level
         self.autoencoder = autoencoder
         self.name = name
 
@@ -34,4 +38,4 @@ class ResidualAutoencoder(ReconstructionSystem):
 
     def healthy_error(self, images: Tensor) -> Tensor:
         """Mean squared error of the reconstruction, a scalar."""
-        return (self.reconstruct(images) - images).square().mean()
+        return (self.reconstruct(images) - images[:, :1]).square().mean()

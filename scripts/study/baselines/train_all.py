@@ -19,12 +19,20 @@ logger = logging.getLogger(__name__)
 
 def baseline_configs(folder: str | Path = CONFIGS) -> dict[str, Path]:
     """The compared systems: the configs in a folder that have a `_table_row_`, by name, in the order of these rows."""
-    rows = {}
-    for file in sorted(Path(folder).glob("*.json")):
-        row = json.loads(file.read_text(encoding="utf-8")).get("_table_row_")
-        if row is not None:
-            rows[file] = row
+    rows = _marked(folder, "_table_row_")
     return {file.stem: file for file in sorted(rows, key=lambda file: rows[file])}
+
+
+def head_configs(folder: str | Path = CONFIGS) -> dict[str, list[str]]:
+    """The systems that can be trained on whole heads: the config and the overlays, `_heads_`, that do it."""
+    overlays = _marked(folder, "_heads_")
+    return {file.stem: [str(file), *(str(file.with_name(name)) for name in overlays[file])] for file in overlays}
+
+
+def _marked(folder: str | Path, entry: str) -> dict[Path, Any]:
+    """The configs in a folder that have an entry, with that entry."""
+    found = {file: json.loads(file.read_text(encoding="utf-8")) for file in sorted(Path(folder).glob("*.json"))}
+    return {file: config[entry] for file, config in found.items() if entry in config}
 
 
 def train_baselines(
@@ -34,6 +42,7 @@ def train_baselines(
     output_dir: str = "runs",
     trained_autoencoder: str | None = None,
     again: bool = False,
+    heads: bool = False,
     config_dir: str = str(CONFIGS),
     **overrides: Any,
 ) -> None:
@@ -44,13 +53,14 @@ def train_baselines(
     others.
 
     Args:
-        dataset_dir: folder with train/*.png and val/*.png.
+        dataset_dir: folder with train/*.png and val/*.png; with `heads`, what `prepare` wrote.
         size: paper, or compact, for a CPU (bundle/docs/evaluation.md says how long each took).
         systems: which ones; all by default.
         output_dir: parent of the systems' folders.
         trained_autoencoder: autoencoder.pt of PHANES' own first stage, or bundle/models/model.pt, of this size: RA is
             that network, and then needs no training of its own.
         again: train also what has a record.
+        heads: train on the slices of whole heads those that can be; say how long by --max_seconds.
         config_dir: folder of the systems' configs.
         overrides: entries to replace in every config that has them, such as --max_seconds 600 or --num_workers 4.
 
@@ -59,7 +69,9 @@ def train_baselines(
     """
     if not Path(config_dir).is_dir():
         raise PhanesInputError(f"No configs in '{config_dir}': run this command from the repository's root.")
-    configs = baseline_configs(config_dir)
+    configs = {name: [str(file)] for name, file in baseline_configs(config_dir).items()}
+    if heads:
+        configs = head_configs(config_dir)
     # From the table's end: the z-score takes seconds, so that a mistake in the data shows early.
     chosen = [systems] if isinstance(systems, str) else list(reversed(configs) if systems is None else systems)
     unknown = [name for name in chosen if name not in configs]
@@ -72,14 +84,14 @@ def train_baselines(
             print(f"{name}: {folder / 'record.json'} is there already, passed over")
             continue
         settings = {"dataset_dir": dataset_dir, "output_dir": str(folder), "size": size, "bundle_root": "bundle"}
-        if name == "ra" and trained_autoencoder is not None:
+        if name == "ra" and trained_autoencoder is not None and not heads:
             settings["trained_autoencoder"] = trained_autoencoder
-        config = configs[name]
-        entries = json.loads(config.read_text())
+        files = configs[name]
+        entries = {key for file in files for key in json.loads(Path(file).read_text(encoding="utf-8"))}
         settings.update({key: value for key, value in overrides.items() if key in entries})
         print(f"{name}: training, results in {folder}")
         try:
-            monai.bundle.run(run_id="train", config_file=str(config), **settings)
+            monai.bundle.run(run_id="train", config_file=files, **settings)
         except (RuntimeError, ValueError, OSError, SystemExit) as error:
             logger.debug("%s failed", name, exc_info=True)
             failed[name] = _reason(error)

@@ -127,6 +127,22 @@ class BestSystemKeeper(BestKeeper):
     def __init__(self, validator: Engine, system: AnomalySystem, path: str, patience: int | None = None) -> None:
         super().__init__(validator, "healthy_error", system, path, patience)
         self.system = system
+        self.curve: list[list[float]] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was achieved, and the curve."""
+        return {**super().state_dict(), "curve": self.curve}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up an interrupted run."""
+        super().load_state_dict(state)
+        self.curve = state["curve"]
+
+    def __call__(self, engine: Engine) -> None:
+        """Note the error and compare it."""
+        if self.metric in self.validator.state.metrics:
+            self.curve.append([engine.state.iteration, float(self.validator.state.metrics[self.metric])])
+        super().__call__(engine)
 
     def best_state(self) -> dict[str, Any]:
         """What the system has learnt."""
@@ -149,7 +165,7 @@ class RunRecord:
         system: AnomalySystem,
         output_dir: str,
         size: str,
-        best: BestKeeper | None = None,
+        best: BestSystemKeeper | None = None,
         settings: dict[str, Any] | None = None,
     ) -> None:
         self.system = system
@@ -182,6 +198,8 @@ class RunRecord:
     def __call__(self, engine: Engine) -> None:
         """Write both files."""
         progress: dict[str, Any] = {"epochs": engine.state.epoch, "steps": engine.state.iteration}
+        if self.best is not None:
+            progress["healthy_error_by_step"] = self.best.curve
         if self.best is not None and self.best.epoch > 0:
             load_system(self.system, self.best.path)
             progress |= {"best_epoch": self.best.epoch, "best_healthy_error": self.best.error}
@@ -194,6 +212,7 @@ class RunRecord:
         record = {
             "system": self.system.name,
             "size": self.size,
+            "reconstructs": self.system.reconstructs,
             "parameters": sum(p.numel() for p in self.system.parameters()),
             "trained_parameters": sum(p.numel() for p in self.system.parameters() if p.requires_grad),
             "seconds": round(self._elapsed(), 1),

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ...method.networks.soft_intro_vae import sample_posterior
 from ...training.losses import kl_divergence, reconstruction_error
+from .heads import scaled
 from .protocol import ReconstructionSystem, Trainable
 
 
@@ -27,6 +28,7 @@ class VAE(Trainable, ReconstructionSystem):
         channels: widths of the halving levels.
         latent_dim: size of the latent.
         sigma: standard deviation of the Gaussian likelihood N(x; reconstruction, sigma^2); 1 in the source.
+        level: the encoder is shown the slice's height.
 
     Raises:
         ValueError: when the image size is not divisible by 2 ** len(channels).
@@ -41,11 +43,13 @@ class VAE(Trainable, ReconstructionSystem):
         channels: Sequence[int] = (16, 32, 64, 256, 256),
         latent_dim: int = 256,
         sigma: float = 1.0,
+        level: bool = False,
     ) -> None:
         super().__init__(comparison)
         if image_size % 2 ** len(channels):
             raise ValueError(f"image_size {image_size} must be divisible by {2 ** len(channels)} (2 ** levels)")
         self.sigma = sigma
+        self.level = level
         side = image_size // 2 ** len(channels)
 
         def halving(i: int, o: int) -> list[nn.Module]:
@@ -54,7 +58,7 @@ class VAE(Trainable, ReconstructionSystem):
         def doubling(i: int, o: int) -> list[nn.Module]:
             return [nn.ConvTranspose2d(i, o, 4, stride=2, padding=1, bias=False), nn.LeakyReLU()]
 
-        down = [layer for i, o in itertools.pairwise((1, *channels)) for layer in halving(i, o)]
+        down = [layer for i, o in itertools.pairwise((2 if level else 1, *channels)) for layer in halving(i, o)]
         self.encoder = nn.Sequential(*down, nn.Conv2d(channels[-1], 2 * latent_dim, side, bias=False))
         widths = tuple(reversed(channels))
         up = [layer for i, o in itertools.pairwise(widths) for layer in doubling(i, o)]
@@ -66,8 +70,8 @@ class VAE(Trainable, ReconstructionSystem):
         )
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 1, H, W) -> mean (B, Z) and log variance (B, Z) of q(z|x)."""
-        mu, log_var = self.encoder(images).flatten(1).chunk(2, dim=1)
+        """(B, 1 or 2, H, W) -> mean (B, Z) and log variance (B, Z) of q(z|x)."""
+        mu, log_var = self.encoder(scaled(images) if self.level else images).flatten(1).chunk(2, dim=1)
         return mu, log_var
 
     def decode(self, z: Tensor) -> Tensor:
@@ -91,7 +95,7 @@ class VAE(Trainable, ReconstructionSystem):
         z = mu
         if self.training:
             z = sample_posterior(mu, log_var)
-        rec, kl = self.elbo(images, self.decode(z), mu, log_var)
+        rec, kl = self.elbo(images[:, :1], self.decode(z), mu, log_var)
         return (rec + kl).mean(), {"reconstruction": rec.mean(), "kl": kl.mean()}
 
     def reconstruct(self, images: Tensor, masks: Tensor | None = None) -> Tensor:

@@ -1,0 +1,179 @@
+"""Slices of whole heads for the compared systems, and the networks of RA and SI-VAE that know a slice's height.
+
+A slice is what PHANES' own network sees of it: the brain and a little around it, in [0, 1] with the median of the
+head's brain at 0.5. A second channel, for systems that ask for it (`AnomalySystem.level`), is the plane of its MNI z, mm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Adam
+from torch.utils.data import Dataset
+
+from ...method.head import surroundings
+from ...method.networks.linear import BRIGHTNESS
+from ...method.networks.restoration import COLUMNS, ROWS
+from ...method.networks.soft_intro_vae import SoftIntroVAE
+from ...space.levels import LEVELS_MM, SIZE, brain_of_levels
+from ...training.lessons import LEAST_BRAIN, LessonMaker
+from ...training.losses import SoftIntroLoss
+from ...training.prepared import BRAIN_VALUE
+from ...training.restoration import read_heads
+from ...training.steps import AutoencoderStep, VAEWarmupStep
+
+LOWEST, HIGHEST = LEVELS_MM[0], LEVELS_MM[-1]
+
+
+def with_heights(slices: Tensor, heights: Tensor) -> Tensor:
+    """(B, 1, H, W) and their MNI z (B,) -> (B, 2, H, W)."""
+    return torch.cat([slices, heights.to(slices).view(-1, 1, 1, 1).expand_as(slices)], dim=1)
+
+
+def scaled(slices: Tensor) -> Tensor:
+    """(B, 2, H, W) with heights in mm -> the same from -1 at the lowest level to 1 at the highest."""
+    return torch.cat([slices[:, :1], (2 * slices[:, 1:] - LOWEST - HIGHEST) / (HIGHEST - LOWEST)], dim=1)
+
+
+class VariedSlices(Dataset):
+    """Batches of healthy slices as PHANES' network learns from (`LessonMaker`), no lesion painted in.
+
+    Args:
+        dataset_dir: folder that `prepare` wrote; its `train` is read.
+        batch_size: slices a batch.
+        batches: an epoch's.
+        level: add the plane of the height.
+    """
+
+    def __init__(self, dataset_dir: str, batch_size: int, batches: int, level: bool = False) -> None:
+        self.maker = LessonMaker(read_heads(Path(dataset_dir) / "train"), torch.from_numpy(brain_of_levels().copy()))
+        self.batch_size, self.batches, self.level = batch_size, batches, level
+
+    def set_random_state(self, seed: int) -> None:
+        """What MONAI seeds an epoch by."""
+        self.maker.draws.generator.manual_seed(seed)
+
+    def __len__(self) -> int:
+        return self.batches
+
+    @torch.no_grad()
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """`image`: (B, 1 or 2, H, W)."""
+        if index >= self.batches:
+            raise IndexError
+        healthy, level = self.maker.healthy(self.batch_size)
+        cut = self.maker.acquired(healthy, healthy, level)[0] / BRIGHTNESS
+        slices = F.pad(cut, (COLUMNS[0], SIZE - COLUMNS[1], ROWS[0], SIZE - ROWS[1]))
+        return {"image": with_heights(slices, torch.tensor(LEVELS_MM)[level]) if self.level else slices}
+
+
+class PlainSlices(Dataset):
+    """Every n-th level of all heads as it is, one batch a level: to validate, and to fit in one pass.
+
+    Args:
+        folder: of prepared heads.
+        every: n.
+        level: add the plane of the height.
+    """
+
+    def __init__(self, folder: str | Path, every: int = 8, level: bool = False) -> None:
+        brain = torch.from_numpy(brain_of_levels().copy())
+        self.chosen = [k for k in range(len(LEVELS_MM)) if brain[..., k].sum() >= LEAST_BRAIN][every // 2 :: every]
+        self.heads = read_heads(folder)[..., self.chosen]
+        self.seen = surroundings(brain.permute(2, 0, 1)[:, None])[self.chosen]
+        self.level = level
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """`image`: (B, 1 or 2, H, W), B heads."""
+        slices = (self.heads[:, None, :, :, index] / (BRAIN_VALUE * BRIGHTNESS)).clamp(max=1) * self.seen[index]
+        height = torch.full((len(slices),), LEVELS_MM[self.chosen[index]])
+        return {"image": with_heights(slices, height) if self.level else slices}
+
+
+class LevelAutoencoder(SoftIntroVAE):
+    """PHANES' first stage for all levels: encoder and decoder are told the slice's height.
+
+    The encoder sees it as a second channel, the decoder beside the latent. Slices are (B, 2, H, W), as `HeadPhanes`
+    hands them to its network.
+    """
+
+    def __init__(
+        self, image_size: int = 128, channels: Sequence[int] = (64, 128, 256, 512, 512), latent_dim: int = 128, **rest: int
+    ) -> None:
+        super().__init__(image_size, channels, latent_dim, **rest)  # type: ignore[arg-type]
+        stem, project = self.encoder.stem, self.decoder.project
+        self.encoder.stem = nn.Conv2d(2, channels[0], 5, stride=stem.stride[0], padding=2, bias=False)
+        self.decoder.project = type(project)(latent_dim + 1, project.out_features)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """(B, 2, H, W) -> mu (B, Z), log variance (B, Z), the embeddings of all levels."""
+        return self.encoder(scaled(x))
+
+    def decode_at(self, z: Tensor, slices: Tensor) -> Tensor:
+        """(B, Z), at the height of slices (B, 2, H, W) -> (B, 1, H, W) in [0, 1]."""
+        return self.decode(torch.cat([z, scaled(slices)[:, 1:, 0, 0]], dim=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The coarse pseudo-healthy reconstruction, from the posterior's mean: (B, 2, H, W) -> (B, 1, H, W)."""
+        return self.decode_at(self.encode(x)[0], x)
+
+
+class LevelStep(AutoencoderStep):
+    """`AutoencoderStep` for a `LevelAutoencoder`: what is decoded and encoded again is at the batch's heights.
+
+    Args:
+        network: in training mode.
+        optimizer: of all its weights.
+        loss: the objectives.
+        warmup_epochs: of a plain VAE, which the trainer reads.
+        amp: bfloat16 autocast.
+    """
+
+    network: LevelAutoencoder
+
+    def __init__(
+        self,
+        network: LevelAutoencoder,
+        optimizer: Adam,
+        loss: SoftIntroLoss,
+        warmup_epochs: int = 0,
+        amp: bool = False,
+    ) -> None:
+        super().__init__(network, optimizer, optimizer, loss, detach_rereconstruction=True, amp=amp)
+        self.warmup_epochs = warmup_epochs
+        self.plain = VAEWarmupStep(self)
+
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """(B, 1, H, W) at the batch's heights."""
+        return super().encode(torch.cat([images, self.batch[:, 1:]], dim=1))
+
+    def decode(self, z: Tensor) -> Tensor:
+        """(B, Z) at the batch's heights -> (B, 1, H, W)."""
+        with torch.autocast(z.device.type, dtype=torch.bfloat16, enabled=self.amp):
+            return self.network.decode_at(z, self.batch).float()
+
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        """images: (B, 2, H, W) -> detached scalars."""
+        self.batch = images
+        return super().__call__(images[:, :1])
+
+    def warmup(self, images: Tensor) -> dict[str, Tensor]:
+        """The step of a plain VAE, likewise."""
+        self.batch = images
+        return self.plain(images[:, :1])
+
+
+class TakingTurns(Adam):
+    """Adam of two networks whose updates take turns: a gradient serves one update and is then forgotten."""
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One update of what has a gradient."""
+        super().step(closure)
+        self.zero_grad(set_to_none=True)

@@ -1,0 +1,122 @@
+"""Rows of the whole-head tables for the trained baselines: each by its own map, and by PHANES' map of a head."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ...common.fingerprint import fingerprint
+from ...method.head import surroundings
+from ...method.networks.linear import BRIGHTNESS
+from ...method.slices import CHUNK, fold, unfold
+from ...method.volume_map import local_contrast, relative_map
+from ...space.levels import LEVELS_MM, brain_of_levels
+from ..baselines.heads import with_heights
+from ..baselines.protocol import AnomalySystem
+from ..baselines.train_all import head_configs
+from .heads_registrations import Registrations
+from .heads_systems import HeadSystem, LevelSystem
+from .systems import Entry
+
+
+class TrainedHeads(LevelSystem):
+    """A baseline of `scripts.study.baselines`, trained on the slices of whole heads.
+
+    Args:
+        entry: its definition and weights, built at the first head.
+        registrations: shared with the sets.
+        label: its name in the table.
+        same_map: `volume_map.relative_map` of its reconstruction, as PHANES' stages have it, in place of its own map.
+        device: where.
+    """
+
+    def __init__(
+        self,
+        entry: Entry,
+        registrations: Registrations,
+        label: str,
+        same_map: bool = False,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        super().__init__(label, registrations)
+        self.entry, self.same_map, self.device = entry, same_map, torch.device(device)
+        self._system: AnomalySystem | None = None
+
+    @property
+    def system(self) -> AnomalySystem:
+        """The system with its weights."""
+        if self._system is None:
+            self._system = self.entry.build(self.device)
+        return self._system
+
+    @torch.inference_mode()
+    def levels_map(self, levels: NDArray[np.float32]) -> NDArray:
+        volume = torch.from_numpy(np.ascontiguousarray(levels))[None, None].to(self.device).clamp(0, BRIGHTNESS)
+        brain = torch.from_numpy(brain_of_levels().copy()).to(self.device)
+        return head_map(self.system, volume, brain, self.same_map)[0, 0].cpu().numpy()
+
+    def fingerprint(self) -> str:
+        return fingerprint(self.system, self.same_map)
+
+
+def head_map(system: AnomalySystem, volume: Tensor, brain: Tensor, same_map: bool) -> Tensor:
+    """A system's map of a head, (1, 1, H, W, D); 0 outside of the brain.
+
+    Args:
+        system: sees the levels' slices one by one, as in its training.
+        volume: (1, 1, H, W, D), in units of the brain's median, 0 to 2.
+        brain: (H, W, D) boolean, the template's.
+        same_map: see `TrainedHeads`.
+
+    Raises:
+        ValueError: PHANES' map of a system that does not reconstruct.
+    """
+    if same_map and not system.reconstructs:
+        raise ValueError(f"{system.name} makes no reconstruction that PHANES' map could be taken of")
+    inside = brain.permute(2, 0, 1)[:, None]
+    slices = fold(volume / BRIGHTNESS) * surroundings(inside)
+    if system.level:
+        slices = with_heights(slices, torch.tensor(LEVELS_MM))
+    found = [system.analyse(part) for part in slices.split(CHUNK)]
+    if not same_map:
+        return unfold(torch.cat([one.anomaly_map for one in found]) * inside, volume)
+    drawn = torch.cat([one.reconstruction for one in found if one.reconstruction is not None])
+    drawn = BRIGHTNESS * unfold(torch.where(inside, drawn, fold(volume) / BRIGHTNESS), volume)
+    return relative_map(volume, drawn, brain[None, None], local_contrast(volume))
+
+
+def baseline_rows(
+    folder: str | Path | None,
+    registrations: Registrations,
+    configs: str | Path,
+    device: str | torch.device = "cpu",
+    overrides: Mapping[str, Any] | None = None,
+) -> dict[str, HeadSystem]:
+    """Rows of all systems that `train_baselines --heads` has trained: `<key>`, and `<key>_same` by PHANES' map.
+
+    Args:
+        folder: holds `<key>/model.pt` and `<key>/record.json`; None for no rows.
+        registrations: shared with the sets.
+        configs: folder of the systems' training configs.
+        device: where.
+        overrides: entries to replace in each, such as `{"size": "compact"}`.
+    """
+    rows: dict[str, HeadSystem] = {}
+    for key, files in head_configs(configs).items() if folder else ():
+        run = Path(str(folder)).expanduser() / key
+        if not (run / "model.pt").is_file():
+            continue
+        record = json.loads((run / "record.json").read_text(encoding="utf-8"))
+        entry = Entry(config_files=files, weights=run / "model.pt", overrides={"size": record["size"], **(overrides or {})})
+        rows[key] = TrainedHeads(entry, registrations, record["system"], device=device)
+        if record["reconstructs"]:
+            label = f"{record['system']}, PHANES' map"
+            rows[f"{key}_same"] = TrainedHeads(entry, registrations, label, True, device)
+    return rows
