@@ -74,7 +74,10 @@ class LearningRate:
         """The rate of a step, counted from 0, of a training of so many, when this share of the time is over."""
         if self.schedule == "constant":
             return self.peak
-        rising, falling = min(1.0, (step + 1) / WARM_UP), 0.5 * (1.0 + math.cos(math.pi * min(1.0, max(share, step / steps))))
+        rising, falling = (
+            min(1.0, (step + 1) / WARM_UP),
+            0.5 * (1.0 + math.cos(math.pi * min(1.0, max(share, step / steps)))),
+        )
         return self.peak * rising * falling
 
     def __call__(self, engine: Engine) -> None:

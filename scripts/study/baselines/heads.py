@@ -1,7 +1,7 @@
 """Slices of whole heads for the compared systems, and the networks of RA and SI-VAE that know a slice's height.
 
 A slice is what PHANES' own network sees of it: the brain and a little around it, in [0, 1] with the median of the
-head's brain at 0.5. A second channel, for systems that ask for it (`AnomalySystem.level`), is the plane of its MNI z, mm.
+head's brain at 0.5. For systems that ask for it (`AnomalySystem.level`) a second channel is the plane of its MNI z, mm.
 """
 
 from __future__ import annotations
@@ -105,7 +105,11 @@ class LevelAutoencoder(SoftIntroVAE):
     """
 
     def __init__(
-        self, image_size: int = 128, channels: Sequence[int] = (64, 128, 256, 512, 512), latent_dim: int = 128, **rest: int
+        self,
+        image_size: int = 128,
+        channels: Sequence[int] = (64, 128, 256, 512, 512),
+        latent_dim: int = 128,
+        **rest: int,
     ) -> None:
         super().__init__(image_size, channels, latent_dim, **rest)  # type: ignore[arg-type]
         stem, project = self.encoder.stem, self.decoder.project

@@ -5,8 +5,9 @@
     Trainable                + training_loss(images), healthy_error(images): trained by gradients (VAE, DAE, ...)
     Fittable                 + fit(batches): one pass over the healthy slices (z-score, PatchCore)
 
-Slices are float32 (B, 1, H, W) in [0, 1], anterior up; of whole heads (`heads.py`) with their height where `level`. Maps are (B, 1, H, W), >= 0, larger is more abnormal. Each image
-of a batch is analysed on its own: a batch of eight equals eight batches of one.
+Slices are float32 (B, 1, H, W) in [0, 1], anterior up; of whole heads (`heads.py`) with their height where `level`.
+Maps are (B, 1, H, W), >= 0, larger is more abnormal. Each image of a batch is analysed on its own: a batch of eight
+equals eight batches of one.
 """
 
 from __future__ import annotations

@@ -24,9 +24,7 @@ class ResidualAutoencoder(ReconstructionSystem):
         level: the autoencoder is a `heads.LevelAutoencoder`, for whole heads.
     """
 
-    def __init__(
-        self, comparison: nn.Module, autoencoder: SoftIntroVAE, name: str = "RA", level: bool = False
-    ) -> None:
+    def __init__(self, comparison: nn.Module, autoencoder: SoftIntroVAE, name: str = "RA", level: bool = False) -> None:
         super().__init__(comparison)
         self.level = level
         self.autoencoder = autoencoder

@@ -114,7 +114,9 @@ def baseline_rows(
         if not (run / "model.pt").is_file():
             continue
         record = json.loads((run / "record.json").read_text(encoding="utf-8"))
-        entry = Entry(config_files=files, weights=run / "model.pt", overrides={"size": record["size"], **(overrides or {})})
+        entry = Entry(
+            config_files=files, weights=run / "model.pt", overrides={"size": record["size"], **(overrides or {})}
+        )
         rows[key] = TrainedHeads(entry, registrations, record["system"], device=device)
         if record["reconstructs"]:
             label = f"{record['system']}, PHANES' map"

@@ -18,6 +18,7 @@ from scripts.method.phanes import Phanes
 from scripts.study.baselines.anoddpm import AnoDDPM
 from scripts.study.baselines.backbones import Backbone
 from scripts.study.baselines.dae import DAE
+from scripts.study.baselines.fae import FAE
 from scripts.study.baselines.linear import LinearPhanes
 from scripts.study.baselines.maps import ResidualMap
 from scripts.study.baselines.mkd import MKD
@@ -76,6 +77,12 @@ def _mkd() -> AnomalySystem:
     return MKD(teacher, stages=((4,), (4,)), image_size=SIZE, map_layers=2)
 
 
+def _fae() -> AnomalySystem:
+    torch.manual_seed(1)
+    backbone = Backbone("squeezenet1_1", ["features.1", "features.4"], "random")
+    return FAE(backbone, image_size=SIZE, grid=16, channels=(8, 8))
+
+
 def _zscore() -> AnomalySystem:
     system = ZScore(image_size=SIZE)
     system.fit([brain_like(4, seed=5)])
@@ -110,6 +117,7 @@ BUILDERS: dict[str, Callable[[], AnomalySystem]] = {
     "anoddpm": _anoddpm,
     "patchcore": _patchcore,
     "mkd": _mkd,
+    "fae": _fae,
     "ra": _ra,
     "phanes": lambda: PhanesSystem(_phanes()),
     "phanes_gt": lambda: PhanesGroundTruth(_phanes()),
