@@ -12,7 +12,7 @@ FILES = ("inference.json", "mid_axial.json")  # the one level that `train.json` 
 
 
 def from_inference(
-    part: str,
+    part: str | Sequence[str],
     bundle_root: str,
     entries: Mapping[str, Any] | None = None,
     files: Sequence[str] = FILES,
@@ -24,7 +24,7 @@ def from_inference(
     `"network_def::filling": {"_target_": ...}` or `--network_def::mask::percentile 98`.
 
     Args:
-        part: its id in the configs.
+        part: its id in the configs; several make a dictionary of parts that share what they refer to, without changes.
         bundle_root: the bundle's folder.
         entries: values of other entries that the part refers to, by id.
         files: the configs; later ones lie over earlier ones. The default is mid-axial inference.
@@ -34,6 +34,8 @@ def from_inference(
     parser = ConfigParser()
     parser.read_config([str(Path(bundle_root) / "configs" / name) for name in files])
     parser.update({"bundle_root": str(bundle_root), **(entries or {})})
+    if not isinstance(part, str):
+        return {name: parser.get_parsed_content(name) for name in part}
     _change(parser[part], changes)
     return parser.get_parsed_content(part)
 

@@ -101,12 +101,12 @@ def noise_of(volume: NDArray) -> NDArray[np.bool_]:
     """
     axes = [axis for axis, n in enumerate(volume.shape) if n > 2]
     sides = [max(2, int(CORNER * n)) for n in volume.shape]
-    seen = []
+    seen: list[tuple[float, float]] = []
     for ends in product((False, True), repeat=3):
         block = volume[tuple(slice(-n, None) if end else slice(n) for n, end in zip(sides, ends, strict=True))]
         variance = float(block.var())
         steps = [float((np.diff(block, axis=axis) ** 2).mean()) / 2 for axis in axes]
-        seen.append((np.sqrt(variance), np.mean(steps) / variance if variance and steps else 0.0))
+        seen.append((variance**0.5, float(np.mean(steps)) / variance if variance and steps else 0.0))
     deviation, white = np.median(seen, axis=0)
     low, high = np.percentile(volume[::2, ::2, ::2], (1, 99))
     rough = np.zeros(volume.shape, dtype=np.float32)

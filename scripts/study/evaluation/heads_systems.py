@@ -22,7 +22,7 @@ from ...common.checkpoints import load_network
 from ...common.errors import PhanesInputError
 from ...common.files import sha256_of_file
 from ...common.fingerprint import fingerprint
-from ...method.phanes import Phanes
+from ...method.head import HeadPhanes
 from ...space.alignment import AlignHeadd
 from ...space.levels import GRID, LEVELS_MM, STEP_MM, brain_of_levels
 from ...space.resampling import into_mni_of, median_of_brain, onto_levels, onto_voxels, scanned
@@ -162,7 +162,7 @@ class BundleSystem(HeadSystem):
     def __init__(
         self,
         preprocessing: Compose,
-        network: Phanes,
+        network: HeadPhanes,
         inferer: Callable[..., Any],
         postprocessing: Compose,
         registrations: Registrations,
@@ -229,6 +229,28 @@ class CoarseHeads(BundleSystem):
         coarse, suspicion = self.network.coarse(inputs)
         drawn = coarse.mean(dim=1, keepdim=True)
         return torch.cat([suspicion, drawn, torch.zeros_like(drawn), drawn], dim=1)
+
+
+class UnfilledHeads(BundleSystem):
+    """The method with an empty mask: what hiding and filling adds is missing."""
+
+    def predict(self, inputs: Tensor, image: MetaTensor, case: HeadCase) -> Tensor:
+        coarse, suspicion = self.network.coarse(inputs)
+        mask = torch.zeros_like(inputs[:, :1])
+        anomaly, pseudo_healthy = self.network.complete(inputs, mask, coarse, suspicion)
+        return torch.cat([anomaly, pseudo_healthy, mask, coarse.mean(dim=1, keepdim=True)], dim=1)
+
+
+class RestorationAloneHeads(BundleSystem):
+    """The method without the linear network."""
+
+    def predict(self, inputs: Tensor, image: MetaTensor, case: HeadCase) -> Tensor:
+        both = self.network.network
+        self.network.network = both.get_submodule("restoration")
+        try:
+            return super().predict(inputs, image, case)
+        finally:
+            self.network.network = both
 
 
 class GroundTruthHeads(BundleSystem):

@@ -3,9 +3,9 @@
 import pytest
 
 from scripts.common.errors import PhanesInputError
+from scripts.method.networks.both import BothNetworks
 from scripts.method.networks.choice import network_of
 from scripts.method.networks.linear import LinearAutoencoder
-from scripts.method.networks.both import BothNetworks
 from tests.method.networks.test_linear import HEIGHTS, brain_mask
 
 

@@ -16,7 +16,7 @@ from tests.conftest import BUNDLE, LINEAR_LABEL
 from ...synthetic_heads import found_at_once, write_heads, write_shapes
 from .test_configs import read, run
 
-SYSTEMS = ["phanes", "phanes_gt", "linear", "linear_coarse", "perfect"]
+SYSTEMS = ["phanes", "phanes_unfilled", "phanes_restoration", "phanes_gt", "linear", "linear_coarse", "perfect"]
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_the_linear_rows_are_the_linear_method_with_its_own_weights_and_record(l
         assert rows[name].weights == str(linear_bundle / "models" / "linear.pt")
     assert rows["linear"].own_label
     assert rows["linear"].postprocessing.transforms[-1].calibration["heads"]["label_threshold"] == LINEAR_LABEL
-    assert type(rows["phanes"].network.network).__name__ == "RestorationNetwork"
+    assert type(rows["phanes"].network.network).__name__ == "BothNetworks"
     assert rows["phanes"].weights == str(linear_bundle / "models" / "model.pt")
 
 
