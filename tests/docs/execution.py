@@ -97,7 +97,7 @@ ELSEWHERE = [
 QUICKER = {
     "*train_restoration.json*": ["--steps", "2", "--device", "cpu"],
     "*train_linear.json*": [],
-    "*train_inpainter.json*": ["--max_epochs", "1", "--device", "cpu"],
+    "*train_inpainter.json*": ["--max_epochs", "1", "--stored_holes", "8", "--device", "cpu"],
     "*'bundle/configs/calibrate.json'*": ["--device", "cpu"],
     "*train.json*": ["--max_epochs", "1", "--device", "cpu"],
     "*calibrate_heads.json*": ["--device", "cpu"],

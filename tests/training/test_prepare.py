@@ -96,7 +96,7 @@ def test_the_storage_order_of_a_head_does_not_matter(tmp_path, registered, axes)
     nib.save(head, tmp_path / "in/a.nii.gz")
     nib.save(head.as_reoriented(flips), tmp_path / "in/b.nii")
     prepare(str(tmp_path / "in"), str(tmp_path / "out"), workers=1)
-    a, b = (read_prepared(tmp_path / f"out/{name}.nii.gz") for name in "ab")
+    a, b = (read_prepared(tmp_path / f"out/train/{name}.nii.gz") for name in "ab")
     assert np.abs(a - b).max() <= 1.01 / BRAIN_VALUE
 
 
