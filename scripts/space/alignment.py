@@ -1,13 +1,13 @@
 """Where a head lies in MNI space: registration of volumes, placing of single slices. Nothing is resampled here.
 
-What was found is kept in the image's meta data: `placing`, (4, 4), world of the scan -> MNI152 world, mm (RAS); and
-`alignment`, how it was found:
+The image's meta data get `placing`, (4, 4), world of the scan -> MNI152 world, mm (RAS+), and `alignment`, how it was
+found:
 
 - `mni`: registered to MNI152;
-- `header`: the header says MNI space and the head does lie there;
-- `outline`: a single slice that lies on no template's grid: centred and scaled by the brain's outline, and fitted from
-  there to the template's levels;
-- `slice`: a single slice on a template's grid, which lies there already.
+- `header`: the header says MNI space, and the head lies there;
+- `outline`: a single slice on no template's grid. The brain's outline centres and scales it; from there it is fitted to
+  the template's levels;
+- `slice`: a single slice that lies on a template's grid already.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ HEADER_SIMILARITY = 0.65  # from which on a header that says MNI space is believ
 
 
 class AlignHeadd(MapTransform):
-    """Find where an oriented image (1, H, W, D) lies in MNI space; its voxels stay.
+    """Find where an oriented image (1, H, W, D) lies in MNI space. Its voxels stay as they are.
 
-    Sets `placing` and `alignment` in the meta data; for volumes `alignment_similarity`, the correlation with the
-    template within the brain; for single slices that went by it, `outline`, the brain's in MNI x and y, mm.
+    Sets `placing` and `alignment` in the meta data. Volumes also get `alignment_similarity`, the correlation with the
+    template within the brain. Single slices that were placed by it get `outline`, the brain's in MNI x and y, mm.
 
     Args:
         keys: keys of images that went through `Orientationd(axcodes="PRS")`.
 
     Raises:
-        PhanesInputError: a volume that cannot be registered, or is a segmentation.
+        PhanesInputError: a volume cannot be registered, or is a segmentation.
     """
 
     def __call__(self, data: Mapping[Hashable, MetaTensor]) -> dict[Hashable, MetaTensor]:
@@ -97,7 +97,7 @@ def _place_volume(image: MetaTensor) -> None:
 
 
 def _registered(volume: NDArray, affine: NDArray) -> tuple[Registration | None, str]:
-    """The registration, and what speaks against it, "" for nothing."""
+    """The registration, and what speaks against it; "" for nothing."""
     extent = float((np.array(volume.shape) * voxel_sizes(affine)).min())
     if extent < MIN_EXTENT_MM:
         return None, f"it covers only {extent:.0f} mm of the head"
