@@ -1,8 +1,8 @@
-"""How the template describes a scan, and the affine map at which it does so best.
+"""The affine map at which the template describes a scan best.
 
-Brightness = a polynomial of the template's times a smooth field (shading of coils) + noise with outliers (lesions).
-Gauss-Newton steps on all parameters at once, with robust weights, find affine map, polynomial and field. The template
-is blurred as the scan is, slices and gaps too. World coordinates are RAS, in mm.
+Model: the scan's brightness is a polynomial of the template's, times a smooth field (shading of coils), plus noise with
+outliers (lesions). Gauss-Newton steps with robust weights find affine map, polynomial and field together. The template
+is blurred like the scan, with its slices and gaps. World coordinates are RAS, in mm.
 Source of the model: Ashburner and Friston, Multimodal image coregistration and partitioning, NeuroImage 1997.
 """
 
@@ -73,7 +73,7 @@ class TemplateAt(NamedTuple):
 
 
 class Level(NamedTuple):
-    """What a fit knows of the template: N voxels of a grid, and there what describes a scan.
+    """The template as a fit uses it: N voxels of a grid, and what describes a scan there.
 
     Attributes:
         affine: (4, 4), voxel -> template world.
@@ -126,7 +126,7 @@ def template_at(mm: int) -> TemplateAt:
 
 
 def blurred(values: NDArray, mm: float, covariance: NDArray) -> NDArray:
-    """Convolved with the Gaussian of a (3, 3) covariance, mm2."""
+    """Values convolved with the Gaussian of a (3, 3) covariance, mm2."""
     shape = [fft.next_fast_len(n, real=True) for n in values.shape]
     frequencies = (fft.fftfreq(shape[0], mm), fft.fftfreq(shape[1], mm), fft.rfftfreq(shape[2], mm))
     waves = np.meshgrid(*(2 * np.pi * f for f in frequencies), indexing="ij", sparse=True)
@@ -136,10 +136,10 @@ def blurred(values: NDArray, mm: float, covariance: NDArray) -> NDArray:
 
 
 def level_of(mm: int, matrix: NDArray, scan: Scan, head: bool) -> Level:
-    """The template, blurred as a scan that a (4, 4) matrix maps it onto is.
+    """The template with the blur of the scan that a (4, 4) matrix maps it onto.
 
-    A voxel is a box of its own size, or a slice and a gap, and is interpolated linearly: together the variance of a
-    quarter of the size squared.
+    A voxel is a box, or a slice with a gap, and is interpolated linearly. Both together have a quarter of the squared
+    size as variance.
     """
     template = template_at(mm)
     axes = np.linalg.inv(matrix[:3, :3]) @ scan.affine[:3, :3]
@@ -167,10 +167,10 @@ def shape_precision() -> NDArray:
 
 
 def fitted(start: NDArray, level: Level, scan: Scan, steps: int, tolerance_mm: float) -> NDArray | None:
-    """The affine map (4, 4) that describes the scan best, near a starting one; None where the template leaves the scan.
+    """The affine map (4, 4) that describes the scan best, near a starting one. None where the template leaves the scan.
 
-    A step solves for the brightness's coefficients and for a small affine map of the template's space, by which the
-    template's gradient says how the brightness would change.
+    A step solves for the coefficients of the brightness and for a small affine map of the template's space. The
+    template's gradient says how that map changes the brightness.
     """
     count = len(level.basis)
     precision, usual = shape_precision(), USUAL_SIZE * np.eye(3).ravel()
@@ -212,7 +212,7 @@ def fitted(start: NDArray, level: Level, scan: Scan, steps: int, tolerance_mm: f
 
 
 def correlation(matrix: NDArray, level: Level, scan: Scan, region: NDArray[np.bool_] | None = None) -> float:
-    """Correlation of template and scan in a region (default: all of the level); -1 when most of it lies outside."""
+    """Correlation of template and scan in a region, by default the whole level; -1 when most lies outside."""
     values, inside = scan.at(level.voxels, matrix @ level.affine)
     seen = inside if region is None else inside & region
     if seen.sum() < 0.3 * (inside.size if region is None else region.sum()) or values[seen].std() == 0:
@@ -221,7 +221,7 @@ def correlation(matrix: NDArray, level: Level, scan: Scan, region: NDArray[np.bo
 
 
 def brightest_brain(volume: NDArray, sizes: NDArray) -> float:
-    """90th percentile of what lies deep inside the head; fat and vessels can be several times as bright."""
+    """90th percentile of the voxels deep inside the head. Fat and vessels can be several times as bright."""
     steps = [max(1, round(4.0 / s)) for s in sizes]
     coarse = volume[:: steps[0], :: steps[1], :: steps[2]]
     filled = np.pad(ndimage.binary_fill_holes(foreground(coarse)), 1)
@@ -230,7 +230,7 @@ def brightest_brain(volume: NDArray, sizes: NDArray) -> float:
 
 
 def prepared(volume: NDArray, affine: NDArray) -> Scan:
-    """The image at about 2 mm, its brain's brightness about 0 to 1, and fat not much brighter."""
+    """The image at about 2 mm. The brain has a brightness of about 0 to 1; fat is cut to little more."""
     low, bright = float(volume.min()), brightest_brain(volume, voxel_sizes(affine))
     values = np.clip((volume - low) / max(bright - low, 1e-6), 0.0, 1.25).astype(np.float32)
     return Scan(values, affine).reduced(2.0)
