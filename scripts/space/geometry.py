@@ -1,6 +1,6 @@
-"""Where to look, from header and shape alone: template grids, the trained level, the centre of the head.
+"""What header and shape alone say: template grids, the trained level, the centre of the head.
 
-No registration happens here. Arrays are oriented (H, W, D): rows run anterior -> posterior, columns patient left ->
+Nothing is registered here. Arrays are oriented (H, W, D): rows run anterior -> posterior, columns patient left ->
 right, slices inferior -> superior ("PRS"); `spacing` is in millimetres in that order.
 """
 
@@ -51,7 +51,7 @@ def is_mni(affine: NDArray, shape: Sequence[int], codes: Sequence[int] = (), in_
 
 
 def is_template_slice(shape_hw: Sequence[int], spacing_hw: Sequence[float]) -> bool:
-    """True when one axial slice has the in-plane extent of a template grid (within 0.5 mm), wherever its origin is."""
+    """True when an axial slice has the in-plane extent of a template grid, within 0.5 mm. Its origin does not count."""
     extent = np.asarray(shape_hw, dtype=float) * np.asarray(spacing_hw, dtype=float)
     return any(
         abs(extent[0] - (high[1] - low[1] + 1)) <= 0.5 and abs(extent[1] - (high[0] - low[0] + 1)) <= 0.5
@@ -75,7 +75,7 @@ def above_air(image: NDArray) -> NDArray[np.bool_]:
 
 
 def largest_component(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The largest piece of a mask of any shape; an empty mask stays empty."""
+    """The largest piece of a mask of any shape. An empty mask stays empty."""
     labels, count = ndimage.label(mask)
     if count == 0:
         return np.zeros(mask.shape, dtype=bool)
@@ -90,7 +90,7 @@ def foreground(image: NDArray) -> NDArray[np.bool_]:
 
 
 def head_centre(image: NDArray, spacing: Sequence[float]) -> tuple[float, float]:
-    """Centre (row, column) of the field of view for a native slice (H, W): the head's bounding box, as the template's.
+    """Centre (row, column) of the field of view for a native slice (H, W), from the head's bounding box.
 
     On the template the brain's bounding box lies `BRAIN_CENTRE_OFFSET_MM` off the field of view's centre in the rows.
     A slice without foreground is centred on its grid.
