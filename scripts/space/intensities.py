@@ -1,8 +1,8 @@
-"""What a scan's numbers mean, whatever they are counted from: its padding, its air, and whether they are intensities.
+"""What a scan's numbers mean: its padding, its air, and whether they are intensities at all.
 
 The air of most scans is dark. In quotients of two images, such as MP2RAGE's, it is noise as bright as tissue.
 
-Nothing here looks at a header: what says so there is read by `dicom.read`.
+Headers are not looked at here. `dicom.read` reads what they say of padding.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ FLAT, FLAT_SLICE = 0.15, 0.4  # share of a volume's and a slice's tissue that eq
 
 
 def from_air(volume: NDArray) -> tuple[NDArray[np.float32], float]:
-    """A scan counted from its air, which becomes about 0, also where it is noise; padding becomes 0.
+    """A scan counted from its air: air becomes about 0, even if it is noise, and padding 0.
 
-    The same plus a constant is the same.
+    A constant added to the scan changes nothing.
 
     Args:
         volume: (X, Y, Z), any storage order and unit.
@@ -54,8 +54,8 @@ def from_air(volume: NDArray) -> tuple[NDArray[np.float32], float]:
 def padding_of(volume: NDArray) -> NDArray[np.bool_]:
     """Where a scan holds a value that means "nothing here", (X, Y, Z).
 
-    That is: extremes that many voxels share, far from all others; a negative one where nothing else is negative; or
-    what fills the surroundings to the last corner while parts of the scan lie below it. A least value of 0 never is.
+    Such values are extremes that many voxels share, far from all others. Or one is negative where nothing else is. Or
+    it fills the surroundings to the last corner, while parts of the scan lie below it. A least value of 0 is none.
     """
     padding = np.zeros(volume.shape, dtype=bool)
     for end in (np.min, np.max):
@@ -81,7 +81,7 @@ def padding_of(volume: NDArray) -> NDArray[np.bool_]:
 
 
 def _is_apart(volume: NDArray, here: NDArray[np.bool_], rest: NDArray[np.bool_]) -> bool:
-    """An extreme that voxels hold `here` is none of the `rest`'s values."""
+    """Whether the extreme value `here` lies apart from the values of the `rest`."""
     if not rest.any():
         return False
     value = float(volume[here][0])
@@ -121,14 +121,14 @@ def noise_of(volume: NDArray) -> NDArray[np.bool_]:
 
 
 def refuse_labels(volume: NDArray, name: str) -> None:
-    """Refuse what holds regions of one value each: a segmentation, a mask.
+    """Refuse an image with regions of one value each: a segmentation or a mask.
 
     Args:
         volume: (X, Y, Z), any storage order.
         name: of the image, for the sentence.
 
     Raises:
-        PhanesInputError: it does.
+        PhanesInputError: the image is one.
     """
     middle = volume[tuple(slice(n // 5, n - n // 5) for n in volume.shape)]
     inner = tuple(slice(1, -1) if n > 2 else slice(None) for n in middle.shape)
