@@ -36,7 +36,7 @@ GRID = (SIZE, SIZE, len(LEVELS_MM))  # (H, W, D)
 
 
 def level_affine(first_mm: float = LEVELS_MM[0]) -> NDArray[np.float64]:
-    """(4, 4): (row, column, level) of the grid -> MNI world, mm, of a stack whose lowest level lies at `first_mm`."""
+    """(4, 4), (row, column, level) of the grid -> MNI world, mm. The lowest level lies at `first_mm`."""
     half = (FIELD_MM - PIXEL_MM) / 2  # from the centre of the field to the centre of its outermost pixels
     return np.array(
         [
@@ -57,5 +57,5 @@ def brain_of_levels() -> NDArray[np.bool_]:
 
 
 def nearest_level(z_mm: float) -> int:
-    """Index of the level nearest to a height; the lowest or highest one beyond the ends."""
+    """Index of the level nearest to a height. Beyond the ends it is the lowest or the highest one."""
     return int(np.abs(np.asarray(LEVELS_MM) - z_mm).argmin())
