@@ -1,7 +1,7 @@
-"""A single slice whose place in the head nobody knows: the brain's outline gives its centre, its size and its skull.
+"""A single slice from an unknown place: the brain's outline gives its centre and size, and says where the skull is.
 
-Registration has little to hold on to in one slice of another level; the outline of the brain is there in every slice.
-It is the convex hull of the tissue within the skull, brighter than half of what lies deep in the head. World
+One slice of another level gives a registration little to hold on to. The outline of the brain is there in every slice.
+It is the convex hull of the tissue within the skull: what is brighter than half the median deep in the head. World
 coordinates are RAS, in mm; images are oriented (H, W): rows run anterior -> posterior, columns patient left -> right.
 """
 
@@ -32,12 +32,12 @@ CENTRE_XY = (0.0, -17.0)
 
 
 def _head(image: NDArray) -> NDArray[np.bool_]:
-    """The section of the head, filled: in one slice scalp and brain may be pieces of their own."""
+    """The section of the head, filled. In one slice, scalp and brain may be separate pieces."""
     return largest_component(ndimage.binary_fill_holes(above_air(image)))
 
 
 def assumed_pixel_mm(image: NDArray) -> float:
-    """Size of a pixel in an image that does not say it, mm: that of a head of usual size; 1 without a head."""
+    """Size of a pixel, mm, where the image does not say it: as if the head had the usual size. Without a head 1."""
     pixels = _head(image).sum()
     return float(np.sqrt(HEAD_MM2 / pixels)) if pixels else 1.0
 
@@ -79,10 +79,10 @@ def brain_outline(image: NDArray, spacing: Sequence[float]) -> NDArray | None:
 
 
 def into_slice(outline: NDArray) -> NDArray:
-    """The map of MNI152 x, y (mm) onto the slice's rows and columns that puts the outline where a brain's lies.
+    """The map of MNI152 x, y (mm) onto rows and columns that brings a usual brain onto the outline.
 
     Args:
-        outline: (N, 2) corners in pixels, square ones: scaled alike along both axes, and not turned.
+        outline: (N, 2) corners in square pixels. Both axes are scaled alike, and nothing is turned.
 
     Returns:
         (3, 3) homogeneous matrix, (x, y, 1) -> (row, column, 1).
