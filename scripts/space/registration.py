@@ -1,11 +1,11 @@
-"""Affine registration of a head to the MNI152 template, from coarse to fine, and the check of what came out.
+"""Affine registration of a head to the MNI152 template, from coarse to fine, and its check.
 
-The template is a brain only, and a brain alone fits the outline of the scalp nearly as well as that of the brain. So a
-head is first found with a stand-in for skull and scalp around that brain: every turn of a lattice is correlated with
-the scan at every shift, all are refined at 8 mm, and the best of them at 4 mm by the brain and a thin shell around it.
-Where that fits badly, scalp or face misled the stand-in: then the brain alone chooses among all places found at 8 mm.
+The template is a brain only. A brain alone fits the outline of the scalp nearly as well as that of the brain. So a
+stand-in for skull and scalp is put around it first. Every turn of a lattice is correlated with the scan at every shift.
+All are refined at 8 mm, and the best at 4 mm by the brain and a thin shell around it. Where that fits badly, scalp or
+face misled the stand-in: then the brain alone chooses among all places found at 8 mm.
 
-World coordinates are RAS, in mm. The matrix products run on one thread: parallel sums would differ from run to run.
+World coordinates are RAS, in mm. Matrix products run on one thread: parallel sums would differ from run to run.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Registration:
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a registration may look like; outside of this it has failed.
+    """The limits of a good registration. Outside of these it has failed.
 
     Attributes:
         similarity: least correlation with the template.
@@ -76,10 +76,10 @@ class Bounds:
 
 
 def _starts(scan: Scan) -> list[NDArray]:
-    """Matrices of many turns and scales, each at the shift at which the stand-in correlates best with the scan.
+    """Matrices of many turns and scales, each at the shift where the stand-in correlates best with the scan.
 
-    The correlation of the weighted stand-in with what the scan covers, at every shift, by Fourier transforms
-    (Padfield, Masked object registration in the Fourier domain, 2012).
+    Fourier transforms give the correlation at every shift (Padfield, Masked object registration in the Fourier domain,
+    2012).
     """
     mm = SEARCH_MM
     sizes = voxel_sizes(scan.affine)
@@ -133,7 +133,7 @@ def describe(matrix: NDArray, similarity: float) -> Registration:
 
 
 def similarity_as_it_lies(volume: NDArray, affine: NDArray) -> float:
-    """Correlation with the template of an image that claims to be in MNI space, within the brain, -1 to 1.
+    """Correlation with the template within the brain, -1 to 1, of an image that claims to be in MNI space.
 
     Args:
         volume: (X, Y, Z), any storage order and intensity unit.
@@ -145,14 +145,14 @@ def similarity_as_it_lies(volume: NDArray, affine: NDArray) -> float:
 
 
 def register(volume: NDArray, affine: NDArray) -> Registration:
-    """Find the affine map of the MNI152 template onto a head; the same bits whatever the number of threads.
+    """Find the affine map of the MNI152 template onto a head. The number of threads does not change a bit of it.
 
     Args:
         volume: (X, Y, Z), any storage order and intensity unit; with or without skull, with or without neck.
         affine: (4, 4), voxel -> world (RAS, mm); may be oblique or sheared.
 
     Returns:
-        The registration, good or bad: ask `Bounds.objection`. Its similarity is -1 when nothing was found.
+        The registration, good or bad; `Bounds.objection` tells. Its similarity is -1 when nothing was found.
     """
     with threadpool_limits(limits=1, user_api="blas"):
         scan = prepared(volume, affine)
