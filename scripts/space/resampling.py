@@ -1,7 +1,7 @@
-"""Between a head's own voxels and the levels of the networks: one interpolation on the way there, one on the way back.
+"""From a head's own voxels to the levels of the networks and back, by one interpolation each way.
 
-Heights are MNI z in mm; a level is a plane of `levels.SIZE` x `levels.SIZE` pixels there, (H, W): rows run anterior ->
-posterior, columns patient left -> right. `into_mni` is a (4, 4) matrix, voxel of the head -> MNI world, mm; it may
+Heights are MNI z in mm. A level is a plane at a height, (H, W) of `levels.SIZE` x `levels.SIZE` pixels: rows run
+anterior -> posterior, columns patient left -> right. `into_mni` is (4, 4), voxel of the head -> MNI world, mm. It may
 hold a rotation, scales and shears.
 """
 
@@ -23,10 +23,10 @@ DECIMALS = 6  # of coordinates: what lies on a border falls on one side of it, w
 
 
 def onto_levels(volume: NDArray, into_mni: NDArray, heights: Sequence[float] = LEVELS_MM) -> NDArray[np.float32]:
-    """A head at the given heights, linearly interpolated from its own voxels; its minimum outside of the scan.
+    """A head at the given heights, linearly interpolated from its own voxels. Outside of the scan it has its minimum.
 
-    Voxels finer than a level's (a pixel wide, 2 mm high) are first smoothed to its width: a Gaussian adds the
-    difference of the variances of the two boxes. A single slice is taken as it is, as the training slices were.
+    Voxels finer than a level's (a pixel wide, 2 mm high) are smoothed first: a Gaussian adds the difference of the
+    variances of the two boxes. A single slice is not smoothed; the training slices were not.
 
     Args:
         volume: (X, Y, Z), any storage order and unit.
@@ -76,7 +76,7 @@ def brain_at(heights: Sequence[float]) -> NDArray[np.bool_]:
 
 
 def voxel_height(into_mni: NDArray) -> float:
-    """mm of MNI z from one voxel to the next, along the axis of the scan that climbs most steeply."""
+    """Step in MNI z from one voxel to the next, mm, along the scan's steepest axis."""
     return float(np.abs(into_mni[2, :3]).max())
 
 
@@ -90,10 +90,10 @@ def onto_voxels(
 ) -> tuple[NDArray[np.bool_], dict[str, NDArray[np.float32]]]:
     """Maps of the levels on a head's own voxels.
 
-    Levels that follow each other form a slab. A voxel belongs to a slab of n levels when its centre lies within n / 2
-    thicknesses of the slab's middle; to one thinner than a voxel, when the slab's middle is nearer to this voxel than
-    to the next one. So a slab keeps its thickness, and is neither torn nor doubled, however it is tilted. It is
-    analysed where the nearest pixel of the nearest level is.
+    Consecutive levels form a slab. A voxel belongs to a slab of n levels when its centre lies within n / 2 thicknesses
+    of the slab's middle. If the slab is thinner than a voxel, its middle must be nearer to this voxel than to the next.
+    So a slab keeps its thickness at any tilt, without holes and without doubled layers. A voxel is analysed where the
+    nearest pixel of the nearest level is.
 
     Args:
         maps: name -> values (H, W, D), and whether to take the nearest value instead of interpolating linearly.
@@ -104,7 +104,7 @@ def onto_voxels(
         shape: of the head, three voxel counts.
 
     Returns:
-        Where the head was analysed, and the maps, 0 elsewhere; all of `shape`.
+        Where the head was analysed, and the maps, which are 0 elsewhere; all of `shape`.
     """
     from_plane = np.linalg.inv(level_affine(0.0)) @ into_mni  # its third row is not used: levels may lie anywhere
     where = np.zeros(tuple(shape), dtype=bool)
@@ -135,7 +135,7 @@ def onto_voxels(
 def _level_of(
     height: NDArray, heights: Sequence[float], thickness: float, voxel: float
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Fractional index of the level at each height, and whether there is a level at all."""
+    """The level at each height, as a fractional index, and whether there is one."""
     chosen = np.asarray(heights, dtype=float)
     slabs = np.split(np.arange(len(chosen)), np.flatnonzero(np.diff(chosen) > 1.5 * thickness) + 1)
     level, inside = np.zeros(height.shape), np.zeros(height.shape, dtype=bool)
@@ -155,7 +155,7 @@ def median_of_brain(levels: NDArray, brain: NDArray[np.bool_]) -> float:
 
 
 def settled(affine: NDArray) -> NDArray[np.float64]:
-    """A (4, 4) affine without the last bits, in which storage orders of one scan differ; off by 0.005 mm at most."""
+    """A (4, 4) affine without its last bits, which differ between storage orders. It is off by 0.005 mm at most."""
     rounded = np.round(np.asarray(affine, dtype=float), 5)
     rounded[:3, 3] = np.round(np.asarray(affine, dtype=float)[:3, 3], 2)
     return rounded
