@@ -1,7 +1,7 @@
-"""Where a single axial slice lies in the head: fitted in its plane to every level of the template.
+"""Where a single axial slice lies in the head: it is fitted in its plane to every level of the template.
 
-A slice stands for any height, so only its plane moves: shift, turn, scales and shear. Of all levels the one counts at
-which the template is most like it, the paper's where it is as like there. World coordinates are RAS, in mm.
+The slice can lie at any height. In its plane it is shifted, turned, scaled and sheared. The level at which the template
+is most like it is taken, or the paper's, if that is as good. World coordinates are RAS, in mm.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ def place_slice(
     Args:
         pixels: (H, W), rows from anterior to posterior, columns from left to right, any intensity unit.
         spacing: mm a row and a column.
-        starts: where it may lie, (4, 4) each: (row, column, 0) -> MNI152 world. They are places of their own too: what
-            is found is at least as like the template as the best of them.
+        starts: where it may lie, (4, 4) each, (row, column, 0) -> MNI152 world. The result is at least as like the
+            template as the best of them.
 
     Returns:
-        The map (4, 4), whose height is the level's, and the correlation there; None when nothing is like the template.
+        The map (4, 4), which holds the level's height, and the correlation; None when nothing is like the template.
     """
     scan = _as_scan(pixels, spacing)
     plane = from_matvec(np.array([[0, spacing[1], 0], [-spacing[0], 0, 0], [0, 0, 1]]), np.zeros(3))
@@ -80,7 +80,7 @@ def place_slice(
 
 
 def _as_scan(pixels: NDArray, spacing: Sequence[float]) -> Scan:
-    """The slice at about the fit's resolution, at any height; its brain's brightness about 0 to 1."""
+    """The slice at about the fit's resolution. Its brain has a brightness of about 0 to 1."""
     depth = ndimage.distance_transform_edt(
         np.pad(ndimage.binary_fill_holes(above_air(pixels)), 1), sampling=spacing[:2]
     )
@@ -93,7 +93,7 @@ def _as_scan(pixels: NDArray, spacing: Sequence[float]) -> Scan:
 
 
 def _is_a_heads(place: NDArray) -> bool:
-    """The scales and the turn in the plane are a head's."""
+    """Whether the scales and the turn in the plane are those of a head."""
     left, scales, right = np.linalg.svd(place[:2, :2])
     turn = left @ right
     upright = np.linalg.det(turn) > 0 and turn[0, 0] >= np.cos(np.radians(MAX_DEGREES))
