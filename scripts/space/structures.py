@@ -1,8 +1,8 @@
-"""Which structures of the brain a place in MNI space belongs to: an atlas on the grid of the levels.
+"""Which structure of the brain a place in MNI space belongs to: an atlas on the grid of the levels.
 
-The atlas holds the structure that most of 20 heads have at a place, after the affine registration that every scan
-goes through; so it is as coarse as that, and right of structures rather than of their rims. Left and right are mirror
-images. Numbers are FreeSurfer's. Source of the 20 label maps: SynthSeg (Billot et al. 2023), Apache-2.0.
+The atlas holds the structure that most of 20 heads have at a place after affine registration. It is as coarse as that:
+right about structures, but not about their rims. Left and right are mirror images. Numbers are FreeSurfer's.
+Source of the 20 label maps: SynthSeg (Billot et al. 2023), Apache-2.0.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def read_structures() -> NDArray[np.uint8]:
 def shares(
     labels: NDArray[np.integer], count: int, into_mni: NDArray, *, sides_known: bool = True
 ) -> list[tuple[Share, ...]]:
-    """The structures that each of some regions lies in, the largest share first.
+    """The structures that each region lies in, the largest share first.
 
     Args:
         labels: (X, Y, Z), the regions' numbers from 1 to `count`.
@@ -112,16 +112,16 @@ def _sorted(share_of: NDArray[np.float64], sides_known: bool) -> tuple[Share, ..
 
 
 def votes(values: NDArray[np.integer], affine: NDArray) -> NDArray[np.float32]:
-    """What a label map says on the levels, after its registration, (S, H, W, D): a share for each number of the atlas.
+    """A label map on the levels after its registration, (S, H, W, D): a share for each number of the atlas.
 
-    A T1w image is made of the labels for the registration, without a skull.
+    For the registration a T1w image without skull is made of the labels.
 
     Args:
         values: (X, Y, Z), FreeSurfer's numbers.
         affine: (4, 4), voxel -> world (RAS, mm).
 
     Raises:
-        PhanesInputError: the head cannot be registered; the sentence is without the path.
+        PhanesInputError: the head cannot be registered. The path is left out.
     """
     bright = np.zeros(values.shape, dtype=np.float32)
     for left, right, brightness in STRUCTURES.values():
@@ -139,12 +139,12 @@ def votes(values: NDArray[np.integer], affine: NDArray) -> NDArray[np.float32]:
 
 
 def numbers_of_atlas() -> list[tuple[int, ...]]:
-    """The label maps' numbers behind each number of the atlas, which is the first of them."""
+    """The label maps' numbers for each number of the atlas, which is the first of them."""
     return list(dict.fromkeys(side for left, right, _ in STRUCTURES.values() for side in (left, right)))
 
 
 def joined(mean: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """The atlas (H, W, D) from the mean of some heads' votes and its mirror image; none where most have none."""
+    """The atlas (H, W, D) from the mean votes of heads and its mirror image. It is empty where most heads are."""
     numbers = numbers_of_atlas()
     other = {one: two for left, right, _ in STRUCTURES.values() for one, two in ((left, right), (right, left))}
     mirror = [numbers.index(other[one]) for one in numbers]
@@ -163,7 +163,7 @@ def write_structures(labels: str, out: str = str(FILE)) -> Path:
         out: file to write.
 
     Raises:
-        PhanesInputError: no label map there, or one that cannot be registered.
+        PhanesInputError: there is no label map, or one cannot be registered.
     """
     files = sorted(Path(labels).glob("*.nii*"))
     if not files:
