@@ -22,7 +22,7 @@ GRID_AFFINE = np.array([[0.0, 1.0, 0.0, -98.0], [-1.0, 0.0, 0.0, 98.0], [0.0, 0.
 
 @lru_cache(maxsize=1)
 def read_template() -> tuple[NDArray[np.uint8], NDArray]:
-    """The MNI152 (2009a, symmetric) T1w brain, 1 mm, (197, 233, 189), RAS+, 0 to 255; and its affine."""
+    """The MNI152 (2009a, symmetric) T1w brain at 1 mm, (197, 233, 189), RAS+, 0 to 255, and its affine."""
     image: Any = nib.load(str(files("nilearn").joinpath(TEMPLATE_FILE)))
     return np.asarray(image.dataobj, dtype=np.uint8), np.asarray(image.affine)
 
