@@ -1,1 +1,1 @@
-"""DICOM in (finding, choosing and reading series) and DICOM out (results as objects of the same study)."""
+"""DICOM in: find, choose and read series. DICOM out: results as objects of the same study."""
