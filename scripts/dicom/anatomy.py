@@ -1,4 +1,4 @@
-"""The atlas' structures as codes: SNOMED CT, those of the context group of brain structures (CID 7140) first."""
+"""The atlas' structures as SNOMED CT codes, first those of the context group of brain structures (CID 7140)."""
 
 from __future__ import annotations
 
@@ -38,24 +38,24 @@ LEAST_SITE = 0.1  # of a finding, in a structure that counts as its site
 
 
 def sites(shares: Sequence[Share]) -> list[Share]:
-    """The structures that a finding lies in with a good part."""
+    """The structures that hold a good part of a finding."""
     return [one for one in shares if one.share >= LEAST_SITE]
 
 
 def finding_sites(shares: Sequence[Share]) -> list[Any]:
-    """The sites of a structured report's finding; the brain where there are none."""
+    """The sites of a finding for a structured report. Without any it is the brain."""
     return [finding_site(one) for one in sites(shares)] or [finding_site(None)]
 
 
 def finding_site(share: Share | None) -> Any:
-    """A structure as the site of a structured report's finding; the brain for None."""
+    """A structure as site of a finding in a structured report. None is the brain."""
     if share is None:
         return highdicom.sr.FindingSite(anatomic_location=codes.SCT.Brain)
     return highdicom.sr.FindingSite(anatomic_location=LOCATIONS[share.structure], laterality=LATERALITY.get(share.side))
 
 
 def anatomic_regions(shares: Sequence[Share]) -> list[Dataset]:
-    """The sites as items of a segment's Anatomic Region Sequence, with their side; the brain where there are none."""
+    """The sites as items of a segment's Anatomic Region Sequence, with their side. Without any it is the brain."""
     if not sites(shares):
         return [highdicom.sr.CodedConcept.from_code(codes.SCT.Brain)]
     regions = []
