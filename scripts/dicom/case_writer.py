@@ -20,9 +20,9 @@ class DicomCaseWriter:
     """Writes a case's post-processed images as DICOM, when the case is a DICOM series.
 
     Args:
-        cases: items of `data.find_cases`, which name each case's files.
+        cases: items of `find_cases`, which name each case's files.
         calibration: the record of the calibration, which names the weights.
-        settings: to keep in the objects, name to value; those of run.json.
+        settings: kept in the objects, name -> value; the same as in run.json.
         enabled: False writes nothing.
     """
 
@@ -47,7 +47,7 @@ class DicomCaseWriter:
         Args:
             case: its name.
             output: the post-processed images on the native grid, (1, X, Y, Z) each.
-            folder: of the case's results; its picture is taken from there.
+            folder: of the case's results, which holds its picture.
 
         Raises:
             PhanesInputError: the series lacks what a valid object needs.
