@@ -1,4 +1,4 @@
-"""What a compressed frame says of its own size, before a decoder believes it and asks for that much memory."""
+"""The size that a compressed frame claims. It is checked before a decoder asks for that much memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FRAME_HEADERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 
 
 def declared_size(stream: bytes) -> tuple[int, int] | None:
-    """(rows, columns) by the header of a JPEG, JPEG-LS or JPEG 2000 codestream; None where there is no such header."""
+    """(rows, columns) in the header of a JPEG, JPEG-LS or JPEG 2000 codestream. None without such a header."""
     start = stream.find(JPEG_2000, 0, 256)  # a few writers leave the boxes of a JP2 file around it
     if start >= 0 and len(stream) >= start + 24:
         right, bottom, left, top = struct.unpack_from(">IIII", stream, start + 8)
@@ -36,7 +36,7 @@ def check_frames(image: Dataset) -> None:
     """Refuse a compressed image whose frames are larger than its header says.
 
     Raises:
-        PhanesInputError: one is; the sentence is without the path.
+        PhanesInputError: one is. The path is left out.
     """
     if not image.file_meta.TransferSyntaxUID.is_encapsulated:
         return
