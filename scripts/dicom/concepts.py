@@ -1,4 +1,4 @@
-"""What all result objects share: who made them, coded concepts, the study they belong to, and the notice they carry."""
+"""What all result objects share: their maker, coded concepts, their study, and the notice they carry."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Findings:
 
 @dataclass(frozen=True)
 class Software:
-    """What made the results, as `common.provenance` says it in run.json.
+    """What made the results, as in run.json (`common.provenance`).
 
     Attributes:
         record: versions, settings, weights_sha256, calibrated.
@@ -107,7 +107,7 @@ class Software:
 
     @property
     def weights(self) -> str:
-        """SHA-256 of the weights, "unknown" when not known."""
+        """SHA-256 of the weights, or "unknown"."""
         return str(self.record["weights_sha256"] or "unknown")
 
     def parameters(self) -> dict[str, str]:
@@ -155,7 +155,7 @@ ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")
 
 
 class Target:
-    """Where new objects of one run belong: the source's study, with series numbers and UIDs of their own.
+    """Where new objects of one run belong: in the source's study, with their own series numbers and UIDs.
 
     Args:
         source: the series that was analysed.
@@ -173,11 +173,11 @@ class Target:
 
     @property
     def reference(self) -> Dataset:
-        """The source image whose patient, study and frame of reference the results take over."""
+        """The source image that gives the results their patient, study and frame of reference."""
         return self.images[0]
 
     def series(self, index: int, description: str) -> dict[str, Any]:
-        """Arguments of a new series: its number, UID, description (which says "research use only") and date."""
+        """Arguments of a new series: number, UID, date, and a description that says "research use only"."""
         return {
             "series_instance_uid": highdicom.UID(),
             "series_number": self.first_number + index,
@@ -195,7 +195,7 @@ class Target:
 
 
 def mark_body_part(image: Any, source: Dataset) -> Any:
-    """Say which part of the body an image shows, as the source does; without it a viewer asks for a side."""
+    """Say which part of the body an image shows, as the source does. Without it a viewer asks for a side."""
     image.BodyPartExamined = source.get("BodyPartExamined") or "BRAIN"
     return image
 
@@ -208,7 +208,7 @@ def coding_scheme() -> Any:
 
 
 def _completed(image: Dataset) -> Dataset:
-    """The image with the attributes that highdicom asks for, empty where the source lacks them."""
+    """The image with all attributes that highdicom asks for. Those that the source lacks are empty."""
     image = copy(image)
     for keyword in PATIENT_AND_STUDY:
         if keyword not in image:
