@@ -17,7 +17,7 @@ from .headers import header_values
 
 highdicom, _ = optional_import("highdicom")
 
-# Of the MR Image module, what says how the source was acquired; PS3.3 C.8.3.1. Values where the standard wants one.
+# Attributes of the MR Image module that say how the source was acquired (PS3.3 C.8.3.1), with defaults where needed.
 ACQUISITION = {
     "ScanningSequence": "RM",  # "research mode": an enhanced object has no such attribute
     "SequenceVariant": "NONE",
@@ -36,10 +36,10 @@ OPTIONAL = (
 
 
 def stored_values(voxels: NDArray, source: Dataset) -> tuple[NDArray, float, float]:
-    """16-bit integers for real values, and slope and intercept that lead back.
+    """16-bit integers for real values, with the slope and intercept that lead back.
 
-    Where most values are integers, as they are or in the source's own scaling, these are stored (the others rounded),
-    so that what equals the source stays equal; else the values use the whole range of 16 bits.
+    If most values are integers, as they are or in the source's scaling, these are stored and the others rounded. So
+    what equals the source stays equal. Otherwise the values use the whole range of 16 bits.
     """
     own = [float(next(iter(header_values(source, f"Rescale{name}")), 1.0 - i)) for i, name in enumerate(SCALING)]
     for slope, intercept in ((1.0, 0.0), (own[0] or 1.0, own[1])):
