@@ -1,4 +1,4 @@
-"""The images of a series one by one, whether each is a file or a frame of an enhanced object; one for each position."""
+"""The images of a series one by one, files or frames of an enhanced object, and one of them for each position."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Frame:
         return pixels if pixels.ndim == 2 else pixels[self.number]
 
     def values(self) -> NDArray[np.float32]:
-        """(rows, columns) in real units: by the real world value map, whatever range it names, else as rescaled."""
+        """(rows, columns) in real units: by the real world value map, whatever its range, otherwise as rescaled."""
         slope, intercept = 1.0, 0.0
         for kind in ("Rescale", "RealWorldValue"):
             found = [self._number(f"{kind}{name}") for name in ("Slope", "Intercept")]
@@ -88,7 +88,7 @@ def frames_of(images: Sequence[Dataset]) -> list[Frame]:
     """All images.
 
     Raises:
-        PhanesInputError: the place of one is not known; the sentence is without the path.
+        PhanesInputError: the place of one is not known. The path is left out.
     """
     frames = []
     for image in images:
@@ -112,7 +112,7 @@ def frames_of(images: Sequence[Dataset]) -> list[Frame]:
 
 
 def without_strays(frames: Sequence[Frame]) -> tuple[list[Frame], list[str]]:
-    """The frames without the few of another size or orientation, as a scout among them; and a note that says so."""
+    """The frames without a few of another size or orientation, such as a scout. Also returns a note that says so."""
     usual = np.median([_grid(frame.plane) for frame in frames], axis=0)
     kept = [frame for frame in frames if np.allclose(_grid(frame.plane), usual, atol=0.01)]
     if STRAYS * len(frames) < len(frames) - len(kept) or len(kept) == len(frames):
@@ -129,13 +129,13 @@ def one_a_position(frames: Sequence[Frame], pixels: bool = True) -> tuple[list[F
 
     Args:
         frames: parallel ones.
-        pixels: False takes for copies, without a look at their pixels, what no attribute tells apart.
+        pixels: False does not compare pixels: frames that no attribute tells apart count as copies.
 
     Returns:
         One frame a position, and notes that say what was taken.
 
     Raises:
-        PhanesInputError: nothing in the headers tells the images of a position apart; without the path.
+        PhanesInputError: the headers do not tell the images of a position apart. The path is left out.
     """
     frames, notes = list(frames), list[str]()
     for keywords in TELLS_APART:
@@ -158,7 +158,7 @@ def one_a_position(frames: Sequence[Frame], pixels: bool = True) -> tuple[list[F
 
 
 def first_of(text: str) -> tuple[bool, float, str]:
-    """Key by which kinds of image, numbers and times are ordered: what is taken comes first."""
+    """Sorting key for kinds of image, numbers and times: what is taken comes first."""
     try:
         return False, float(text.split(BACKSLASH)[0] or 0), text
     except ValueError:
@@ -166,7 +166,7 @@ def first_of(text: str) -> tuple[bool, float, str]:
 
 
 def _without_copies(frames: list[Frame], pixels: bool, notes: list[str]) -> tuple[list[Frame], list[str]]:
-    """Leave out images that are equal in position and pixels, and what follows the first image of each position."""
+    """Leave out copies (equal position and pixels), then all but the first image of each position."""
     at: dict[int, list[Frame]] = defaultdict(list)
     for frame, place in zip(frames, places([frame.plane for frame in frames]), strict=True):
         at[int(place)].append(frame)
