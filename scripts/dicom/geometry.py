@@ -1,4 +1,4 @@
-"""Do these slices make a volume? If so, in which order and where; if not, what is wrong with them, in a sentence."""
+"""Whether slices make a volume: in which order and where, or else what is wrong with them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Stack:
     Attributes:
         order: of the planes that were given, against the normal.
         affine: (4, 4) from indices (slice, row, column) to LPS, mm.
-        sheared: the slices move sideways, as with a tilted gantry: the first axis is not across them.
+        sheared: the slices move sideways, as with a tilted gantry, so the first axis is not across them.
         note: what is not quite regular, "" for nothing.
     """
 
@@ -61,7 +61,7 @@ def check_parallel(planes: Sequence[Plane]) -> None:
     """Refuse slices of different sizes, pixel spacings or orientations (a localizer, mixed series).
 
     Raises:
-        PhanesInputError: they are; the sentence is without the path.
+        PhanesInputError: they differ. The path is left out.
     """
     shapes = Counter(plane.shape for plane in planes)
     if len(shapes) > 1:
@@ -88,7 +88,7 @@ def check_parallel(planes: Sequence[Plane]) -> None:
 
 
 def places(planes: Sequence[Plane]) -> NDArray[np.int_]:
-    """Number of the position along the normal that each of some parallel planes lies at, from 0."""
+    """Number of each parallel plane's position along the normal, from 0."""
     distances = np.array([plane.position for plane in planes]) @ planes[0].normal
     order = np.argsort(distances)
     steps = np.diff(distances[order], prepend=distances[order[0]]) >= SAME_PLACE_MM
@@ -100,14 +100,14 @@ def places(planes: Sequence[Plane]) -> NDArray[np.int_]:
 def arrange(planes: Sequence[Plane], single_mm: float = 1.0) -> Stack:
     """Order and place of parallel slices, one a position.
 
-    Positions may be off their line by `ROUNDING_MM`, and lie on a line that is not across the slices.
+    Positions may be off their line by `ROUNDING_MM`. The line need not be across the slices.
 
     Args:
         planes: in any order; see `check_parallel`.
         single_mm: distance that a slice stands for when there is only one.
 
     Raises:
-        PhanesInputError: slices are missing, unevenly spaced or jump sideways; the sentence is without the path.
+        PhanesInputError: slices are missing, unevenly spaced or jump sideways. The path is left out.
     """
     positions, normal = np.array([plane.position for plane in planes]), planes[0].normal
     order = np.argsort(-(positions @ normal), kind="stable")
