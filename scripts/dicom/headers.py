@@ -1,4 +1,4 @@
-"""Headers of DICOM files: which files are DICOM, and values of attributes wherever an object keeps them."""
+"""Headers of DICOM files: which files are DICOM, and the values of attributes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 def is_dicom_file(path: Path) -> bool:
-    """True for a readable file with a DICOM preamble, the suffix `.dcm`, or a data set that begins at once."""
+    """True for a readable file with a DICOM preamble, the suffix `.dcm`, or a data set at its very beginning."""
     if path.suffix.lower() == ".dcm":
         return True
     try:
@@ -37,7 +37,7 @@ def is_dicom_file(path: Path) -> bool:
 
 
 def _begins_a_data_set(start: bytes) -> bool:
-    """True for a first element of group 2 or 8 whose length, written either way and in either order, is small."""
+    """True for a first element of group 2 or 8 with a small length, explicit or implicit, in either byte order."""
     if len(start) < 12:
         return False
     for order in "<>":
@@ -50,10 +50,10 @@ def _begins_a_data_set(start: bytes) -> bool:
 
 
 def check_deflated(path: Path) -> None:
-    """Refuse a deflated data set that unpacks to more than any image: pydicom would unpack all of it at once.
+    """Refuse a deflated data set that unpacks to more than any image. pydicom would unpack all of it at once.
 
     Raises:
-        PhanesInputError: it does; the sentence is without the path.
+        PhanesInputError: it does. The path is left out.
     """
     with path.open("rb") as file:
         start = file.read(4096)
@@ -69,10 +69,10 @@ def check_deflated(path: Path) -> None:
 
 
 def read_header(path: Path, tags: list[str] | None = None) -> Dataset:
-    """Header without pixels, of the named attributes only where `tags` (which must hold SOPClassUID) is given.
+    """Header without pixels. With `tags`, which must hold SOPClassUID, it has the named attributes only.
 
     Raises:
-        InvalidDicomError: no DICOM object in the file; on a broken file whatever else pydicom raises.
+        InvalidDicomError: the file holds no DICOM object. Broken files raise whatever pydicom raises.
     """
     check_deflated(path)
     with warnings.catch_warnings():
@@ -84,10 +84,10 @@ def read_header(path: Path, tags: list[str] | None = None) -> Dataset:
 
 
 def header_values(header: Dataset, keyword: str, frame: int = 0) -> list[Any]:
-    """Values of an attribute, without empty ones; none when they cannot be decoded.
+    """Values of an attribute, without empty ones. There are none when they cannot be decoded.
 
     Args:
-        header: of a single-frame object, or of an enhanced one, whose functional groups come before its top.
+        header: of a single-frame object, or of an enhanced one; its functional groups are searched first.
         keyword: of the attribute.
         frame: of an enhanced object.
     """
@@ -111,7 +111,7 @@ def _find(header: Dataset, keyword: str, frame: int) -> list[Any]:
 
 
 def header_number(header: Dataset, keyword: str) -> int | None:
-    """The first value of an attribute as a whole number, None when there is none."""
+    """The first value of an attribute as a whole number; None when there is none."""
     try:
         return int(header_values(header, keyword)[0])
     except (IndexError, TypeError, ValueError):
