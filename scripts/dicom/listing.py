@@ -1,4 +1,4 @@
-"""The list of what a run found besides plain images: all DICOM series and what was passed over, and why."""
+"""The list of all DICOM series, and of all that was passed over, with the reasons."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ COLUMNS = ("chosen", "reason", "series_uid", "study_uid", "number", "description
 
 
 def write_series_list(selection: SeriesSelection, output_dir: str, anonymize: bool = False) -> None:
-    """Write `<output_dir>/series.csv`, in the order found; nothing where there were only images to analyse.
+    """Write `<output_dir>/series.csv` in the order found. Nothing is written if there were only images to analyse.
 
     Args:
         selection: after it has decided.
         output_dir: folder of the results.
-        anonymize: write nothing; descriptions and folders may hold names.
+        anonymize: write nothing, because descriptions and folders may hold names.
     """
     if anonymize or not (selection.decisions or selection.passed_over) or process_rank() > 0:
         return
