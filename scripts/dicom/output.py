@@ -1,4 +1,4 @@
-"""Results as DICOM objects of the source's study: one call for a case, and the writer that the inference run uses."""
+"""Results as DICOM objects of the source's study, one call for a case."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ def write_dicom_results(
 ) -> list[Path]:
     """Write a case's results as DICOM: segmentation, parametric map, derived MR series, pictures and report.
 
-    The objects cover the source's slices that were analysed (`analysed`), so that each is a regular volume on the
-    source's own grid; they belong to its study and frame of reference.
+    The objects cover the source's analysed slices (`analysed`): each is a regular volume on the source's own grid. They
+    belong to its study and frame of reference.
 
     Args:
         source: the series that was analysed, or its folder or files.
         arrays: `label` (the findings' numbers), `anomaly` (>= 0), `pseudo_healthy` (the source's real units) and, where
             known, `analysed` (0/1); each (X, Y, Z).
         findings: the case's numbers.
-        out_dir: folder for the objects; what it held before is replaced once all are written.
+        out_dir: folder for the objects. Its old content is replaced once all are written.
         pictures: RGB arrays (rows, columns, 3) or image files.
         software: what made the results.
-        affine: (4, 4) from the arrays' indices to RAS, mm; default: the source's own (`SourceSeries.affine`). Axes may
-            be permuted and flipped against the source's, but no voxel is interpolated.
+        affine: (4, 4) from the arrays' indices to RAS+, mm; the default is `SourceSeries.affine`. Axes may be permuted
+            and flipped against the source's. No voxel is interpolated.
 
     Returns:
         The files written: `segmentation.dcm`, `anomaly_map.dcm`, `pseudo_healthy/0001.dcm` ..., `picture_1.dcm` ...,
@@ -113,7 +113,7 @@ def _on_source_grid(array: NDArray, affine: NDArray | None, source: SourceSeries
 
 
 def _analysed_range(analysed: Any, depth: int) -> tuple[int, int]:
-    """First and end (exclusive) of the source's slices that hold an analysed voxel; all when not known."""
+    """First and end (exclusive) of the source's slices with analysed voxels. All slices when that is not known."""
     if analysed is None or not analysed.array.any():
         return 0, depth
     touched = np.flatnonzero(analysed.array.any(axis=(1, 2)))
