@@ -17,7 +17,7 @@ def parametric_map(anomaly: Any, threshold: float, target: Target, index: int = 
 
     Args:
         anomaly: `highdicom.Volume`, (slices, rows, columns) of float32 >= 0, on the source's grid or a part of it.
-        threshold: of the label; the suggested window is at least four times as wide.
+        threshold: of the label. The suggested window is at least four times as wide.
         target: where the object belongs.
         index: of its series among the results.
 
