@@ -1,4 +1,4 @@
-"""One DICOM series as a volume at its place in the patient, and as the source that results refer to."""
+"""One DICOM series as a volume at its place in the patient. Results refer to it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class SourceSeries:
         frames: the image behind each slice.
         stack: where they lie.
         note: what was chosen or mended, "" for nothing.
-        unfit: why no DICOM result can refer to it, a sentence; "" where one can.
+        unfit: a sentence why no DICOM result can refer to it; "" where one can.
     """
 
     images: tuple[Dataset, ...]
@@ -63,13 +63,13 @@ class SourceSeries:
 
     @property
     def affine(self) -> NDArray:
-        """(4, 4), from indices (column, row, slice) to RAS, mm: the axes that DICOM to NIfTI converters use."""
+        """(4, 4), from indices (column, row, slice) to RAS+, mm, the axes of DICOM to NIfTI converters."""
         return LPS_TO_RAS @ self.stack.affine[:, [2, 1, 0, 3]]
 
     def array(self) -> NDArray[np.float32]:
         """(columns, rows, slices), with rescaling, real world values and MONOCHROME1 applied.
 
-        What the header calls padding, and lies far outside of the image's values, counts as the least of these.
+        What the header calls padding becomes the image's least value, if it lies far outside of its values.
         """
         volume = np.stack([frame.values() for frame in self.frames])
         padding = np.stack([frame.padding() for frame in self.frames])
@@ -97,13 +97,13 @@ def read_source(path: str | Path | Sequence[str | Path], pixels: bool = True) ->
 
     Args:
         path: a folder that holds one series, a file (multi-frame or a single slice), or the series' files.
-        pixels: False reads headers only; `SourceSeries.array` is not available then.
+        pixels: False reads headers only. `SourceSeries.array` is not available then.
 
     Returns:
         The series, its slices sorted by position.
 
     Raises:
-        PhanesInputError: the files are not the slices of one volume; the sentence, without the path, says why.
+        PhanesInputError: the files are not the slices of one volume. The path is left out.
         Exception: whatever pydicom raises on a broken file.
     """
     files = series_files(path)
@@ -142,7 +142,7 @@ def read_source(path: str | Path | Sequence[str | Path], pixels: bool = True) ->
 
 
 def _complete_file_meta(image: Dataset) -> None:
-    """Files without a preamble carry no transfer syntax: take the one pydicom found when it parsed them."""
+    """Give files without a preamble the transfer syntax that pydicom found when it parsed them."""
     if not hasattr(image, "file_meta"):
         image.file_meta = pydicom.dataset.FileMetaDataset()
     if "TransferSyntaxUID" not in image.file_meta:
@@ -151,9 +151,9 @@ def _complete_file_meta(image: Dataset) -> None:
 
 
 def _check_one_series(images: Sequence[Dataset]) -> str:
-    """Raise when the images differ in what all images of one stack share; returns what an object cannot refer to.
+    """Raise when the images differ in what one stack shares. Returns which identifier is of no use to an object.
 
-    An identifier that each image has for itself alone, or all have in common, was lost in an export, and tells nothing.
+    An export can lose an identifier: then each image has its own, or all have the same. It tells nothing.
     """
     counts = {
         "DICOM series": ("SeriesInstanceUID", "give each a folder of its own, or choose one with --series_uid"),
@@ -176,7 +176,7 @@ def _check_one_series(images: Sequence[Dataset]) -> str:
 
 
 def _add_missing(images: Sequence[Dataset]) -> list[str]:
-    """Give identifiers that highdicom needs to images that lost them; the note says so."""
+    """Give images that lost them the identifiers that highdicom needs. The note says so."""
     first = images[0]
     if first.get("FrameOfReferenceUID") and first.get("SeriesInstanceUID"):
         return []
@@ -188,7 +188,7 @@ def _add_missing(images: Sequence[Dataset]) -> list[str]:
 
 
 def single_slice_mm(frame: Frame) -> float | None:
-    """Distance that one slice stands for: their spacing, else the slice's thickness; None without these."""
+    """Distance that one slice stands for, mm: the spacing of slices, otherwise its thickness. None without these."""
     for name in ("SpacingBetweenSlices", "SliceThickness"):
         value = float(frame.text([name]) or 0.0)
         if value > 0:
