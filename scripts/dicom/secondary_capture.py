@@ -23,7 +23,7 @@ def secondary_capture(picture: NDArray[np.uint8], target: Target, series: dict[s
         number: of the picture.
 
     Returns:
-        `highdicom.sc.SCImage`. It counts as annotated with a person's name: the title may hold a file's name.
+        `highdicom.sc.SCImage`. It is marked as holding a person's name, because the title may hold a file's name.
     """
     equipment = target.software.equipment()
     image = highdicom.sc.SCImage.from_ref_dataset(
