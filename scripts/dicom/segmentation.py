@@ -18,10 +18,10 @@ COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114
 
 
 def segmentation(label: Any, findings: Findings, target: Target, index: int = 1) -> Any:
-    """One binary segment a finding; one without a voxel where there is no finding.
+    """One binary segment a finding, or an empty one where there is none.
 
-    The frames run from the first to the last slice that holds a finding, those in between without a gap: readers then
-    see a regular volume. An empty label has all slices, a valid object that says where nothing was marked.
+    The frames run from the first to the last slice with a finding, without a gap: readers then see a regular volume. An
+    empty label has all slices: a valid object that says where nothing was marked.
 
     Args:
         label: `highdicom.Volume`, (slices, rows, columns) of the findings' numbers, on the source's grid or a part.
