@@ -1,17 +1,17 @@
-"""Choosing the T1-weighted head series of a study by rules on header attributes; the rules live in a config file.
+"""Choose the T1-weighted head series of a study by rules on header attributes. The rules lie in a config file.
 
-A rule is a dictionary whose keys are DICOM keywords, several joined by commas. It matches when all its keys do; what
-a key asks of the attributes' values (joined by backslashes, accents and capitals taken away) is one of
+A rule is a dictionary. Its keys are DICOM keywords, several joined by commas. It matches when all its keys do. The
+values of the attributes are joined by backslashes, without accents and capitals. A key asks one of
 
 - a regular expression to be found in them; `^$` is an absent attribute;
 - a range `[low, high]` of numbers, null for an open end;
-- `{"words": [...], "cut": [...], "without": [...]}`, names of lists of words: one of `words` is there after all of
-  `cut` were taken out, and none of `without` is.
+- `{"words": [...], "cut": [...], "without": [...]}`, names of lists of words. All of `cut` are taken out. Then one of
+  `words` must be there, and none of `without`.
 
-Lists of words stand in the rule set's `words`. Their entries are separated by spaces; in an entry `_` is any
-separator or none, `<name>` a word of another list, the rest a regular expression. A word does not begin or end inside
-of another one, save in scripts that write without spaces. In enhanced objects an attribute is looked for in the
-functional groups too. `reason` says what a match means; keys that begin with an underscore are comments.
+Lists of words stand in the rule set's `words`, separated by spaces. In an entry `_` is any separator or none, `<name>`
+a word of another list, and the rest a regular expression. A word does not begin or end inside of another one, except in
+scripts without spaces. Enhanced objects are searched in their functional groups, too. `reason` says what a match means.
+Keys that begin with an underscore are comments.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ GAP = " 0 "  # between values, and for words that were taken out: no phrase reac
 
 @dataclass(frozen=True)
 class Decision:
-    """What the rules say of a series: analyse it or not, and why; `warning` goes with the results."""
+    """What the rules say of a series: analyse it or not, and why. `warning` goes with the results."""
 
     series: Series
     chosen: bool
@@ -53,7 +53,7 @@ class Decision:
 class SeriesSelection:
     """The user's choice of series, as the config gives it.
 
-    It keeps the last `decisions`, and what was `passed_over` beside the series, for the list of series.
+    It keeps the last `decisions` and what was `passed_over`, for the list of series.
 
     Args:
         rules: JSON file of the rule set, or the rule set; None takes every series.
@@ -61,7 +61,7 @@ class SeriesSelection:
         rule: one rule to take instead of the rule set.
 
     Raises:
-        PhanesInputError: a rule set or rule that cannot be read, or `uid` and `rule` together.
+        PhanesInputError: a rule set or rule cannot be read, or `uid` and `rule` are given together.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class SeriesSelection:
         self.passed_over: list[tuple[Path, str]] = []
 
     def decide(self, found: Sequence[Series], named: bool = False) -> list[Decision]:
-        """`choose_series`; a single file that the user named is analysed, and what the rules say of it is a warning."""
+        """`choose_series`, but a single file that the user named is always analysed; the rules only warn."""
         self.decisions = choose_series(found, self.rules, self.uids, self.rule)
         if named:
             self.decisions = [
@@ -92,7 +92,7 @@ class SeriesSelection:
 
 
 def load_rules(rules: str | Path | Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The rule set as a dictionary, from a JSON file or as it is; checked.
+    """The checked rule set as a dictionary, from a JSON file or as it is.
 
     Raises:
         PhanesInputError: the file is missing or no JSON, or a rule names no DICOM attribute or no valid pattern.
@@ -115,7 +115,7 @@ def load_rules(rules: str | Path | Mapping[str, Any] | None) -> dict[str, Any] |
 
 
 def _pattern(name: str, words: Mapping[str, Any], inside: tuple[str, ...] = ()) -> str:
-    """A list of words as a regular expression; `inside` are the lists that are being put together."""
+    """A list of words as a regular expression. `inside` are the lists around it, so that none holds itself."""
     if name not in words or name in inside:
         raise PhanesInputError(
             f"series_rules names a list of words '{name}', which is missing or holds itself: mend it."
@@ -145,7 +145,7 @@ def _with_words(rule: Rule, words: Mapping[str, Any]) -> Rule:
 
 
 def _apart(pattern: str) -> str:
-    """A pattern that does not begin or end inside of a word; Chinese, Japanese and Korean do not part words."""
+    """The pattern, but not inside of a word. Chinese, Japanese and Korean do not separate words."""
     letter = r"[^\W\d_\u1100-\uffff]"
     return f"(?:(?<!{letter})|(?!{letter}))(?:{pattern})(?:(?<!{letter})|(?!{letter}))"
 
@@ -164,7 +164,7 @@ def plain(text: str) -> str:
 
 
 def check_rule(rule: Rule) -> None:
-    """Raise `PhanesInputError` for a rule that no header could ever be held against."""
+    """Raise `PhanesInputError` for a rule that no header can be compared with."""
     if not isinstance(rule, Mapping):
         raise PhanesInputError(f"The series rule {rule!r} is no dictionary: give DICOM keywords and patterns.")
     for keywords, wanted in _conditions(rule):
@@ -223,9 +223,9 @@ def _values(header: Dataset, keyword: str) -> list[Any]:
 
 
 def judge(series: Series, rules: Mapping[str, Any]) -> tuple[bool | None, str]:
-    """Whether the rules take the series for a T1w head (None: nothing speaks for or against it), and why.
+    """Whether the rules take the series for a T1w head, and why. None: nothing speaks for or against it.
 
-    Files that cannot be read are chosen, so that the run says what is wrong with them.
+    Files that cannot be read are chosen: the run then says what is wrong with them.
     """
     if not series.header:
         return True, "cannot be read"
@@ -251,13 +251,13 @@ def choose_series(
     Args:
         found: all series at hand.
         rules: the rule set; None accepts everything.
-        uids: Series Instance UIDs to analyse whatever the rules say; all others are left out then.
+        uids: Series Instance UIDs to analyse, whatever the rules say. Others are left out.
         only: one rule to take instead of the rule set.
 
     Returns:
-        A decision for each series, in the same order. A study in which no series is accepted yields its series that
-        nothing speaks against, when that is the only one, with a warning. With `choose: best` one series a study is
-        analysed, the first by the `prefer` rules and then by the number of slices.
+        A decision for each series, in the same order. If a study has no accepted series, the only one that nothing
+        speaks against is analysed, with a warning. With `choose: best` one series a study is analysed: the first by the
+        `prefer` rules, then by the number of slices.
 
     Raises:
         PhanesInputError: a wanted UID is not there.
@@ -318,11 +318,10 @@ def _decide_study(members: list[Series], rules: Mapping[str, Any]) -> list[Decis
 def _perhaps_after_agent(
     verdicts: Mapping[Series, tuple[bool | None, str]],
 ) -> list[tuple[Series, Series | None, str]]:
-    """Accepted series whose names are silent on contrast agent, but not what was acquired before them.
+    """Accepted series that do not mention contrast agent, but were acquired after one that does, or after their like.
 
     Returns:
-        The series, the accepted one that was acquired before it under the same name (None where there is none), and
-        the reason.
+        The series, the accepted one of the same name that was acquired before it (or None), and the reason.
     """
     after = [series for series, (verdict, reason) in verdicts.items() if verdict is False and AGENT in reason]
     silent = [series for series, (verdict, reason) in verdicts.items() if verdict and AGENT not in reason]
