@@ -1,4 +1,4 @@
-"""Grouping DICOM files into series by what their headers say, wherever the files lie."""
+"""Group DICOM files into series by their headers, wherever the files lie."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class Series:
     """Image files that share Study and Series Instance UID, number, description and kind of object.
 
     Attributes:
-        files: paths, sorted by name; the order says nothing about positions.
+        files: paths, sorted by name. The order says nothing about positions.
         uid: Series Instance UID, "" when the files have none or cannot be read.
         study_uid: Study Instance UID, likewise.
-        note: what a reader of the results should know about the files, "" for nothing.
-        typical: the file whose header stands for the series; of images of several kinds the one that would be taken.
+        note: what a reader of the results should know about the files; "" for nothing.
+        typical: the file whose header stands for the series. Among several kinds of images it is the one to be taken.
         began: earliest date and time of acquisition, "" when not known.
     """
 
@@ -57,7 +57,7 @@ class Series:
 
     @cached_property
     def header(self) -> Dataset:
-        """Header of the typical file, empty when it cannot be read."""
+        """Header of the typical file; empty when it cannot be read."""
         try:
             return read_header(self.typical or self.files[0])
         except Exception:  # noqa: BLE001 - the reader says later what is wrong with the file
@@ -75,7 +75,7 @@ class Series:
 
     @property
     def axis(self) -> int | None:
-        """Axis of the patient that the slices are across, most nearly: 0, 1, 2; None when not known."""
+        """Axis of the patient that is nearest to the slices' normal: 0, 1 or 2; None when not known."""
         try:
             cosines = np.array(header_values(self.header, "ImageOrientationPatient"), dtype=float)
             return int(np.abs(np.cross(cosines[:3], cosines[3:])).argmax())
@@ -92,10 +92,10 @@ class Series:
 def find_series(files: Iterable[Path]) -> list[Series]:
     """Group DICOM files into series.
 
-    Objects without pixels (reports, presentation states, DICOMDIR) are passed over. Files that cannot be read make a
-    series of their own when nothing else lies in their folder; beside readable ones they become a note. A series whose
-    files are spread over folders is one series; a second copy of the same files in another folder is another. Slices
-    of one acquisition that each have a Series Instance UID of their own are one series.
+    Objects without pixels (reports, presentation states, DICOMDIR) are passed over. Unreadable files beside readable
+    ones become a note; alone in their folder they are a series. Files of one series may lie in several folders. A
+    second copy of them in another folder is another series. Slices of one acquisition that each have a Series Instance
+    UID of their own are one series.
 
     Args:
         files: paths that `is_dicom_file` accepts.
@@ -161,7 +161,7 @@ def _series(study: str, uid: str, headers: list[Dataset], note: str) -> Series:
 def _lost_series_joined(
     found: list[tuple[str, str, list[Dataset], str]],
 ) -> list[tuple[str, str, list[Dataset], str]]:
-    """Single images of one acquisition at different positions, each in a series of its own, made one series."""
+    """Join single images of one acquisition at different positions, each in a series of its own."""
     alike: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for i, (study, _, headers, _) in enumerate(found):
         if len(headers) == 1 and study:
@@ -183,7 +183,7 @@ def _lost_series_joined(
 def _joined(
     folders: dict[Path, Instances], unreadable: dict[Path, list[Path]], repeated: dict[Path, int]
 ) -> list[tuple[Instances, str]]:
-    """Instances of folders that complete each other; folders that hold the same instances again stay apart."""
+    """Join the instances of folders that complete each other. Folders with the same instances stay apart."""
     parts: list[tuple[Instances, list[str]]] = []
     for folder, instances in folders.items():
         notes = []
