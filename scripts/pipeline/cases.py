@@ -1,4 +1,4 @@
-"""Finding images: the cases of an inference run and the slices of a training set."""
+"""Find images: the cases of an inference run and the slices of a training set."""
 
 from __future__ import annotations
 
@@ -18,27 +18,26 @@ ENDINGS = re.compile("(" + "|".join(map(re.escape, sorted((*SUFFIXES, ".dcm"), k
 
 
 def case_stem(path: Path) -> str:
-    """File name without the ending of an accepted kind (whatever its capitals); a folder's whole name."""
+    """File name without the ending of an accepted kind, in capitals or not. Of a folder the whole name."""
     return case_name(path.name if path.is_dir() else ENDINGS.sub("", path.name))
 
 
 def find_cases(
     dataset_dir: str | Path | Sequence[str | Path], selection: SeriesSelection | None = None
 ) -> list[dict[str, Any]]:
-    """All cases below a folder, or the one case that a single file is.
+    """All cases below a folder, or the one case of a single file.
 
     Args:
-        dataset_dir: a folder holding, at any depth, files of the kinds that `folders.ACCEPTED` names; or a single file
-            of these kinds; or several such paths. Hidden files and folders are passed over, of a BIDS folder all but
-            the T1w images of its raw data.
-        selection: which DICOM series are cases; None takes every series. What was seen and not taken is kept in its
-            `passed_over`.
+        dataset_dir: a folder with files of the kinds in `folders.ACCEPTED` at any depth, a single such file, or several
+            such paths. Hidden files and folders are passed over. Of a BIDS folder only the raw data's T1w images are
+            taken.
+        selection: which DICOM series are cases; None takes every series. Its `passed_over` keeps what was not taken.
 
     Returns:
-        One item a case, sorted by path: `{"image": path, "case": name}`. A DICOM series is a case; its `image` is the
-        folder it lies in (or the single file given), and `files` lists its files, as of a pair *.hdr and *.img; `note`
-        is there when something about them should be known. Names are unique without regard to capitals, because they
-        become folder names: a clash is made unique by the parent folders' names, then by a number.
+        One item a case, sorted by path: `{"image": path, "case": name}`. A DICOM series is a case: `image` is its
+        folder, or the single file given; `files` lists its files, as of a pair *.hdr and *.img; `note` says what
+        should be known about them. Names become folder names. So they are unique without regard to capitals, by the
+        parent folders' names or else by a number.
 
     Raises:
         PhanesInputError: a path does not exist, or there is no case.
@@ -111,7 +110,7 @@ def slice_files(data_dir: str | Path, split: str) -> list[dict[str, str]]:
     """The slices of one split of a training set, `<data_dir>/<split>/*.png`.
 
     Args:
-        data_dir: folder with the sub-folders `train`, `val` and `test`; the data sets of these must share no subject.
+        data_dir: folder with the sub-folders `train`, `val` and `test`. They must share no subject.
         split: name of the sub-folder.
 
     Returns:
