@@ -1,4 +1,4 @@
-"""From an anomaly map to findings: connected regions, numbered by how strong they are, with place and size."""
+"""From an anomaly map to findings: connected regions, numbered by strength, with place and size."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TOUCHING = ndimage.generate_binary_structure(3, 3)  # voxels that share a corner
 
 @dataclass(frozen=True)
 class Finding:
-    """A connected region of the anomaly map above the label's threshold; the columns of `findings.csv`.
+    """A connected region of the anomaly map above the label's threshold. The attributes are columns of `findings.csv`.
 
     Attributes:
         number: 1 is the strongest; its value in the label is at most `MAX_NUMBERS`.
@@ -35,7 +35,7 @@ class Finding:
         mni_y_mm: see there.
         mni_z_mm: see there.
         side: left, right or midline of the patient; unknown where the input does not record its orientation.
-        structures: that it lies in, the largest share first (`space.structures`); none where its height is not known.
+        structures: where it lies, the largest share first (`space.structures`). None where its height is not known.
         mean: of the anomaly map.
         peak: of the anomaly map.
         healthy_as_strong: share of the healthy images of the calibration that have a finding with at least this peak;
@@ -71,11 +71,11 @@ def regions(
         anomaly: (X, Y, Z), 0 where nothing was analysed.
         threshold: a voxel belongs to a region when it is above it.
         smallest: voxels of the smallest region that counts.
-        peak_share: a voxel of a region is also above this share of its peak. The map falls off slowly around what is
-            very abnormal.
+        peak_share: a voxel of a region is also above this share of the peak: around a strong anomaly the map falls off
+            slowly.
 
     Returns:
-        Numbers from 1 on, (X, Y, Z), 0 elsewhere; the regions' peaks and numbers of voxels.
+        Numbers from 1 on, (X, Y, Z), 0 elsewhere; the regions' peaks; their numbers of voxels.
     """
     labels, count = ndimage.label(anomaly > threshold, structure=TOUCHING)
     if peak_share > 0 and count:
@@ -111,12 +111,12 @@ def find(
         affine: (4, 4), voxel -> world of the scan, RAS, mm.
         into_mni: (4, 4), voxel -> MNI152 world, mm.
         spacing_known: whether the input knows the size of its voxels.
-        thickness_known: whether it knows how thick its slices are; without that there is no volume.
+        thickness_known: whether it knows how thick its slices are. Otherwise findings have no volume.
         sides_known: whether the input records which side is left.
         height_known: whether the MNI height is known; that of a single slice from an unknown place is not.
 
     Returns:
-        The label (X, Y, Z), each finding's number, at most `MAX_NUMBERS`; and all findings, the strongest first.
+        The label (X, Y, Z) with each finding's number, at most `MAX_NUMBERS`, and all findings, the strongest first.
     """
     labels, peaks, sizes = regions(anomaly, limits.label, int(np.ceil(limits.smallest / voxel)), limits.peak_share)
     if not peaks:
@@ -156,14 +156,14 @@ def _side(x_mm: float) -> str:
 
 
 def sides_known(meta: Mapping[str, Any]) -> bool:
-    """Whether an image records which side is left: a PNG does not, nor a NIfTI or Analyze file with both codes 0."""
+    """Whether an image records which side is left. PNG does not, and no NIfTI or Analyze file with both codes 0."""
     if "sform_code" in meta:
         return bool(int(meta["sform_code"]) or int(meta["qform_code"]))
     return bool(meta.get("spacing_known", True))
 
 
 def write_findings(found: Sequence[Finding], path: Path) -> None:
-    """`findings.csv`: a row a finding, numbers with six significant digits, empty where one is not known.
+    """Write `findings.csv`: a row a finding, numbers with six significant digits. Unknown ones are empty.
 
     Structures are written as `left thalamus 62 %; left putamen 30 %`.
     """
