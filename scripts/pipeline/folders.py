@@ -1,4 +1,4 @@
-"""Which files of folders, archives and DICOM media are images to analyse; what was seen and not taken, and why."""
+"""Which files of folders, archives and DICOM media are images to analyse, and why others are not."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Found:
     """What lies at the paths that a user gave.
 
     Attributes:
-        images: files of the kinds `SUFFIXES`, and what only looks like one.
+        images: files of the kinds `SUFFIXES`, and what only looks like such a file.
         dicoms: DICOM files.
         passed_over: files and folders that are not taken, and why.
         named: the user named nothing but DICOM files.
@@ -63,10 +63,10 @@ class Found:
 
 
 def paths_of(dataset_dir: str | Path | Sequence[str | Path]) -> list[Path]:
-    """The paths that `dataset_dir` stands for: one, or a list (also as the text of one).
+    """The paths of `dataset_dir`: one, or a list, which may be a text.
 
     Raises:
-        PhanesInputError: one does not exist, or there is none.
+        PhanesInputError: a path does not exist, or there is none.
     """
     given = dataset_dir
     if isinstance(given, str) and given.strip().startswith("[") and not Path(given).exists():
@@ -96,10 +96,10 @@ def look_into(paths: Sequence[Path]) -> Found:
 
 
 def _walk(root: Path, found: Found, archives: int = ARCHIVES) -> None:
-    """Add what lies below a folder; archives too, and so many deep.
+    """Add what lies below a folder. Archives are unpacked, and those in them, `archives` deep.
 
-    What only looks like an image (a folder or a pipe called `x.nii.gz`, a broken link, a folder without permission)
-    counts, too: reading it says what it is. Folders of earlier results are passed over.
+    What only looks like an image counts, too: a folder or a pipe called `x.nii.gz`, a broken link, a folder without
+    permission. Reading it says what it is. Folders of earlier results are passed over.
     """
     below = Found()
     visited: set[Path] = set()
@@ -127,7 +127,7 @@ def _walk(root: Path, found: Found, archives: int = ARCHIVES) -> None:
 
 
 def _aside(subfolders: Sequence[str], files: Sequence[str]) -> dict[str, str]:
-    """What of a folder is no image to analyse because of what lies beside it: its name, and why."""
+    """Names in a folder that are no images to analyse, because of what lies beside them: name -> why."""
     if "dataset_description.json" in files or any(name.startswith("sub-") for name in subfolders):
         return dict.fromkeys(set(ASIDE) & set(subfolders), BESIDE_RAW)
     if {"mri", "surf"} <= set(subfolders):
@@ -140,7 +140,7 @@ def _aside(subfolders: Sequence[str], files: Sequence[str]) -> dict[str, str]:
 
 
 def _take(path: Path, found: Found, named: bool = False, archives: int = ARCHIVES) -> None:
-    """Add one file; what the user named is not asked whether its name says T1w."""
+    """Add one file. If the user named it, its name need not say T1w."""
     name = path.name.lower()
     header = next((p for end in (".hdr", ".HDR") if (p := path.with_suffix(end)).exists()), None)
     if name.endswith(".img") and header is not None:
@@ -185,7 +185,7 @@ def _read_dicomdir(path: Path, found: Found) -> None:
 
 
 def _unpacked(path: Path) -> Path:
-    """The content of an archive in a folder of its own, which goes when the process ends.
+    """Unpack an archive into a folder of its own, which is removed when the process ends.
 
     Raises:
         ValueError: it is larger than any study.
@@ -201,5 +201,5 @@ def _unpacked(path: Path) -> Path:
 
 
 def is_output(folder: Path) -> bool:
-    """True for a folder of results: the records that a run keeps there are a mark."""
+    """True for a folder of results: it holds the records of a run."""
     return (folder / RECORDS).is_dir()
