@@ -1,9 +1,9 @@
-"""Is an image a T1w head at all, the right way up? Judged by the template where it was placed, not by any network.
+"""Is an image a T1w head, the right way up? It is compared with the template where it was placed; no network is asked.
 
-Over the brain: how like the template the image is, how like the template turned upside down, how much brighter white
-matter is than grey, and how much is black. In T2w, FLAIR and proton density images white matter is darker; in CT there
-is no difference; a map of one tissue is black elsewhere.
-It is no finding: a scanner of another contrast moves these numbers as much as a large lesion does.
+Four numbers over the brain decide: how like the template the image is, how like the template upside down, how much
+brighter white matter is than grey, and how much is black. In T2w, FLAIR and proton density images white matter is
+darker; in CT they are equal; a map of one tissue is black elsewhere. The numbers are no findings: another scanner's
+contrast moves them as much as a large lesion does.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def template_levels() -> NDArray[np.float32]:
 
 
 def look_at(image: NDArray, brain: NDArray[np.bool_], heights: Sequence[float]) -> Look | None:
-    """What levels show, (H, W, D) each; None where too little tissue is in sight.
+    """What levels show, (H, W, D) each. None where too little tissue is in sight.
 
     Args:
         image: any unit, counted from its air.
@@ -92,7 +92,7 @@ def _correlation(a: NDArray, b: NDArray) -> float:
 
 
 def objection(look: Look, whole: bool) -> str:
-    """Why that is no T1w head (`whole`) or slice; "" when nothing speaks against it."""
+    """Why this is no T1w head (`whole`) or slice; "" when nothing speaks against it."""
     if look.contrast < CONTRAST[0]:
         return "white matter is not brighter than grey matter: T2w, FLAIR, CT or another kind of image?"
     if look.contrast > CONTRAST[1]:
@@ -109,15 +109,15 @@ def objection(look: Look, whole: bool) -> str:
 class GuardLevelsd(Transform):
     """Warn of (or refuse) an image that is no T1w head.
 
-    Runs on the network's grid, (1, H, W, D). Sets `guard`: "ok", "no T1w head" or "not judged" (too little brain); and
-    `contrast`, that of white and grey matter, None where it was not judged.
+    It runs on the network's grid, (1, H, W, D). It sets `guard` to "ok", "no T1w head" or "not judged" (too little
+    brain), and `contrast` to that of white and grey matter, None where it was not judged.
 
     Args:
         strict: refuse instead of warning.
         ref_key: key of the preprocessed input.
 
     Raises:
-        PhanesInputError: with `strict`, for what is no T1w head.
+        PhanesInputError: with `strict`, when the image is no T1w head.
     """
 
     def __init__(self, strict: bool = False, ref_key: str = "image") -> None:
