@@ -1,4 +1,4 @@
-"""Running the bundle on a user's images: the checks before, and an evaluator that outlives a bad case."""
+"""Run the bundle on a user's images: the checks before, and an evaluator that survives a bad case."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ SMALLER_CHUNKS = (8, 1)  # slices at a time, where memory does not suffice
 
 
 class CaseEvents(EventEnum):
-    """Event of `CaseEvaluator` beside MONAI's: the case could not be analysed; `engine.state.error` says why."""
+    """The event that `CaseEvaluator` adds to MONAI's: a case failed, and `engine.state.error` says why."""
 
     CASE_FAILED = "case_failed"
 
 
 def sentence_of(error: BaseException) -> str:
-    """The one sentence a user needs: of the `PhanesInputError` behind an exception, or of the exception's root."""
+    """The one sentence that a user needs: that of the `PhanesInputError` behind an exception, or of its root."""
     root = error
     chain: BaseException | None = error
     while chain is not None:
@@ -56,7 +56,7 @@ def sentence_of(error: BaseException) -> str:
 
 
 class CaseDataset(Dataset):
-    """`monai.data.Dataset` whose items keep their case's name and path, and whose failures are items too.
+    """`monai.data.Dataset`, but items keep their case's name and path, and a failure is an item, too.
 
     Args:
         data: items of `find_cases`, `{"image": path, "case": name}`.
@@ -81,11 +81,11 @@ class CaseDataset(Dataset):
 class HeadInferer(SimpleInferer):
     """Hands a head (1, 2, H, W, D) to the network, under bfloat16 autocast where wanted.
 
-    MONAI's own `amp` is for CUDA alone. It pays on GPUs and on CPUs with AMX or AVX-512 BF16 instructions
-    (docs/performance.md says what it gains and what it changes).
+    bfloat16 pays on GPUs and on CPUs with AMX or AVX-512 BF16 instructions (docs/performance.md). MONAI's own `amp` is
+    for CUDA only.
 
-    Where the device's memory does not suffice, fewer slices go through the network together, in the end one; then the
-    head is analysed on the CPU. The log says so, and `fallback` does, for the case's warnings.
+    If the device's memory is too small, fewer slices go through the network at a time, in the end one. Then the CPU
+    takes over. The log says so; `fallback` keeps the sentence for the case's warnings.
 
     Args:
         amp: bfloat16 for convolutions and matrix products.
@@ -119,7 +119,7 @@ class HeadInferer(SimpleInferer):
             return super().__call__(inputs, network, *args, **kwargs)
 
     def _tried(self, *args: Any, **kwargs: Any) -> Any:
-        """The result, or None where memory did not suffice."""
+        """The result; None when memory was too small."""
         try:
             return self._result(*args, **kwargs)
         except RuntimeError as error:  # of CUDA a class of its own, of mps a plain one
@@ -134,10 +134,10 @@ class HeadInferer(SimpleInferer):
 
 
 class CaseEvaluator(SupervisedEvaluator):
-    """`SupervisedEvaluator` for which a case that fails, wherever, is one `CASE_FAILED` event and not the end.
+    """`SupervisedEvaluator`, but a case that fails is one `CASE_FAILED` event and not the end of the run.
 
-    Handlers that belong to a case (writing its results) attach to `IterationEvents.MODEL_COMPLETED`, inside this net.
-    Only results that cannot be written end the run: no other case would fare better.
+    Handlers of a case, such as the one that writes its results, attach to `IterationEvents.MODEL_COMPLETED`: their
+    errors are caught, too. Only results that cannot be written end the run: no other case could be written either.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -164,10 +164,10 @@ class CaseEvaluator(SupervisedEvaluator):
 
 
 def share_of_cases(records: CaseRecords, cases: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The unfinished cases that fall to this process of several.
+    """This process's share of the unfinished cases.
 
-    Process 0 looks for them, before any process writes a result; a case that a killed process left unfinished is thus
-    in somebody's share the next time.
+    Process 0 looks for them before any process writes a result. So a case of a killed process is in somebody's share
+    the next time.
 
     Args:
         records: open.
@@ -189,7 +189,7 @@ def checked_cases(
     Args:
         dataset_dir: see `find_cases`.
         output_dir: made when missing.
-        device: tried.
+        device: it must be usable.
         selection: which DICOM series are cases.
         anonymize: name the cases by checksums, see `anonymous`.
         anonymize_key: of these checksums.
@@ -217,10 +217,10 @@ def checked_cases(
 
 
 def verify_bundle(bundle_root: str, verify: bool = False) -> None:
-    """Compare a packaged bundle with its `SHA256SUMS`, when asked to: no file changed, missing or added.
+    """Compare a packaged bundle with its `SHA256SUMS`, if `verify`: no file may be changed, missing or added.
 
-    It finds what was changed by accident or by someone who did not think of it; against someone who did, compare the
-    list itself with the one that was published (docs/reliability.md).
+    It finds accidents and careless changes. Against an attacker, compare the list itself with the published one
+    (docs/reliability.md).
 
     Raises:
         SystemExit: one sentence on the command line (`PhanesInputError` elsewhere).
@@ -256,11 +256,11 @@ def _check_device(device: str | torch.device) -> None:
 
 
 def read_calibration(path: str | Path, weights: str | Path, network: Phanes | None = None) -> dict[str, Any]:
-    """`calibration.json`, checked to belong to the weights; a warning when it was made with other choices.
+    """Read `calibration.json` and check that it belongs to the weights. Warns if it was made with other choices.
 
     Args:
-        path: the record that the calibrate workflow wrote; `heads` or `slices` or both, each with a `label_threshold`
-            (>= 0), and `weights_sha256` at least.
+        path: the record of the calibrate workflow. It has `heads` or `slices` or both, each with a `label_threshold`
+            (>= 0), and `weights_sha256`.
         weights: the state dict it was made for.
         network: whose components are compared with the record's `method`, where it has one.
 
