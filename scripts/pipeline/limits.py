@@ -1,6 +1,6 @@
-"""What an image may claim of itself before anything is decompressed or allocated: sizes, spacing, a usable position.
+"""Limits of what an image may claim, checked before anything is decompressed or allocated: sizes, spacing, position.
 
-A broken or hostile header could otherwise ask for more memory than the machine has. Sentences are without the path.
+Otherwise a broken or hostile header could ask for more memory than the machine has. All sentences leave out the path.
 """
 
 from __future__ import annotations
@@ -69,13 +69,13 @@ def read_gzip(path: str | Path, claimed_bytes: int) -> bytes:
 
 
 def is_packed(path: str | Path) -> bool:
-    """True for a file that gzip wrote, whatever its name."""
+    """True for a gzip file, whatever its name."""
     with Path(path).open("rb") as file:
         return file.read(2) == b"\x1f\x8b"
 
 
 def zero_spacing(header: Nifti1Header) -> bool:
-    """True when a NIfTI header, unchecked, gives one of its axes no extent; nibabel would call it 1 mm."""
+    """True when an unchecked NIfTI header gives an axis no extent. nibabel would take it for 1 mm."""
     ndim = int(np.clip(header["dim"][0], 1, 3))
     return not (np.abs(header["pixdim"][1 : 1 + ndim]) > 0).all()
 
@@ -93,14 +93,14 @@ def is_sheared(affine: NDArray) -> bool:
 
 
 def straightened(array: NDArray, affine: NDArray) -> tuple[NDArray, NDArray]:
-    """A volume on a grid with perpendicular axes that covers it, its first axis and its first plane kept.
+    """The volume on a covering grid with perpendicular axes, which keeps its first axis and its first plane.
 
     Args:
         array: (X, Y, Z).
         affine: (4, 4) voxel to world, RAS mm, of full rank.
 
     Returns:
-        Array, its least value where nothing is known, linearly interpolated, and affine.
+        The linearly interpolated array, with its least value where nothing is known, and its affine.
 
     Raises:
         PhanesInputError: the grid is larger than any scan.
@@ -126,7 +126,7 @@ def check_position(affine: NDArray, shape: Sequence[int]) -> None:
     """Refuse a voxel-to-world matrix (4, 4) that places no head: singular or of impossible size.
 
     Raises:
-        PhanesInputError: what is wrong.
+        PhanesInputError: it is one of these.
     """
     if not np.isfinite(affine).all() or (voxel_sizes(affine) <= 0).any():
         raise PhanesInputError("has a header without a usable position (zero or singular affine); mend the header")
