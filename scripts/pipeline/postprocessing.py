@@ -26,8 +26,8 @@ CONFINED = ("anomaly", "mask")  # to what was analysed
 class SplitMapsd(Transform):
     """Give each output channel a key of its own, (4, H, W, D) -> 4 x (1, H, W, D), on the CPU.
 
-    Anomaly map and mask are 0 where nothing was analysed. Also sets `anomaly_score`, the mean of the anomaly map over
-    what was analysed.
+    Anomaly map and mask are 0 where nothing was analysed. `anomaly_score` becomes the mean of the anomaly map over what
+    was analysed.
 
     Args:
         key: key of the network's output.
@@ -59,7 +59,7 @@ class SplitMapsd(Transform):
 
 
 class RestoreUnitsd(MapTransform):
-    """Multiply each level by the scale its input was divided by and add its air, (1, H, W, D) -> same, in its units.
+    """Undo the scaling of the input, (1, H, W, D) -> same, in the input's units: times the scale, plus the air.
 
     Args:
         keys: keys of images in [0, 1] on the network's grid.
@@ -83,13 +83,12 @@ class NativeImagesd(Transform):
     """Bring the maps from the levels onto the input's own grid, (1, H, W, D) -> (1, X, Y, Z) each.
 
     - `anomaly`: >= 0, 0 where not analysed.
-    - `mask`: uint8, the region given to the inpainter, with refinements the last time.
-    - `pseudo_healthy`: the input itself outside the mask, bit for bit, and the generated tissue inside.
-    - `coarse`: the input itself where not analysed.
+    - `mask`: uint8, the region that was drawn anew; with refinements, the last one.
+    - `pseudo_healthy`: the generated tissue inside the mask; outside of it the input, bit for bit.
+    - `coarse`: the input where not analysed.
     - `analysed`: uint8.
 
-    What they were on the levels is kept under `shown`, for pictures, with `source`, the input there; all counted from
-    the air.
+    `shown` keeps the maps on the levels for pictures, with `source`, the input there. All are counted from the air.
 
     Args:
         ref_key: key of the preprocessed input, which knows where its levels lie.
@@ -136,9 +135,13 @@ class NativeImagesd(Transform):
 class FindingsOfHeadd(Transform):
     """Find what lies above the label's threshold on the input's own grid, (1, X, Y, Z).
 
-    Sets `pred`, the label: uint8, the findings' numbers; `findings`, a list of `findings.Finding`; `threshold`, the
-    label's; `limits`, that and what healthy images had; `healthy_below`, the share of healthy images with a lower
-    anomaly score; and `sides_known`, whether the input records which side is left. `shown` gets the label too.
+    It sets
+
+    - `pred`: the label, uint8, the findings' numbers; also in `shown`.
+    - `findings`: a list of `findings.Finding`.
+    - `threshold`: the label's; `limits`: that, and what healthy images had.
+    - `healthy_below`: the share of healthy images with a lower anomaly score.
+    - `sides_known`: whether the input records which side is left.
 
     Args:
         calibration: the record: thresholds of whole heads and of slices.
@@ -147,7 +150,7 @@ class FindingsOfHeadd(Transform):
         source_key: key of the input as it was read.
 
     Raises:
-        PhanesInputError: the threshold is no number >= 0; the calibration knows no heads, or no slices.
+        PhanesInputError: the threshold is no number >= 0, or the calibration lacks heads or slices.
     """
 
     def __init__(
@@ -191,7 +194,7 @@ class FindingsOfHeadd(Transform):
 
 
 def voxel_size(image: MetaTensor, source: MetaTensor, whole: bool) -> float:
-    """What a voxel of the input adds to a finding's size: mm3 of a head; of slices, mm2 of their plane in MNI space."""
+    """Size of a voxel of the input: mm3 for a head; for slices, mm2 of their plane in MNI space."""
     affine = ras_affine(source)
     if whole:
         return float(abs(np.linalg.det(affine[:3, :3])))
@@ -200,7 +203,7 @@ def voxel_size(image: MetaTensor, source: MetaTensor, whole: bool) -> float:
 
 
 def _on_levels(label: np.ndarray, into_mni: np.ndarray, heights: Sequence[float], like: MetaTensor) -> MetaTensor:
-    """A label (X, Y, Z) at the nearest voxel of each pixel of the levels, (1, H, W, D)."""
+    """A label (X, Y, Z) on the levels, (1, H, W, D), by the nearest voxel."""
     from_mni = np.linalg.inv(into_mni)
     shape = (*like.shape[1:3], 1)
     levels = [
