@@ -1,7 +1,7 @@
-"""Reading one case of any accepted kind into a 3-D array with a RAS affine; MONAI image readers and their loader.
+"""MONAI image readers and their loader: one case of any accepted kind as a 3-D array with a RAS+ affine.
 
-Every reader returns (X, Y, Z) with Z >= 1, so that one shape runs through the whole pipeline; the number of dimensions
-on disk is remembered under `original_ndim`. Whatever a library raises leaves as `PhanesInputError`.
+Every reader returns (X, Y, Z) with Z >= 1, so that one shape runs through the whole pipeline. `original_ndim` keeps the
+number of dimensions on disk. Whatever a library raises becomes `PhanesInputError`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ CAPTION_SHARE = 0.05  # of coloured pixels, in a picture that is otherwise grey
 
 
 def _as_volume(array: NDArray, affine: NDArray, meta: dict, spacing_known: bool = True) -> tuple[NDArray, dict]:
-    """Checked (X, Y, Z) array and the meta dictionary MONAI expects."""
+    """The checked (X, Y, Z) array, and the meta data that MONAI expects."""
     if np.iscomplexobj(array) or array.dtype.fields is not None:
         raise PhanesInputError("holds complex or colour values; give one real intensity a voxel")
     ndim = array.ndim
@@ -83,9 +83,9 @@ def _as_volume(array: NDArray, affine: NDArray, meta: dict, spacing_known: bool 
 class NiftiSliceReader(NibabelReader):
     """`NibabelReader` for 2-D and 3-D files: NIfTI (also as a pair), Analyze and MGH.
 
-    Few header fields are kept: those that tell where the image lies. The affine is the header's own, in mm. Whether a
-    NIfTI file is compressed is seen by its first bytes, whatever its name; it is read to its end, so that its checksum
-    is verified. Nothing is mapped into memory, where a file that shrinks would end the process.
+    Only header fields that tell where the image lies are kept. The affine is the header's own, in mm. The first bytes
+    say whether a NIfTI file is compressed, whatever its name. It is read to its end, so that its checksum is verified.
+    Nothing is mapped into memory: a file that shrinks would end the process.
     """
 
     def read(self, data: Any, **kwargs: Any) -> Any:
@@ -131,7 +131,7 @@ def nifti_header(path: Path) -> tuple[Any, Any]:
     """nibabel's class for a single NIfTI file, packed or not, and its header, unchecked.
 
     Raises:
-        PhanesInputError: it is none; the sentence is without the path.
+        PhanesInputError: it is none. The path is left out.
         OSError, EOFError, zlib.error: it cannot be read.
     """
     with gzip.open(path) if is_packed(path) else path.open("rb") as file:
@@ -143,7 +143,7 @@ def nifti_header(path: Path) -> tuple[Any, Any]:
 
 
 def _claimed_bytes(header: Any, offset: int, path: Path) -> int:
-    """Length of a file by its header, plain; refused where that is no image of a head, or more than the file holds."""
+    """Uncompressed length of a file by its header. Refused if it is no head's, or more than the file holds."""
     dtype, shape = header.get_data_dtype(), header.get_data_shape()
     if dtype.fields is not None or dtype.kind not in "biuf":
         raise PhanesInputError("holds complex or colour values; give one real intensity a voxel")
@@ -186,8 +186,8 @@ class ItkReader(ImageReader):
 class PngSliceReader(PILReader):
     """One axial slice as an 8- or 16-bit grey PNG, anterior up, columns from patient left to right.
 
-    A PNG has no position and no trustworthy spacing: its pixels count as 1 mm, and it is put where the training
-    slices lie, its centre on the template's. No other format is tried, whatever the file holds.
+    A PNG has no position and no spacing to rely on. Its pixels count as 1 mm, and it is put where the training slices
+    lie, with its centre on the template's. No other format is tried, whatever the file holds.
     """
 
     def read(self, data: Any, **kwargs: Any) -> Image.Image:
@@ -227,11 +227,11 @@ class PngSliceReader(PILReader):
 class DicomSeriesReader(ImageReader):
     """A folder that holds one series, or one file (multi-frame or a single slice); see `dicom.read.read_source`.
 
-    Slices are sorted by position; rescale slope and MONOCHROME1 are applied. The array axes are (column, row, slice),
-    as DICOM to NIfTI converters do.
+    Slices are sorted by position. Rescale slope and MONOCHROME1 are applied. The array's axes are (column, row, slice),
+    as in DICOM to NIfTI converters.
 
     Args:
-        files: the files of the series, where the path that is read holds others too.
+        files: the files of the series, when the path holds others, too.
     """
 
     def __init__(self, files: Sequence[str] | None = None) -> None:
@@ -257,7 +257,7 @@ class DicomSeriesReader(ImageReader):
 
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Nothing on the terminal or in a log about quirks of a header: libraries quote what stands there."""
+    """Keep libraries from writing about a header to terminal and log: they quote what stands there."""
     silent = logging.CRITICAL + 1
     loud = {name: logging.getLogger(name).level for name in ("nibabel.global", "pydicom", "highdicom", "PIL")}
     loud = {name: level for name, level in loud.items() if level != silent}
@@ -273,7 +273,7 @@ def quiet_libraries() -> Iterator[None]:
 
 
 def _reason(error: BaseException, path: Path) -> str:
-    """What a library says of a broken file, on one line. Of DICOM only the kind of error: texts quote the header."""
+    """What a library says of a broken file, on one line. For DICOM nothing is quoted: the texts hold the header's."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if path.is_dir() or is_dicom_file(path):
@@ -283,11 +283,11 @@ def _reason(error: BaseException, path: Path) -> str:
 
 
 class CaseLoadImaged(LoadImaged):
-    """`LoadImaged` that picks the reader by the kind of file and says in one sentence why a file cannot be read.
+    """`LoadImaged`, but the kind of file decides the reader, and one sentence says why a file cannot be read.
 
-    Its name contains "LoadImage" because hosts that load images themselves (MONAI Deploy) drop such transforms.
-    NaN voxels become 0, with a warning kept in the image's meta data. Items of `data.find_cases` may bring
-    `files`, which of a folder to read, and `note`, what is to be said of them; both are used up here.
+    Its name contains "LoadImage", because hosts that load images themselves (MONAI Deploy) drop such transforms. NaN
+    voxels become 0, with a warning in the meta data. Items of `find_cases` may bring `files`, which files of a folder
+    to read, and `note`, what to say of them. Both are removed here.
 
     Args:
         keys: keys of the paths.
