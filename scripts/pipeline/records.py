@@ -1,9 +1,12 @@
-"""What an output folder remembers: one record a case with checksums, so that a run can be interrupted at any moment.
+"""The records in an output folder, one a case with checksums. A run can be interrupted at any moment.
 
-`<output_dir>/.phanes/` holds `<case>.json` for every case that ended (its row of the summary, the checksums of its
-input, of its files and of the settings), the lock that keeps a second run out, and `partial/`, where results are
-written before they are renamed. Nothing in it depends on the time or on the machine: the same run leaves the same
-bytes.
+`<output_dir>/.phanes/` holds
+
+- `<case>.json` for every case that ended: its row of the summary, the checksums of its input, files and settings;
+- the lock that keeps a second run out;
+- `partial/`, where results are written before they are renamed.
+
+Nothing in it depends on time or machine: the same run leaves the same bytes.
 """
 
 from __future__ import annotations
@@ -53,9 +56,9 @@ class CaseRecords:
         self.lock = FileLock(self.folder / "lock")
 
     def open(self) -> None:
-        """Keep other runs out of the folder, and clear away what an interrupted run left.
+        """Keep other runs out of the folder, and remove what an interrupted run left.
 
-        Of several processes of one run, the first does so for all.
+        The first of several processes does so for all.
 
         Raises:
             SystemExit: one sentence on the command line (`PhanesInputError` elsewhere): another run is writing here, or
@@ -81,10 +84,10 @@ class CaseRecords:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Turns what an operating system says of a full or read-only disk into one sentence.
+        """Turn the system's error about a full or read-only disk into one sentence.
 
         Raises:
-            PhanesOutputError: in place of an `OSError` of the block.
+            PhanesOutputError: the block raised an `OSError`.
         """
         try:
             yield
@@ -95,7 +98,7 @@ class CaseRecords:
             ) from error
 
     def replace(self, item: Mapping[str, Any], result: CaseResult, seen: str, write: Callable[[Path], None]) -> None:
-        """Let a case's files be written into a temporary folder, move them into place, note their checksums.
+        """Have a case's files written into a temporary folder, move them into place, and note their checksums.
 
         Args:
             item: the case, as `find_cases` gives it.
@@ -118,7 +121,7 @@ class CaseRecords:
             self._note(result, source, files)
 
     def failed(self, result: CaseResult) -> None:
-        """Remove what an earlier run may have left for a case that failed, and note its row; it will be tried again.
+        """Remove what an earlier run may have left of a failed case, and note its row. The next run tries it again.
 
         Raises:
             PhanesOutputError: the row cannot be written.
@@ -129,7 +132,7 @@ class CaseRecords:
             self._note(result, "", {})
 
     def finished(self, item: Mapping[str, Any]) -> bool:
-        """True when the case has a result, whole, of the very same input under the very same settings."""
+        """True when the case has a whole result of this very input under these very settings."""
         record = self._read(item["case"])
         if (
             record is None
@@ -146,7 +149,7 @@ class CaseRecords:
             return False
 
     def unfinished(self, cases: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        """The cases that have to be analysed; the others' results stay as they are."""
+        """The cases that have to be analysed. The results of the others stay."""
         return [item for item in cases if not self.finished(item)]
 
     def results(self, cases: Iterable[Mapping[str, Any]]) -> list[CaseResult]:
@@ -155,12 +158,12 @@ class CaseRecords:
         return [record["result"] for record in records if record is not None]
 
     def files(self, case: str) -> dict[str, str]:
-        """The files of a case that has a result under these settings, with their SHA-256; none of another."""
+        """The files of a case with a result under these settings, and their SHA-256. Empty for other cases."""
         record = self._read(case)
         return {} if record is None else dict(record["files"])
 
     def _read(self, case: str) -> dict[str, Any] | None:
-        """A case's record under these settings, or None where there is none that can be read."""
+        """A case's record under these settings; None when there is none to be read."""
         try:
             record = json.loads(self._path(case).read_text(encoding="utf-8"))
             record["result"] = CaseResult(**record["result"])
@@ -175,7 +178,7 @@ class CaseRecords:
 
     @staticmethod
     def _checksum(item: Mapping[str, Any], seen: str) -> str:
-        """The input's checksum, when it still is what was read."""
+        """The input's checksum, if it has not changed since it was read."""
         try:
             checksum = source_checksum(item)
         except OSError:
