@@ -36,18 +36,18 @@ def result_names(case: str) -> list[str]:
 
 @contextmanager
 def replaced_together(folder: Path, known: list[str], partial_root: Path | None = None) -> Iterator[Path]:
-    """A temporary folder that takes `folder`'s place when the block ends well, and vanishes when it does not.
+    """A temporary folder that takes the place of `folder` when the block ends well, and vanishes otherwise.
 
-    Into a folder that is there already the files move one by one, each by an atomic rename, and files of the `known`
-    names that were not written go, so that old results never stand beside new ones. Other files stay.
+    If `folder` exists, the files move into it one by one, each by an atomic rename. Old files with `known` names that
+    were not written again are removed, so that old and new results never mix. Other files stay.
 
     Args:
-        folder: where the files shall be; made when missing, removed when it ends empty.
+        folder: where the files go; made when missing, removed when it ends empty.
         known: names that belong to this case.
         partial_root: where the temporary folder is made, on the same file system; default: beside `folder`.
 
     Raises:
-        PhanesOutputError: `folder` is a link, which might lead anywhere.
+        PhanesOutputError: `folder` is a link, which could lead anywhere.
     """
     partial = (partial_root or folder.parent) / (folder.name if partial_root else f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -84,10 +84,10 @@ def remove_files(folder: Path, names: list[str]) -> None:
 
 
 def save_nifti(image: MetaTensor, path: Path, dtype: type) -> None:
-    """One (1, X, Y, Z) image on the grid of the file it was made from: same shape and affine, bit for bit.
+    """Write one (1, X, Y, Z) image on the grid of its source: the same shape and affine, bit for bit.
 
-    For a NIfTI source its header gives shape, sform, qform, their codes and units; the free-text fields, which may
-    name a person, are left empty. Other sources get the affine they were read with.
+    A NIfTI source's header gives shape, sform, qform, their codes and units. The free-text fields stay empty: they may
+    name a person. Other sources get the affine they were read with.
     """
     array: NDArray = np.ascontiguousarray(image.as_tensor()[0].cpu().numpy().astype(dtype))
     source = Path(str(image.meta.get("filename_or_obj", "")))
@@ -100,7 +100,7 @@ def save_nifti(image: MetaTensor, path: Path, dtype: type) -> None:
 
 
 def _like(source: Path, array: NDArray, dtype: type) -> Any:
-    """The array under the input's header, None where the array lies on a straight grid instead of a sheared one."""
+    """The array under the input's header. None when the input was sheared: the array lies on a straight grid then."""
     try:
         with quiet_libraries():
             kind, unchecked = nifti_header(source)
@@ -120,7 +120,7 @@ def _like(source: Path, array: NDArray, dtype: type) -> Any:
 
 
 def save_images(output: Mapping[str, MetaTensor], folder: Path, case: str, save: Mapping[str, bool]) -> None:
-    """All images of a case that `save` asks for, by the names of the output contract."""
+    """Write the images of a case that `save` asks for, by their usual names."""
     for key, (suffix, dtype) in IMAGES.items():
         if save.get(suffix, True):
             save_nifti(output[key], folder / f"{case}_{suffix}.nii.gz", dtype)
