@@ -1,4 +1,4 @@
-"""`run.json`: what a run was made with, what it wrote, and where its time went; for programs to read."""
+"""`run.json`, for programs: what a run was made with, what it wrote, and where its time went."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def write_run(
 
     Args:
         path: of the file.
-        settings: name to value, as the report shows them.
-        calibration: the record; its own date and the checksum of the weights are kept.
-        files: case -> file below the case's folder -> SHA-256; of all cases, also those that were finished before.
+        settings: name -> value, as the report shows them.
+        calibration: the record, of which the date and the checksum of the weights are kept.
+        files: case -> file below the case's folder -> SHA-256, for all cases, finished before or now.
         watch: the seconds of the cases of this run.
     """
     record = {
