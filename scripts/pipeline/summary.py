@@ -1,4 +1,4 @@
-"""One row a case: what `summary.csv` and the report's table hold."""
+"""One row a case: the content of `summary.csv` and of the report's table."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class CaseResult:
         alignment: mni, header, slice, outline (`alignment.AlignHeadd`).
         similarity: correlation with the template within the brain; empty where that is not known.
         guard: ok, no T1w head, or not judged (`guard.GuardLevelsd`).
-        contrast: by how much white matter is brighter than grey, a share of it; empty where not judged.
+        contrast: how much brighter white matter is than grey, as a share of the white; empty where not judged.
         anomaly_score: mean of the anomaly map over the brain's analysed part, on the network's grid.
         healthy_below: share of the calibration's healthy images whose anomaly score is lower; empty when not recorded.
         findings: their number.
@@ -51,7 +51,7 @@ COLUMNS = tuple(field.name for field in fields(CaseResult))
 
 
 def write_summary(results: Sequence[CaseResult], path: Path) -> None:
-    """Write `summary.csv`; numbers with six significant digits, empty where there is none."""
+    """Write `summary.csv`. Numbers have six significant digits; missing ones are empty."""
 
     def write(partial: Path) -> None:
         with partial.open("w", newline="", encoding="utf-8") as file:
