@@ -1,4 +1,4 @@
-"""The thresholds of the label and its findings, from the record of the calibration or from the user."""
+"""The thresholds of the label and its findings, from the calibration's record or from the user."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Thresholds:
 
     Attributes:
         label: a voxel belongs to a finding when the anomaly map is above it.
-        smallest: finding: mm3 of a head, mm2 (in MNI152 space) of a slice.
+        smallest: size of the smallest finding: mm3 in a head, mm2 (in MNI152 space) in a slice.
         healthy_peaks: the highest peak of each healthy image, 0 for one without a finding; None when not recorded.
         healthy_scores: the anomaly score of each; None when not recorded.
         healthy_findings: peak and size of each finding of each; None when not recorded.
@@ -34,10 +34,10 @@ class Thresholds:
 
     @classmethod
     def of(cls, calibration: Mapping[str, Any], kind: str, override: float | str | None = None) -> Thresholds:
-        """Those of `heads` or `slices`; with a label threshold of the user's own where one is given.
+        """The thresholds of `heads` or `slices`, with the user's own label threshold, if given.
 
         Raises:
-            PhanesInputError: the override is no number >= 0; the calibration knows nothing of this kind.
+            PhanesInputError: the override is no number >= 0, or the calibration lacks this kind.
         """
         if kind not in calibration:
             raise PhanesInputError(
@@ -62,9 +62,9 @@ class Thresholds:
         return sum(one < score for one in self.healthy_scores) / len(self.healthy_scores)
 
     def healthy_with(self, peak: float, size: float | None = None) -> float | None:
-        """Share of the healthy images that have a finding as strong, and as large where a size is given.
+        """Share of the healthy images with a finding as strong, and as large if a size is given.
 
-        None when they are not recorded.
+        None when that is not recorded.
         """
         if size is None:
             peaks = self.healthy_peaks
@@ -82,11 +82,11 @@ def label_threshold(override: float | str | None, found: float) -> float:
     """The label threshold: the user's, or the calibrated one.
 
     Args:
-        override: a number >= 0, also as text (a host's options panel); `calibrated` or None for the calibration's.
-        found: that one.
+        override: a number >= 0, also as text (a host's options panel). `calibrated` or None takes the calibration's.
+        found: the calibration's.
 
     Raises:
-        PhanesInputError: no such number.
+        PhanesInputError: the override is no such number.
     """
     if override is None or calibrated(override):
         return found
