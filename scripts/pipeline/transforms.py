@@ -38,22 +38,21 @@ WHITE = 2.0  # times the median of the brain: the intensity that becomes 1
 class LevelsOfHeadd(MapTransform):
     """Resample a placed image onto the levels to analyse, (1, H, W, D) -> (1, 128, 128, D), from its own voxels.
 
-    Adds `analysed`, (1, 128, 128, D) of bools: the template's brain as far as it was scanned; of a slice that was
-    placed by its brain's outline alone, what lies within that. The scan is counted from its air (`from_air`).
+    `analysed`, (1, 128, 128, D) of bools, is added: the template's brain as far as it was scanned. For a slice that was
+    placed by its brain's outline alone it is what lies within that. The scan is counted from its air (`from_air`).
 
-    Sets in the meta data `heights` (MNI z of the levels, mm), `thickness` (of a level, mm), `whole` (whether all levels
-    of the brain were asked for), `air` (what was subtracted) and `brain_median` (the median of the head's brain above
-    its air; from a single slice, what its level says of it).
+    The meta data get `heights` (MNI z of the levels, mm), `thickness` (of a level, mm), `whole` (whether all levels of
+    the brain were asked for), `air` (what was subtracted) and `brain_median` (the median of the head's brain above its
+    air; for a single slice it is estimated from its level).
 
     Args:
         keys: key of an image that went through `AlignHeadd`.
-        slices: "brain", all levels of the template's brain that were scanned; "mid", the paper's level, MNI z = +23
-            mm; or indices of the scan's own axial slices, counted from the lowest one as it was stored. A single slice
-            is taken whatever this says.
+        slices: "brain" for all scanned levels of the template's brain; "mid" for the paper's level, MNI z = +23 mm; or
+            indices of the scan's own axial slices, counted from the lowest one. A single slice is always taken.
 
     Raises:
-        PhanesInputError: unknown `slices`, indices outside of the scan or the brain, no brain in the scan, a
-            slice of a segmentation.
+        PhanesInputError: `slices` is unknown, indices lie outside of the scan or the brain, the scan holds no brain, or
+            a slice is a segmentation's.
     """
 
     def __init__(
@@ -145,7 +144,7 @@ class LevelsOfHeadd(MapTransform):
 
 
 def _scanned_levels(image: MetaTensor, into_mni: np.ndarray) -> list[float]:
-    """The levels of which enough was scanned, from the lowest to the highest one."""
+    """All levels from the lowest to the highest one of which enough was scanned."""
     brain = brain_at(LEVELS_MM)
     shares = (brain & scanned(image.shape[1:], into_mni)).sum(axis=(0, 1)) / brain.sum(axis=(0, 1))
     kept = np.flatnonzero(shares >= SCANNED)
@@ -161,11 +160,11 @@ def _scanned_levels(image: MetaTensor, into_mni: np.ndarray) -> list[float]:
 
 
 class NormalizeHeadd(MapTransform):
-    """Divide a head by twice the median of its brain and clip to [0, 1], (1, H, W, D) -> same: one scale a head.
+    """Divide a head by twice the median of its brain and clip to [0, 1], (1, H, W, D) -> same. A head has one scale.
 
-    A single slice goes by the median of its own brain and its level's usual share of the head's (`LEVEL_BRIGHTNESS`),
-    so that slices and heads look alike. The scale is kept as `intensity_scale` (one a level) in the meta data, for
-    `postprocessing.RestoreUnitsd`.
+    For a single slice the median is that of its own brain, divided by its level's usual share of a head's
+    (`LEVEL_BRIGHTNESS`), so that slices and heads look alike. The meta data keep the scale as `intensity_scale`, one a
+    level, for `postprocessing.RestoreUnitsd`.
 
     Args:
         keys: keys of images that went through `LevelsOfHeadd`.
@@ -186,11 +185,11 @@ class NormalizeHeadd(MapTransform):
 
 
 class NormalizeSlicesd(MapTransform):
-    """Divide each level by its own 98th percentile and clip to [0, 1], as networks of one level were trained.
+    """Divide each level by its own 98th percentile and clip to [0, 1], as in the training of one-slice networks.
 
     The percentile is taken over the middle columns that the training slices fill (197 of 233 mm). In many scans fat is
-    far brighter than in these, and the percentile is the scalp's, not the brain's: the scale is therefore moved as far
-    as it takes to bring the brain's median into the range that it has in the training slices.
+    far brighter than there, so that the percentile is the scalp's. The scale is then moved until the brain's median
+    lies in its range of the training slices.
 
     Args:
         keys: keys of images that went through `LevelsOfHeadd`.
@@ -235,10 +234,10 @@ def _scaled(image: MetaTensor, scale: torch.Tensor) -> MetaTensor:
 
 
 class CutToOutlined(MapTransform):
-    """Set what lies outside of the brain's outline to 0, (1, H, W, D) -> same; images without an outline stay.
+    """Set what lies outside of the brain's outline to 0, (1, H, W, D) -> same. Images without an outline stay.
 
-    The outline is that of `alignment.AlignHeadd`, of a single slice from an unknown place: scalp and skull there are
-    not where those of the training slices are, and would be found abnormal.
+    `alignment.AlignHeadd` gives an outline to single slices from an unknown place. Their scalp and skull do not lie
+    where those of the training slices do, and would be found abnormal.
 
     Args:
         keys: keys of preprocessed images.
@@ -253,7 +252,7 @@ class CutToOutlined(MapTransform):
 
 
 class WithHeightsd(MapTransform):
-    """Add a channel that holds each level's MNI z in mm, (1, H, W, D) -> (2, H, W, D), as the networks take it.
+    """Add a channel with each level's MNI z, mm, (1, H, W, D) -> (2, H, W, D), the networks' input.
 
     Args:
         keys: keys of images that went through `LevelsOfHeadd`.
@@ -276,7 +275,7 @@ def _name(image: MetaTensor) -> str:
 def _brought_into_range(
     scale: torch.Tensor, image: MetaTensor, brain: torch.Tensor, brain_range: Sequence[float]
 ) -> torch.Tensor:
-    """Scales (D,) at which the brain's median lies in the range; slices with less than 20 cm2 of brain keep theirs."""
+    """Scales (D,) at which the brain's median lies in the range. Slices with less than 20 cm2 of brain keep theirs."""
     found = scale.clone()
     for k in range(image.shape[-1]):
         if brain[..., k].sum() * PIXEL_MM**2 >= MIN_BRAIN_MM2:
@@ -287,7 +286,7 @@ def _brought_into_range(
 
 
 def slice_scale(image: torch.Tensor, percentile: float = 98.0, width: float = 197.0 / 233.0) -> torch.Tensor:
-    """Percentile of each slice over its middle columns, (1, H, W, ...) -> (...); the maximum where that is <= 0."""
+    """Percentile of each slice over its middle columns, (1, H, W, ...) -> (...). Where it is <= 0, the maximum."""
     columns = round(image.shape[2] * width)
     first = (image.shape[2] - columns) // 2
     values = image[0, :, first : first + columns].flatten(0, 1)
