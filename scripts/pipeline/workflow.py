@@ -1,4 +1,4 @@
-"""The bundle's own inference workflow, run from Python: on a folder, an image, or cases that come from elsewhere."""
+"""The bundle's own inference workflow from Python: on a folder, an image, or given cases."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .results import IMAGES
 def analyse_folder(
     bundle_root: str | Path, dataset_dir: str | Path, output_dir: str | Path, options: Mapping[str, Any]
 ) -> None:
-    """`monai.bundle run inference`: every case of a folder, with report and summary.
+    """Analyse every case of a folder, as `monai.bundle run inference` does, with report and summary.
 
     Args:
         bundle_root: the bundle's folder.
@@ -35,7 +35,7 @@ def analyse_folder(
         options: other entries of the config.
 
     Raises:
-        PhanesInputError: no such option, nothing to analyse, or a case failed; MONAI may have wrapped it.
+        PhanesInputError: there is no such option or nothing to analyse, or a case failed. MONAI may have wrapped it.
     """
     check_options(bundle_root, options)
     _run(bundle_root, {**options, "dataset_dir": str(dataset_dir), "output_dir": str(output_dir)})
@@ -44,7 +44,7 @@ def analyse_folder(
 def analyse_image(
     bundle_root: str | Path, image: str | Path | ArrayLike, affine: ArrayLike | None, options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The same for one image, and nothing is written; see `phanes.analyse`.
+    """Analyse one image, without writing anything, see `phanes.analyse`.
 
     Args:
         bundle_root: the bundle's folder.
@@ -53,7 +53,7 @@ def analyse_image(
         options: other entries of the config.
 
     Raises:
-        PhanesInputError: the image cannot be analysed, or no such option.
+        PhanesInputError: the image cannot be analysed, or there is no such option.
     """
     check_options(bundle_root, options)
     if isinstance(image, str | Path):
@@ -81,18 +81,18 @@ def analyse_cases(
     output_dir: str | Path,
     overrides: Mapping[str, Any] | None = None,
 ) -> None:
-    """Run `inference.json` as `monai.bundle run inference --dicom_output true` does; only the cases are given.
+    """Run `inference.json` as `monai.bundle run inference --dicom_output true` does, but on given cases.
 
-    So reading, checks, pre- and post-processing, network and writers are the bundle's, and the results are the same.
+    Reading, checks, pre- and post-processing, network and writers are the bundle's, so the results are the same.
 
     Args:
         bundle_root: the bundle's folder.
-        cases: `{"case": name, "image": path}` each, of a DICOM series also `files` and `note` (`data.find_cases`).
+        cases: `{"case": name, "image": path}` each; for a DICOM series also `files` and `note`, see `find_cases`.
         output_dir: gets `<case>/dicom/` for each case that succeeds, and `summary.csv`.
         overrides: of entries of `inference.json`.
 
     Raises:
-        PhanesInputError: a case, or the run as a whole, failed; an override of what the other arguments give.
+        PhanesInputError: a case or the whole run failed, or an override changes what other arguments give.
     """
     given = {"output_dir": str(output_dir), "cases": [dict(case) for case in cases], "dicom_output": True}
     overrides = overrides or {}
@@ -105,7 +105,7 @@ def check_options(bundle_root: str | Path, options: Mapping[str, Any]) -> None:
     """Refuse options that the config does not know, as the command line does.
 
     Raises:
-        PhanesInputError: names the option, and the nearest one that there is.
+        PhanesInputError: there is no such option. It names the nearest one.
     """
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     check_overrides(["--config_file", _config(bundle_root), *words])
@@ -116,7 +116,7 @@ def _config(bundle_root: str | Path) -> str:
 
 
 class _Keeper:
-    """Keeps the one case's results, or its error, in place of the reporter that writes them."""
+    """Takes the reporter's place: it keeps the results of the one case, or its error, instead of writing them."""
 
     def __init__(self) -> None:
         self.output: dict[str, Any] = {}
