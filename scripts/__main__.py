@@ -20,6 +20,7 @@ from .study.evaluation.gallery import draw_figures
 from .study.evaluation.stages import stages
 from .study.guard_table import guard_table
 from .study.registration_trials import registration_trials
+from .study.slice_trials import slice_trials
 from .training.gpu import pack, train_on_gpu
 from .training.prepare import prepare
 
@@ -37,6 +38,7 @@ class Commands:
     package = staticmethod(package)
     prepare = staticmethod(prepare)
     registration_trials = staticmethod(registration_trials)
+    slice_trials = staticmethod(slice_trials)
     stages = staticmethod(stages)
     structures = staticmethod(write_structures)
     train_baselines = staticmethod(train_baselines)
