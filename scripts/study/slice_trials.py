@@ -80,16 +80,17 @@ class Analysis:
 
     Args:
         bundle_root: its folder.
+        method: the network; "" for the config's.
     """
 
-    def __init__(self, bundle_root: str) -> None:
-        entries: dict[str, Any] = {"device": torch.device("cpu")}
+    def __init__(self, bundle_root: str, method: str = "") -> None:
+        entries: dict[str, Any] = {"device": torch.device("cpu")} | ({"method": method} if method else {})
         parts = [
             from_inference(part, bundle_root, entries, ["inference.json"]) for part in ("preprocessing", "inferer")
         ]
         self.preprocessing, self.inferer = parts
         self.network = from_inference("network_def", bundle_root, entries, ["inference.json"]).eval()
-        weights = Path(bundle_root) / "models" / "model.pt"
+        weights = from_inference("weights_file", bundle_root, entries, ["inference.json"])
         self.network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
         transforms = from_inference("postprocessing", bundle_root, entries, ["inference.json"]).transforms
         names = [type(step).__name__ for step in transforms]
@@ -106,20 +107,21 @@ class Analysis:
 
 
 def slice_trials(
-    dataset_dir: str = "../shared/data/ixi_midaxial/val", bundle_root: str = "bundle", limit: int = 0
+    dataset_dir: str = "../shared/data/ixi_midaxial/val", bundle_root: str = "bundle", method: str = "", limit: int = 0
 ) -> None:
     """AUPRC of painted strokes in aligned slices, and in the same slices padded, resampled, turned and shifted.
 
     Args:
         dataset_dir: PNGs of 197 x 233 pixels, healthy.
         bundle_root: the bundle's folder.
+        method: the network, as in inference.
         limit: of slices, evenly among all; 0 takes all.
     """
     files = sorted(Path(dataset_dir).glob("*.png"))
     if not files:
         raise PhanesInputError(f"'{dataset_dir}' holds no PNG: give a folder of aligned healthy slices.")
     files = files[:: max(1, len(files) // limit)][:limit] if limit else files
-    analyse = Analysis(bundle_root)
+    analyse = Analysis(bundle_root, method)
     level = np.array([[0.0, 1, 0, -98], [-1, 0, 0, 98], [0, 0, 1, LEVEL_MM], [0, 0, 0, 1]])
     brain = brain_on_grid(level, (*SHAPE, 1))[..., 0]
     truth: list[NDArray] = []
