@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scripts.method.networks.levels import level_index
-from scripts.method.networks.linear import NOISE, TAIL, LinearAutoencoder
+from scripts.method.networks.linear import NOISE, REWEIGHTINGS, TAIL, LinearAutoencoder
 from scripts.training.linear import train_linear
 
 HEIGHTS = tuple(float(z) for z in range(-10, 0, 2))
@@ -49,7 +49,7 @@ def oracle(network, level: int, image: torch.Tensor, hole: torch.Tensor | None) 
     deviation = 2 * image.flatten()[pixels].double() - mean
     seen = torch.ones_like(deviation) if hole is None else (hole.flatten()[pixels] <= 0).double()
     weights = seen
-    for _ in range(9):
+    for _ in range(REWEIGHTINGS + 1):
         matrix = basis.T @ (weights[:, None] * basis) + NOISE * torch.eye(basis.shape[1], dtype=torch.float64)
         posterior = torch.linalg.solve(matrix, basis.T @ (weights * deviation))
         error = (deviation - basis @ posterior).abs()
