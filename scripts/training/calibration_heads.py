@@ -68,7 +68,8 @@ def choose(
     """The label's threshold, of healthy images of one kind.
 
     The lowest that leaves at most the given share of the brain in findings, and at most the given number of findings,
-    on average over healthy images. These are few: the upper end of the mean's 95 % interval has to keep the limit.
+    on average over healthy images. These are few: the upper end of the 95 % interval of the number keeps the limit. (The
+    share hangs on one or two images; its upper end would leave no finding in a slice.)
 
     Args:
         healthy: their maps.
@@ -106,7 +107,7 @@ def choose(
     for _ in range(STEPS):
         middle = float(f"{(low + high) / 2:.6g}")
         _, shares, counts = label(middle)
-        if upper(shares) > brain_share or upper(counts) > findings:
+        if shares.mean() > brain_share or upper(counts) > findings:
             low = middle
         else:
             high = threshold = middle
