@@ -69,8 +69,7 @@ def choose(
 
     The lowest that leaves at most the given share of the brain in findings, and at most the given number of findings,
     on average over healthy images. These are few: the upper end of the number's 95 % interval keeps the limit. The
-    share
-    hangs on one or two images: its upper end would leave no finding in a slice.
+    share hangs on one or two images: its upper end would leave no finding in a slice.
 
     Args:
         healthy: their maps.
