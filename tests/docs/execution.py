@@ -9,7 +9,7 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-from tests.docs.pages import PAGES, REPOSITORY, Command, commands, name_of
+from tests.docs.pages import PAGES, REPOSITORY, Command, commands
 
 
 class Elsewhere(NamedTuple):
@@ -137,6 +137,3 @@ def quicker(command: Command) -> list[str]:
 def all_commands() -> list[Command]:
     """Every command of every page."""
     return [command for page in PAGES for command in commands(page)]
-
-
-__all__ = ["ELSEWHERE", "Elsewhere", "all_commands", "elsewhere", "name_of", "quicker", "to_run"]

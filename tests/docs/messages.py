@@ -38,7 +38,8 @@ PARTS = {
     "warning", "warnings", "note", "notes", "reason", "reasons", "why", "hint", "text", "sentence", "error", "advice",
     "more", "gone", "seen", "beside", "unfit", "failed", "counts", "REFUSED", "GONE", "BESIDE_RAW",
 }  # fmt: skip
-TAKERS = {"Decision", "replace", "note", "passed_over", "notes", "join", "filter", "get", "fromkeys", "list"}
+TAKERS = {"Decision", "replace", "note", "passed_over", "notes"}
+LOOKED_THROUGH = {"join", "filter", "get", "fromkeys", "list"}
 SHORTEST_PART = 4  # words
 
 KINDS = {
@@ -129,9 +130,9 @@ def _is_part(node: ast.AST, above: dict[ast.AST, ast.AST]) -> bool:
         node = above[node]
         if isinstance(node, ast.Call):
             takers = {_name(node.func)} | ({_key(node.func.value)} if isinstance(node.func, ast.Attribute) else set())
-            if takers & {"Decision", "replace", "note", "passed_over", "notes"}:
+            if takers & TAKERS:
                 return True
-            if not takers & TAKERS:
+            if not takers & LOOKED_THROUGH:
                 return False
         if isinstance(node, ast.keyword) and node.arg in PARTS:
             return True
@@ -156,9 +157,9 @@ def _inside_a_string(node: ast.AST, above: dict[ast.AST, ast.AST]) -> bool:
 
 
 def _name(function: ast.expr) -> str:
-    return (
-        function.attr if isinstance(function, ast.Attribute) else function.id if isinstance(function, ast.Name) else ""
-    )
+    if isinstance(function, ast.Attribute):
+        return function.attr
+    return function.id if isinstance(function, ast.Name) else ""
 
 
 def _key(target: ast.expr) -> str:

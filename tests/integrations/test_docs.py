@@ -54,8 +54,9 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         if "STUDIES" in used:
             series_of(nib.load(place / "DIR" / "head0.nii.gz"), place / "STUDIES" / "study")
         made[page] = place
-    # What the README's commands make is where the page with the same commands goes on.
-    (made["bundle/docs/training.md"] / "DATA").symlink_to(made["README.md"] / "DATA")
+    # Where the README's commands end, the page with the same commands goes on.
+    for name in ("DATA", "runs"):
+        (made["bundle/docs/training.md"] / name).symlink_to(made["README.md"] / name)
     return made
 
 
