@@ -183,8 +183,9 @@ def checked_cases(
     selection: SeriesSelection | None = None,
     anonymize: bool = False,
     anonymize_key: str = "",
+    num_workers: int = 0,
 ) -> list[dict[str, Any]]:
-    """The cases of a run, after the checks that need no image: input, output folder, device.
+    """The cases of a run, after the checks that need no image: input, output folder, device, number of processes.
 
     Args:
         dataset_dir: see `find_cases`.
@@ -193,6 +194,7 @@ def checked_cases(
         selection: which DICOM series are cases.
         anonymize: name the cases by checksums, see `anonymous`.
         anonymize_key: of these checksums.
+        num_workers: of processes that read ahead.
 
     Returns:
         Items of `find_cases`, without those that lie inside the output folder.
@@ -204,6 +206,7 @@ def checked_cases(
         cases = find_cases(dataset_dir, selection)
         _check_output_dir(Path(output_dir), paths_of(dataset_dir))
         _check_device(device)
+        _check_workers(num_workers)
     except PhanesInputError as error:
         if anonymize and selection is not None and (selection.decisions or selection.passed_over):
             fail("No image was taken for T1w, and the reasons quote names: run without --anonymize to read them.")
@@ -253,6 +256,11 @@ def _check_device(device: str | torch.device) -> None:
         raise PhanesInputError(
             f"device '{device}' cannot be used here: give {' or '.join(['cpu', *there])}."
         ) from error
+
+
+def _check_workers(number: object) -> None:
+    if not (isinstance(number, int) and number >= 0):
+        raise PhanesInputError(f"num_workers is {number!r}: give a whole number of processes, 0 for none.")
 
 
 def read_calibration(path: str | Path, weights: str | Path, network: Phanes | None = None) -> dict[str, Any]:

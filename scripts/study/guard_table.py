@@ -127,8 +127,8 @@ def guard_table(data: str = "../shared/data", limit: int = 0) -> None:
         data: folder with `ixi_heads`, `lesions`, `volumes` and `tumour_heads`.
         limit: of heads of a kind; 0 takes all, and makes wrong images of five of the research scanner.
     """
-    groups = real_heads(Path(data))
-    if not all(groups.values()):
+    groups = real_heads(Path(data)) if (Path(data) / "tumour_heads" / "split.csv").is_file() else {}
+    if not groups or not all(groups.values()):
         raise PhanesInputError(f"'{data}' lacks heads: give the folder that holds ixi_heads, lesions and volumes.")
     load = Compose([CaseLoadImaged("image"), EnsureChannelFirstd("image")])
     counts: dict[str, Counter[str]] = {}

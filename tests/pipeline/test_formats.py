@@ -175,15 +175,25 @@ def colour_map(rgba: np.ndarray) -> None:
     rgba[..., 0], rgba[..., 2] = GREY, 255 - GREY
 
 
-@pytest.mark.parametrize(("alter", "tolerance"), [(transparent, 0), (caption, 0), (tinted, 3), (sepia, 7)])
+def two_captions(rgba: np.ndarray) -> None:
+    caption(rgba)
+    rgba[70:75, 30:44] = (0, 255, 0, 255)
+
+
+GREY_PICTURES = [(transparent, 0), (caption, 0), (two_captions, 0), (tinted, 3), (sepia, 7)]
+DRAWN_ON = [contour, colour_map]
+PICTURES = [*GREY_PICTURES, *DRAWN_ON]
+
+
+@pytest.mark.parametrize(("alter", "tolerance"), GREY_PICTURES)
 def test_a_grey_slice_that_was_kept_as_a_picture(tmp_path: Path, alter: Callable, tolerance: int) -> None:
     Image.fromarray(picture(alter)).save(tmp_path / "x.png")
     image = load(tmp_path / "x.png")
     np.testing.assert_allclose(image.numpy()[..., 0].T, GREY, atol=tolerance)
-    assert ("coloured pixels" in str(image.meta.get("warnings"))) == (alter is caption)
+    assert ("coloured pixels" in str(image.meta.get("warnings"))) == (alter in (caption, two_captions))
 
 
-@pytest.mark.parametrize("alter", [contour, colour_map])
+@pytest.mark.parametrize("alter", DRAWN_ON)
 def test_a_picture_that_was_drawn_on_is_refused(tmp_path: Path, alter: Callable) -> None:
     Image.fromarray(picture(alter)).save(tmp_path / "x.png")
     with pytest.raises(PhanesInputError, match="is a colour picture, or one that was drawn on"):

@@ -205,6 +205,8 @@ def test_setup_mistakes_are_one_sentence(tmp_path: Path, png: Path) -> None:
         ({"dataset_dir": str(png), "output_dir": str(tmp_path / "file" / "o")}, "cannot be created"),
         ({"dataset_dir": str(png), "output_dir": str(tmp_path / "o"), "device": "cuda:99"}, "device 'cuda:99'"),
         ({"dataset_dir": str(png), "output_dir": str(tmp_path / "o"), "device": "gpu"}, "device 'gpu'"),
+        ({"dataset_dir": str(png), "output_dir": str(tmp_path / "o"), "num_workers": -2}, "num_workers is -2: give"),
+        ({"dataset_dir": str(png), "output_dir": str(tmp_path / "o"), "num_workers": "many"}, "num_workers is 'many'"),
     ):
         with pytest.raises(PhanesInputError, match=reason):
             checked_cases(**kwargs)

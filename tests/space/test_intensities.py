@@ -26,7 +26,10 @@ OUTSIDE = np.hypot(*np.meshgrid(np.linspace(-1, 1, SCAN.shape[0]), np.linspace(-
 OUTSIDE = np.broadcast_to(OUTSIDE[..., None], SCAN.shape)
 
 
-@pytest.mark.parametrize("zero", [100.0, 1024.0, -1024.0])
+COUNTED_FROM = [100.0, 1024.0, -1024.0]
+
+
+@pytest.mark.parametrize("zero", COUNTED_FROM)
 def test_a_scan_counted_from_elsewhere_is_the_same(zero: float) -> None:
     plain, air = from_air(SCAN)
     assert air == 0.0
