@@ -123,6 +123,7 @@ def test_template_lies_where_it_lies_and_nowhere_else() -> None:
     Protocol("as it was", scales=(0.85, 1.15)),
     Protocol("gaps", axis=2, thickness=5.0, distance=6.5, turn=(30.0, 30.0)),
     Protocol("thick", axis=0, thickness=8.0, distance=8.0, cut=20.0),
+    Protocol("turned", axis=2, thickness=3.0, distance=3.0, turn=(40.0, 40.0)),
 ], ids=lambda protocol: protocol.name)  # fmt: skip
 def test_a_moved_head_is_found_again(protocol: Protocol, tmp_path: Path) -> None:
     """The template itself; heads are in the table that `registration_trials` prints."""
@@ -172,6 +173,16 @@ def test_trials_print_a_table_and_write_every_trial(data_root: Path, tmp_path: P
     registration_trials(str(head), seed=3, out=str(tmp_path / "trials.csv"))
     assert capsys.readouterr().out.count("1 of 1") == len(PROTOCOLS)
     assert len((tmp_path / "trials.csv").read_text().splitlines()) == 1 + len(PROTOCOLS)
+
+
+@pytest.mark.real_data
+def test_a_pitched_head_of_faint_contrast_is_found(data_root: Path) -> None:
+    """Its scalp is several times as bright as its brain, and misleads the first search."""
+    image = nib.load(data_root / "tumour_heads" / "TCGA_DU_7014_t1w.nii.gz")
+    found = register(np.asarray(image.dataobj, dtype=np.float32), image.affine)
+    assert not Bounds().objection(found)
+    assert found.rotation == pytest.approx(38.7, abs=3)
+    np.testing.assert_allclose(found.scales, (0.79, 0.88, 0.92), atol=0.05)
 
 
 @pytest.mark.real_data
