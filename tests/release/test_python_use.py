@@ -37,7 +37,7 @@ def expected(packaged: Path, images: torch.Tensor, tmp_path_factory: pytest.Temp
     return results
 
 
-@pytest.mark.parametrize("workflow_type", ["inference", "train"])
+@pytest.mark.parametrize(("workflow_type", "named"), [("inference", False), ("train", False), ("train", True)])
 def test_bundle_load_gives_the_network_with_its_weights(
     dist: Path,
     packaged: Path,
@@ -45,8 +45,9 @@ def test_bundle_load_gives_the_network_with_its_weights(
     expected: dict[str, torch.Tensor],
     tmp_path: Path,
     workflow_type: str,
+    named: bool,
 ) -> None:
-    """`train` is MONAI's default: neither needs data, and nothing is downloaded where the folder is there."""
+    """`train` is MONAI's default: neither needs data nor `bundle_root`, and nothing that is there is downloaded."""
     with another_program(tmp_path):
         network = load(
             NAME,
@@ -54,7 +55,7 @@ def test_bundle_load_gives_the_network_with_its_weights(
             source="github",
             workflow_type=workflow_type,
             device="cpu",
-            args_file={"bundle_root": str(packaged)},
+            args_file={"bundle_root": str(packaged)} if named else None,
         )
         network.eval()
         with torch.no_grad():
