@@ -173,16 +173,16 @@ class RunRecord:
         self.size = size
         self.best = best
         self.settings = settings or {}
-        self.seconds = 0.0
-        self.started = time.monotonic()
+        self.seconds = self.processor_seconds = 0.0
+        self._start()
 
     def state_dict(self) -> dict[str, float]:
         """Seconds trained so far: a resumed run counts on."""
-        return {"seconds": self._elapsed()}
+        return {"seconds": self._elapsed(), "processor_seconds": self._processor()}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         """Take up the seconds of the interrupted run."""
-        self.seconds = state["seconds"]
+        self.seconds, self.processor_seconds = state["seconds"], state["processor_seconds"]
 
     def attach(self, engine: Engine) -> None:
         """Called by MONAI's engines."""
@@ -190,10 +190,13 @@ class RunRecord:
         engine.add_event_handler(Events.COMPLETED, self)
 
     def _start(self) -> None:
-        self.started = time.monotonic()
+        self.started, self.processor_started = time.monotonic(), time.process_time()
 
     def _elapsed(self) -> float:
         return self.seconds + time.monotonic() - self.started
+
+    def _processor(self) -> float:
+        return self.processor_seconds + time.process_time() - self.processor_started
 
     def __call__(self, engine: Engine) -> None:
         """Write both files."""
@@ -216,6 +219,7 @@ class RunRecord:
             "parameters": sum(p.numel() for p in self.system.parameters()),
             "trained_parameters": sum(p.numel() for p in self.system.parameters() if p.requires_grad),
             "seconds": round(self._elapsed(), 1),
+            "processor_seconds": round(self._processor(), 1),
             **(progress or {}),
             **self.settings,
             "device": _device_name(self.system),
