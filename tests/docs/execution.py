@@ -25,6 +25,7 @@ ENVIRONMENT = "an environment of its own, from the package index"
 SERVER = "a server"
 ALL_TESTS = "it is a test itself, of `make test`"
 HOURS = "hours"
+DATA = "the project's data"
 DOCS = "bundle/docs/"
 
 MAKE = "tests/docs/test_commands.py::test_commands_are_real"
@@ -54,6 +55,8 @@ ELSEWHERE = [
     Elsewhere(DOCS + "*", "*evaluate_lesions.json*", HOURS, TABLES),
     Elsewhere(DOCS + "evaluation.md", "*train_baselines*", HOURS, "tests/study/baselines/test_training.py"),
     Elsewhere(DOCS + "alignment.md", "*registration_trials*", HOURS, "tests/space/test_registration.py"),
+    Elsewhere(DOCS + "alignment.md", "*slice_trials*", DATA, "tests/study/test_slice_trials.py"),
+    Elsewhere(DOCS + "alignment.md", "*guard_table*", DATA, "tests/study/test_guard_table.py"),
     Elsewhere(DOCS + "deploy.md", "*.venv-deploy*", ENVIRONMENT, DEPLOY),
     Elsewhere(DOCS + "deploy.md", "ulimit *", ENVIRONMENT, DEPLOY),
     Elsewhere(DOCS + "deploy.md", "unzip *", ENVIRONMENT, CONTAINER),
