@@ -253,6 +253,10 @@ class RestorationAloneHeads(BundleSystem):
             self.network.network = both
 
 
+class PlainRestorationHeads(RestorationAloneHeads, CoarseHeads):
+    """The restoration network as others use theirs: the map of what it draws, no mask, nothing filled."""
+
+
 class GroundTruthHeads(BundleSystem):
     """The filling with the true lesion as its mask: an oracle, whose map is 0 outside of it."""
 
