@@ -106,7 +106,7 @@ QUICKER = {
     "*calibrate_heads.json*": ["--device", "cpu"],
     "*-m scripts gpu*": ["--steps", "2", "--device", "cpu"],
     "*-m scripts prepare*": ["--workers", "1"],
-    "*-m scripts stages*": ["--seeds", "[0]", "--device", "cpu", "--shapes_dir", ""],
+    "*-m scripts stages*": ["--limit", "1", "--shapes_dir", ""],
 }
 
 

@@ -22,8 +22,10 @@ from PIL import Image
 
 import phanes.__main__
 import scripts.__main__  # noqa: F401 - for the children
+from scripts.space.levels import brain_of_levels
 from scripts.space.template import read_template
 from scripts.study.registration_trials import block_means
+from scripts.training.prepared import write_prepared
 from tests.conftest import REPOSITORY, head_slice
 from tests.docs.execution import quicker, to_run
 from tests.docs.pages import Command
@@ -32,7 +34,7 @@ from tests.integrations.heads import series_of
 COMMANDS = to_run()
 LINKED = ("LICENSE", "README.md", "bundle", "phanes", "pyproject.toml", "requirements.txt", "scripts")
 VOXEL_MM = 3.0
-OF_SLICES = re.compile(r"configs/train\.json|scripts stages")
+OF_SLICES = re.compile(r"configs/train\.json")
 SECONDS = 600  # for one command
 
 
@@ -57,6 +59,9 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     # Where the README's commands end, the page with the same commands goes on.
     for name in ("DATA", "runs"):
         (made["bundle/docs/training.md"] / name).symlink_to(made["README.md"] / name)
+    head = made["bundle/docs/evaluation.md"] / "DATA" / "val" / "head.nii.gz"
+    head.parent.mkdir(parents=True)
+    write_prepared(head, brain_of_levels() * np.random.default_rng(0).normal(1.0, 0.05, brain_of_levels().shape))
     return made
 
 

@@ -124,10 +124,10 @@ def test_without_the_package_an_export_equals_the_network_for_any_heads_and_leve
 
 
 def test_a_program_is_small(exported: Path) -> None:
-    """No loop over levels or offsets is unrolled: writing the file takes seconds."""
+    """Of loops only the linear network's few products are unrolled: writing the file takes seconds."""
     import onnx
 
-    assert len(onnx.load(exported / "phanes.onnx").graph.node) < 700
+    assert len(onnx.load(exported / "phanes.onnx").graph.node) < 1800
 
 
 def test_what_is_not_a_format_is_named_with_those_that_are(network: torch.nn.Module, tmp_path: Path) -> None:

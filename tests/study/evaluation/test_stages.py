@@ -1,115 +1,115 @@
-"""The stages apart: what a perfect inpainter, a perfect mask and a network with known errors must give."""
+"""What each network carries: numbers that are known beforehand, from networks that are known."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from PIL import Image
+from scipy import ndimage
 from torch import Tensor, nn
 
 from scripts.__main__ import Commands
-from scripts.study.evaluation.benchmarks import LesionSet
-from scripts.study.evaluation.shapes import PIXEL_MM
-from scripts.study.evaluation.stages import measured, run_stages, worst_cases, worst_figure
-from tests.conftest import head_slice
+from scripts.method.head import HeadPhanes
+from scripts.method.networks.both import BothNetworks
+from scripts.space.levels import brain_of_levels
+from scripts.study.evaluation import stages as study
+from scripts.study.evaluation.metrics import average_precision, rank
+from scripts.training.prepared import read_prepared, write_prepared
+from tests.method.networks.test_linear import HEIGHTS, brain_mask, network, random_heads  # noqa: F401 - a fixture
 
-SIZE = 64
+DEPTH = 0.35
 
 
-class Known(nn.Module):
-    """PHANES by hand, for lesions of 0.9 in slices of 0.5.
+class Copy(nn.Module):
+    """A network that draws what it sees."""
 
-    Its mask lies half on the first lesion and half beside it; its images are 0.1 (coarse), 0.05 (filling) and 0.02
-    (inpainted) above the healthy value.
-    """
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :1]
 
-    def coarse(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.full_like(image, 0.6), image
+    def fill(self, x: Tensor, hole: Tensor) -> Tensor:
+        return x[:, :1]
 
-    def mask(self, coarse_map: Tensor) -> Tensor:
-        mask = torch.zeros_like(coarse_map)
-        mask[:, :, 20:30, 10:30] = 1.0
-        return mask
 
-    def masked_input(self, image: Tensor, mask: Tensor, coarse: Tensor) -> Tensor:
-        return torch.where(mask > 0, 0.55, image)
-
-    def forward_with_mask(self, image: Tensor, mask: Tensor, coarse: Tensor) -> tuple[Tensor, Tensor]:
-        pseudo_healthy = torch.where(mask > 0, 0.52, image)
-        return (pseudo_healthy - image).abs(), pseudo_healthy
-
-    def forward(self, image: Tensor) -> Tensor:
-        return torch.where(image > 0.7, 1.0, 0.0).expand(-1, 4, -1, -1)
-
-    def saliency(self, a: Tensor, b: Tensor) -> Tensor:
-        return torch.ones_like(a)
+def method_of(restoration: nn.Module, linear: nn.Module) -> HeadPhanes:
+    method = HeadPhanes(BothNetworks(restoration, linear), brain_mask(), HEIGHTS)  # type: ignore[arg-type]
+    method.mask.threshold.fill_(4.0)
+    return method.eval()
 
 
 @pytest.fixture
-def lesions() -> LesionSet:
-    """Two slices of 0.5 with a lesion of 10 x 20 pixels; in the second one it lies where the mask is not."""
-    clean = torch.full((2, 1, SIZE, SIZE), 0.5)
-    masks = torch.zeros(clean.shape, dtype=torch.bool)
-    masks[0, 0, 20:30, 20:40] = masks[1, 0, 40:50, 20:40] = True
-    return LesionSet("by hand", 0, torch.where(masks, 0.9, clean), masks, ["near", "far"], ["a", "b"], clean)
+def heads() -> list[study.PaintedHead]:
+    """Two heads with lesions of 4 x 4 x 3 voxels that lie apart."""
+    made = []
+    for number, clean in enumerate(random_heads(2, brain_mask(), seed=12)):
+        lesion = torch.zeros_like(clean, dtype=torch.bool)
+        lesion[7 + 5 * number : 11 + 5 * number, 10:14, 1:4] = True
+        volumes = [torch.stack([x, torch.tensor(HEIGHTS).expand_as(x)])[None] for x in (clean, clean - DEPTH * lesion)]
+        made.append(study.PaintedHead(*volumes, lesion[None, None]))
+    return made
 
 
-def test_every_number_is_the_one_by_hand(lesions):
-    rows = measured([lesions], [run_stages(Known(), lesions, grow=2)])  # type: ignore[arg-type]
-    assert rows["lesion pixels covered by m, %"] == pytest.approx(25)
-    assert rows["slices with no lesion pixel covered, %"] == pytest.approx(50)
-    assert rows["share of m outside the lesions, %"] == pytest.approx(75)
-    assert rows["area of m, mm² a slice"] == pytest.approx(200 * PIXEL_MM**2, rel=1e-6)
-    assert rows["error in m: input"] == pytest.approx(0.25 * 40, rel=1e-5)
-    assert rows["error in m: coarse"] == pytest.approx(10, rel=1e-5)
-    assert rows["error in m: filling"] == pytest.approx(5, rel=1e-5)
-    assert rows["error in m: pseudo-healthy"] == pytest.approx(2, rel=1e-4)
-    assert rows["error in m and the lesion: input"] == pytest.approx(40, rel=1e-5)
-    assert rows["AUPRC: coarse map, eq. (3)"] == pytest.approx(100)  # the image itself
-    assert rows["AUPRC: own inpainter, true mask"] == pytest.approx(100)
+def test_with_the_stand_in_in_every_place_ratios_are_1_and_no_points_are_lost(network, heads):  # noqa: F811
+    rows = study.measured(method_of(network, network), heads)
+    assert rows[study.METHOD]["AUPRC"] > 90
+    cells = {
+        line[0]: line[1:]
+        for line in ([*map(str.strip, t.split("|")[1:])] for t in study.table(rows).split("\n"))
+        if line
+    }
+    for name in (study.METHOD, study.RESTORATION, study.LINEAR):
+        assert rows[name] == rows[study.LINEAR]
+        assert cells[name][1:8:2] == ["1.00", "1.00", "1.00", "0.0"]
 
 
-def test_a_perfect_inpainter_finds_what_the_mask_covers_and_no_more(lesions):
-    rows = measured([lesions], [run_stages(Known(), lesions, grow=2)])  # type: ignore[arg-type]
-    prevalence = 400 / (2 * SIZE**2)
-    # a quarter of the lesions ranked first, the other pixels all 0: average precision in closed form
-    assert rows["AUPRC: perfect inpainter, own mask"] == pytest.approx(100 * (0.25 + 0.75 * prevalence), rel=1e-6)
-    grown = 10 * 12 / 400  # two more columns of the first lesion
-    expected = 100 * (grown + (1 - grown) * prevalence)
-    assert rows["AUPRC: perfect inpainter, grown mask"] == pytest.approx(expected, rel=1e-6)
-    # the own inpainter marks healthy pixels in m, too, below the lesion's: 100 found, then 300 false ones, then all
-    assert rows["AUPRC: map of the first filling, eq. (4)"] == pytest.approx(100 * (0.25 + 0.75 * prevalence), rel=1e-6)
-    assert rows["AUPRC: final map, with refinements"] == pytest.approx(100)
+def test_a_network_that_copies_fails_in_lesions_and_in_holes(network, heads):  # noqa: F811
+    rows = study.measured(method_of(Copy(), network), heads)
+    copy, linear = rows[study.RESTORATION], rows[study.LINEAR]
+    assert copy["in lesions"] == pytest.approx(200 * DEPTH, rel=1e-5)
+    assert copy["in lesions"] > 5 * linear["in lesions"]
+    assert copy["elsewhere"] == 0
+    assert copy["in clean holes"] > 5 * linear["in clean holes"]  # the holes are blank
+    assert rows[study.METHOD]["AUPRC"] - copy["AUPRC"] > 50
 
 
-def test_numbers_are_averaged_over_seeds(lesions):
-    found = run_stages(Known(), lesions, grow=0)  # type: ignore[arg-type]
-    one, two = measured([lesions], [found]), measured([lesions, lesions], [found, found])
-    assert one == pytest.approx(two)
+def test_a_hole_is_the_other_heads_lesion_grown_and_the_mean_stands_where_all_is_hidden(network, heads):  # noqa: F811
+    rows = study.measured(method_of(network, network), heads)
+    errors: dict[str, list[Tensor]] = {study.LINEAR: [], study.MEAN: []}
+    for head, other in zip(heads, heads[::-1], strict=True):
+        hole = ndimage.binary_dilation(other.lesion[0, 0].numpy(), np.ones((5, 5, 5))) & brain_mask().numpy()
+        slices, levels = head.clean[0].permute(3, 0, 1, 2), torch.from_numpy(hole).permute(2, 0, 1)[:, None]
+        for name, hidden in ((study.LINEAR, levels), (study.MEAN, torch.ones_like(levels))):
+            errors[name].append((network.fill(slices, hidden.float()) - slices[:, :1]).abs()[levels])
+    for name, found in errors.items():
+        assert rows[name]["in clean holes"] == pytest.approx(200 * float(torch.cat(found).mean()), rel=1e-3)
 
 
-def test_the_worst_cases_come_first(lesions):
-    found = run_stages(Known(), lesions, grow=0)  # type: ignore[arg-type]
-    cases = worst_cases([lesions], [found], 5)
-    assert [index for _, _, index in cases] == [1, 0]
-    assert cases[0][0] < 0.1 < cases[1][0]
-    figure = worst_figure([lesions], [found], 1, threshold=0.1)
-    assert [axis.get_title() for axis in figure.axes if axis.get_title()] == [
-        f"far\nseed 0, AP {100 * cases[0][0]:.1f}"
-    ]
+@torch.no_grad()
+def test_scores_are_those_of_the_method_and_of_its_steps(network, heads):  # noqa: F811
+    method, brain = method_of(Copy(), network), brain_mask()[None, None]
+    rows = study.measured(method, heads)
+    expected: dict[str, list[Tensor]] = {study.METHOD: [], study.UNFILLED: [], study.WITHOUT_S: []}
+    for head in heads:
+        coarse, coarse_map = method.coarse(head.painted)
+        mask = method.mask(coarse_map) * brain
+        filled = torch.where(mask > 0, method.fill(head.painted, mask), coarse)
+        expected[study.METHOD].append(method(head.painted)[:, :1][brain])
+        expected[study.UNFILLED].append(method.complete(head.painted, 0 * mask, coarse, coarse_map)[0][brain])
+        expected[study.WITHOUT_S].append((coarse_map + method.map_of(head.painted, filled))[brain])
+    truth = torch.cat([head.lesion[brain] for head in heads])
+    for name, maps in expected.items():
+        assert rows[name]["AUPRC"] == pytest.approx(100 * average_precision(rank(torch.cat(maps), truth)), abs=0.05)
 
 
 @pytest.mark.slow
-def test_one_command_measures_and_draws(scratch_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    (tmp_path / "slices" / "val").mkdir(parents=True)
-    for n in range(2):
-        Image.fromarray(head_slice(n)).save(tmp_path / "slices" / "val" / f"s{n}.png")
-    source = {"bundle_root": str(scratch_bundle), "dataset_dir": str(tmp_path / "slices"), "shapes_dir": ""}
-    Commands.stages(out=str(tmp_path / "out"), sets="ellipses, stroke_small", worst=2, **source)
-    text = (tmp_path / "out" / "stages.md").read_text()
-    assert text in capsys.readouterr().out
-    assert "| AUPRC: perfect inpainter, own mask |" in text
-    for name in ("ellipses", "stroke_small"):
-        assert Image.open(tmp_path / "out" / f"worst_{name}.png").size[0] > 200
+def test_one_command_paints_into_prepared_heads_and_prints_the_table(scratch_bundle: Path, tmp_path: Path, capsys):
+    file = tmp_path / "val" / "head.nii.gz"
+    file.parent.mkdir()
+    write_prepared(file, brain_of_levels() * np.random.default_rng(0).normal(1.0, 0.05, brain_of_levels().shape))
+    (head,) = study.painted_heads([file], study.made_up_shapes(0), seed=0)
+    np.testing.assert_allclose(head.clean[0, 0].numpy() * 2, read_prepared(file), atol=1e-6)
+    assert 0.3 < (head.painted / head.clean.clamp(min=1e-6))[:, :1][head.lesion].mean() < 0.8
+    assert torch.equal(head.painted[:, 1:], head.clean[:, 1:])
+    Commands.stages(str(tmp_path), str(scratch_bundle), shapes_dir="")
+    assert f"| {study.WITHOUT_S} | - |" in capsys.readouterr().out
