@@ -59,11 +59,11 @@ class SplitMapsd(Transform):
 
 
 class RestoreUnitsd(MapTransform):
-    """Undo the scaling of the input, (1, H, W, D) -> same, in the input's units: times the scale, plus the air.
+    """Undo the scaling of the input, (1, H, W, D) -> same, in the input's units, air included.
 
     Args:
         keys: keys of images in [0, 1] on the network's grid.
-        ref_key: key of the preprocessed input, whose meta data hold `intensity_scale` and `air`.
+        ref_key: key of the preprocessed input, whose meta data hold `intensity_scale`, `intensity_power` and `air`.
     """
 
     def __init__(self, keys: KeysCollection, ref_key: str = "image", allow_missing_keys: bool = False) -> None:
@@ -73,10 +73,16 @@ class RestoreUnitsd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         meta = d[self.ref_key].meta
-        scale = torch.as_tensor(meta["intensity_scale"], dtype=torch.float32).reshape(-1)
         for key in self.key_iterator(d):
-            d[key] = d[key] * scale.to(d[key].device) + float(meta["air"])
+            d[key] = _in_units(d[key], meta) + float(meta["air"])
         return d
+
+
+def _in_units(image: torch.Tensor, meta: Mapping[str, Any]) -> torch.Tensor:
+    """The inverse of `NormalizeHeadd` and of `NormalizeSlicesd`, counted from the air, (1, H, W, D) -> same."""
+    scale = torch.as_tensor(meta["intensity_scale"], dtype=torch.float32).reshape(-1).to(image.device)
+    power = float(meta["intensity_power"])
+    return (image if power == 1.0 else image.clamp_min(0.0) ** (1 / power)) * scale
 
 
 class NativeImagesd(Transform):
@@ -103,9 +109,8 @@ class NativeImagesd(Transform):
         d = dict(data)
         image, source = d[self.ref_key], d[self.source_key]
         heights = [float(height) for height in image.meta["heights"]]
-        scale = torch.as_tensor(image.meta["intensity_scale"], dtype=torch.float32).reshape(-1)
         shown = {name: d[name].as_tensor() for name in (*CHANNELS, "analysed")}
-        shown["source"] = torch.as_tensor(image).cpu()[:1] * scale
+        shown["source"] = _in_units(torch.as_tensor(image).cpu()[:1], image.meta)
         from_air = {name: shown[name] - float(image.meta["air"]) for name in ("pseudo_healthy", "coarse")}
         meta = {"original_affine": level_affine(heights[0]), "alignment": image.meta["alignment"]}
         d["shown"] = {name: MetaTensor(values, meta=dict(meta)) for name, values in (shown | from_air).items()}

@@ -25,14 +25,22 @@ from ..common.metadata import add_warning, ras_affine
 from ..space.alignment import brain_outline_of
 from ..space.geometry import LEVEL_MM, TEMPLATE_CENTRE_XY
 from ..space.intensities import from_air, refuse_labels
-from ..space.levels import LEVEL_BRIGHTNESS, LEVELS_MM, PIXEL_MM, STEP_MM, level_affine
+from ..space.levels import LEVEL_BRIGHTNESS, LEVELS_MM, PIXEL_MM, STEP_MM, USUAL_CONTRAST, level_affine
 from ..space.outline import within_outline
-from ..space.resampling import brain_at, into_mni_of, median_of_brain, onto_levels, scanned, voxel_height
+from ..space.resampling import (
+    brain_at,
+    contrast_of_brain,
+    into_mni_of,
+    median_of_brain,
+    onto_levels,
+    scanned,
+    voxel_height,
+)
 
 MIN_SIZE = 16  # pixels; a smaller section is no axial slice of a head
 MIN_BRAIN_MM2 = 2000.0  # of brain in a slice whose intensities it shall set
 SCANNED = 0.5  # of a level's brain: a level with less of it is left out
-WHITE = 2.0  # times the median of the brain: the intensity that becomes 1
+LARGEST_POWER = 2.0  # by which a head's contrast is changed, and 1 over it
 
 
 class LevelsOfHeadd(MapTransform):
@@ -42,8 +50,9 @@ class LevelsOfHeadd(MapTransform):
     placed by its brain's outline alone it is what lies within that. The scan is counted from its air (`from_air`).
 
     The meta data get `heights` (MNI z of the levels, mm), `thickness` (of a level, mm), `whole` (whether all levels of
-    the brain were asked for), `air` (what was subtracted) and `brain_median` (the median of the head's brain above its
-    air; for a single slice it is estimated from its level).
+    the brain were asked for), `air` (what was subtracted), `brain_median` (the median of the head's brain above its
+    air; for a single slice it is estimated from its level) and `brain_contrast` (`contrast_of_brain`; for a
+    single slice the usual one).
 
     Args:
         keys: key of an image that went through `AlignHeadd`.
@@ -105,12 +114,12 @@ class LevelsOfHeadd(MapTransform):
             raise PhanesInputError(f"'{_name(image)}' holds no brain at the slices to analyse; choose others.")
         if single:
             median = median_of_brain(levels, analysed) / float(np.interp(heights[0], LEVELS_MM, LEVEL_BRIGHTNESS))
-        elif whole:
-            median = median_of_brain(levels, analysed)
+            contrast = USUAL_CONTRAST
         else:
-            median = median_of_brain(
-                onto_levels(volume, into_mni), brain_at(LEVELS_MM) & scanned(volume.shape, into_mni)
-            )
+            head, brain = levels, analysed
+            if not whole:
+                head, brain = onto_levels(volume, into_mni), brain_at(LEVELS_MM) & scanned(volume.shape, into_mni)
+            median, contrast = median_of_brain(head, brain), contrast_of_brain(head, brain)
         affine = torch.from_numpy(level_affine(heights[0]))
         meta = {
             **image.meta,
@@ -121,6 +130,7 @@ class LevelsOfHeadd(MapTransform):
             "whole": whole,
             "air": air,
             "brain_median": median,
+            "brain_contrast": contrast,
         }
         return MetaTensor(torch.from_numpy(levels)[None], meta=meta), MetaTensor(
             torch.from_numpy(analysed)[None], affine=affine
@@ -160,11 +170,12 @@ def _scanned_levels(image: MetaTensor, into_mni: np.ndarray) -> list[float]:
 
 
 class NormalizeHeadd(MapTransform):
-    """Divide a head by twice the median of its brain and clip to [0, 1], (1, H, W, D) -> same. A head has one scale.
+    """Bring a head's brain to the training heads' brightness and contrast, (1, H, W, D) -> same in [0, 1].
 
-    For a single slice the median is that of its own brain, divided by its level's usual share of a head's
-    (`LEVEL_BRIGHTNESS`), so that slices and heads look alike. The meta data keep the scale as `intensity_scale`, one a
-    level, for `postprocessing.RestoreUnitsd`.
+    The result is 0.5 (x / median) ** power. Scanners differ in contrast, and the networks would take that for disease:
+    the power is the one that gives the brain's 10th and 90th percentile the usual ratio. For a single slice the median
+    is that of its own brain, divided by its level's usual share of a head's (`LEVEL_BRIGHTNESS`), and the power is 1.
+    The meta data keep `intensity_scale`, one a level, and `intensity_power` for `postprocessing.RestoreUnitsd`.
 
     Args:
         keys: keys of images that went through `LevelsOfHeadd`.
@@ -179,8 +190,10 @@ class NormalizeHeadd(MapTransform):
             image: MetaTensor = d[key]
             median = float(image.meta["brain_median"])
             _check_not_blank(image, median > 0 and bool(image.amin() < image.amax()))
-            scale = torch.full((image.shape[-1],), WHITE * median)
-            d[key] = _scaled(image, scale)
+            power = USUAL_CONTRAST / float(image.meta["brain_contrast"])
+            power = min(max(power, 1 / LARGEST_POWER), LARGEST_POWER)
+            scale = torch.full((image.shape[-1],), median * 2 ** (1 / power))
+            d[key] = _scaled(image, scale, power)
         return d
 
 
@@ -225,12 +238,12 @@ def _check_not_blank(image: MetaTensor, filled: bool) -> None:
         )
 
 
-def _scaled(image: MetaTensor, scale: torch.Tensor) -> MetaTensor:
-    """The image divided by the scale of each level (D,), clipped to [0, 1]."""
+def _scaled(image: MetaTensor, scale: torch.Tensor, power: float = 1.0) -> MetaTensor:
+    """The image divided by the scale of each level (D,), clipped to [0, 1], to a power."""
     if (image.amin(dim=(0, 1, 2)) < -0.1 * scale).any():
         add_warning(image, "intensities below those of the air count as the air's")
-    meta = {**image.meta, "intensity_scale": scale.tolist()}
-    return MetaTensor((image.as_tensor() / scale).clamp(0.0, 1.0), meta=meta)
+    meta = {**image.meta, "intensity_scale": scale.tolist(), "intensity_power": power}
+    return MetaTensor((image.as_tensor() / scale).clamp(0.0, 1.0) ** power, meta=meta)
 
 
 class CutToOutlined(MapTransform):

@@ -20,6 +20,7 @@ PIXEL_MM = FIELD_MM / SIZE
 STEP_MM = 2.0  # between levels
 # MNI z of every level, mm: all that hold at least 1 cm2 of the template's brain (a test counts). +23 is the paper's.
 LEVELS_MM = tuple(float(z) for z in range(-71, 82, 2))
+USUAL_CONTRAST = 0.773  # log of 90th over 10th percentile of a head's brain: the median over heads of ixi_heads/train
 # Median of each level's brain as a share of the whole brain's: the median over 24 heads of
 # ixi_heads/train.
 # What a single slice says of its head's brightness.

@@ -154,6 +154,12 @@ def median_of_brain(levels: NDArray, brain: NDArray[np.bool_]) -> float:
     return float(np.median(levels[brain])) if brain.any() else float("nan")
 
 
+def contrast_of_brain(levels: NDArray, brain: NDArray[np.bool_]) -> float:
+    """Logarithm of the brain's bright over its dark tissue, 90th over 10th percentile of (H, W, D); at least 0.01."""
+    low, high = np.percentile(levels[brain], (10, 90)) if brain.any() else (1.0, 1.0)
+    return max(float(np.log(high / low)), 0.01) if low > 0 else float("inf")
+
+
 def settled(affine: NDArray) -> NDArray[np.float64]:
     """A (4, 4) affine without its last bits, which differ between storage orders. It is off by 0.005 mm at most."""
     rounded = np.round(np.asarray(affine, dtype=float), 5)

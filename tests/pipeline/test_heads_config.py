@@ -27,7 +27,7 @@ def head(levels: slice = slice(None)) -> torch.Tensor:
     """The mean of the training heads at some levels, and their heights: (1, 2, 128, 128, D)."""
     weights = torch.load(BUNDLE / "models" / "model.pt", weights_only=True)
     image = torch.full((1, 1, *GRID), 0.0)
-    image[0, 0, 8:120, 16:112] = weights["network.mean"][:, 0].permute(1, 2, 0).float() / 2
+    image[0, 0, 8:120, 16:112] = weights["network.restoration.mean"][:, 0].permute(1, 2, 0).float() / 2
     return torch.cat([image, torch.tensor(LEVELS_MM).expand_as(image)], dim=1)[..., levels]
 
 

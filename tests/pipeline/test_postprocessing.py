@@ -31,7 +31,7 @@ def case() -> dict:
     image = MetaTensor(torch.from_numpy(rng.random((2, *levels)).astype(np.float32)))
     image.meta.update(
         {"heights": HEIGHTS, "thickness": 2.0, "whole": True, "alignment": "mni", "placing": np.eye(4),
-         "intensity_scale": [200.0] * 4, "air": 30.0}
+         "intensity_scale": [200.0] * 4, "intensity_power": 1.0, "air": 30.0}
     )  # fmt: skip
     source = MetaTensor(torch.from_numpy(rng.normal(500, 100, (1, *SHAPE)).astype(np.float32)), affine=affine)
     source.meta["original_affine"] = affine
@@ -62,7 +62,8 @@ def test_output_that_is_not_finite_is_refused_where_it_counts(case: dict) -> Non
 
 
 def test_units_are_restored_level_by_level() -> None:
-    image = MetaTensor(torch.ones(1, 2, 2, 2), meta={"intensity_scale": [10.0, 300.0], "air": 2.0})
+    meta = {"intensity_scale": [10.0, 300.0], "intensity_power": 1.0, "air": 2.0}
+    image = MetaTensor(torch.ones(1, 2, 2, 2), meta=meta)
     data = RestoreUnitsd("coarse")({"image": image, "coarse": MetaTensor(torch.full((1, 2, 2, 2), 0.5))})
     assert data["coarse"][0, 0, 0].tolist() == [7.0, 152.0]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ from monai.data import MetaTensor
 from monai.transforms import Compose
 
 from scripts.common.errors import PhanesInputError
+from scripts.pipeline.postprocessing import RestoreUnitsd
 from scripts.pipeline.transforms import LevelsOfHeadd, NormalizeHeadd, WithHeightsd, slice_scale
-from scripts.space.levels import LEVEL_BRIGHTNESS, LEVELS_MM, brain_of_levels
+from scripts.space.levels import LEVEL_BRIGHTNESS, LEVELS_MM, USUAL_CONTRAST, brain_of_levels
 from tests.conftest import BUNDLE, ras_of_slice, save_nifti
 from tests.heads import small_template
 
@@ -142,10 +144,26 @@ def test_a_head_has_one_scale_whatever_is_analysed_of_it() -> None:
         scale = set(image.meta["intensity_scale"])
         assert len(scale) == 1
         volume, _ = small_template(3.0)
-        assert scale.pop() == pytest.approx(14.0 * np.median(volume[volume > 10]), rel=0.05)
+        median = scale.pop() / 2 ** (1 / image.meta["intensity_power"])
+        assert median == pytest.approx(7.0 * np.median(volume[volume > 10]), rel=0.05)
     image = NormalizeHeadd("image")({"image": levels_of(head, "brain")})["image"]
     assert float(image.as_tensor()[0][torch.from_numpy(brain_of_levels())].median()) == pytest.approx(0.5, abs=1e-3)
     assert float(image.max()) <= 1.0
+
+
+@pytest.mark.parametrize("power", [0.7, 1.0, 1.3])
+def test_heads_of_every_contrast_look_alike_and_get_their_own_units_back(power: float) -> None:
+    head = template_head()
+    other = MetaTensor((head.as_tensor().clamp_min(0) / 100) ** power * 300, meta=dict(head.meta))
+    levels = levels_of(other, "brain")
+    image = NormalizeHeadd("image")({"image": levels})["image"]
+    inside = image.as_tensor()[0][torch.from_numpy(brain_of_levels())]
+    low, high = (float(inside.quantile(q)) for q in (0.1, 0.9))
+    assert math.log(high / low) == pytest.approx(USUAL_CONTRAST, abs=0.01)
+    assert float(inside.median()) == pytest.approx(0.5, abs=1e-3)
+    restored = RestoreUnitsd("drawn")({"image": image, "drawn": image.as_tensor()})["drawn"]
+    seen = (image.as_tensor() > 0.01) & (image.as_tensor() < 1)
+    torch.testing.assert_close(restored[seen], (levels.as_tensor() + levels.meta["air"])[seen], rtol=1e-3, atol=0.1)
 
 
 def test_a_slice_is_as_bright_as_its_head_would_make_it() -> None:
