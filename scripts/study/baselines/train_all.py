@@ -43,6 +43,7 @@ def train_baselines(
     trained_autoencoder: str | None = None,
     again: bool = False,
     heads: bool = False,
+    max_seconds: int | None = None,
     config_dir: str = str(CONFIGS),
     **overrides: Any,
 ) -> None:
@@ -60,9 +61,10 @@ def train_baselines(
         trained_autoencoder: autoencoder.pt of PHANES' own first stage, or bundle/models/model.pt, of this size: RA is
             that network, and then needs no training of its own.
         again: train also what has a record.
-        heads: train on the slices of whole heads those that can be; say how long by --max_seconds.
+        heads: train on the slices of whole heads those that can be.
+        max_seconds: of each training that is not a fit; an hour with `heads`, else as long as its config says.
         config_dir: folder of the systems' configs.
-        overrides: entries to replace in every config that has them, such as --max_seconds 600 or --num_workers 4.
+        overrides: entries to replace in every config that has them, such as --num_workers 4.
 
     Raises:
         PhanesInputError: an unknown system, or after the others are done, the systems that failed.
@@ -83,11 +85,18 @@ def train_baselines(
         if not again and _finished(folder, size):
             print(f"{name}: {folder / 'record.json'} is there already, passed over")
             continue
-        settings = {"dataset_dir": dataset_dir, "output_dir": str(folder), "size": size, "bundle_root": "bundle"}
+        settings: dict[str, Any] = {
+            "dataset_dir": dataset_dir,
+            "output_dir": str(folder),
+            "size": size,
+            "bundle_root": "bundle",
+        }
         if name == "ra" and trained_autoencoder is not None and not heads:
             settings["trained_autoencoder"] = trained_autoencoder
         files = configs[name]
         entries = {key for file in files for key in json.loads(Path(file).read_text(encoding="utf-8"))}
+        if max_seconds is not None and "max_seconds" in entries:
+            settings["max_seconds"] = max_seconds
         settings.update({key: value for key, value in overrides.items() if key in entries})
         print(f"{name}: training, results in {folder}")
         try:
