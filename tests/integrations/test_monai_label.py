@@ -232,7 +232,7 @@ def frames(segmentation: pydicom.Dataset) -> dict[str, np.ndarray]:
 
 
 def same_frames(frames: dict[str, np.ndarray], others: dict[str, np.ndarray]) -> None:
-    """The strongest finding lies in the same images but for one at either end, and in the same voxels but for its rim."""
+    """The strongest finding lies in the same images, but for one at either end, and in the same voxels."""
     assert len(frames.keys() ^ others.keys()) <= 2
     nearly_same(
         *(np.stack([found[uid] for uid in sorted(frames.keys() & others.keys())]) for found in (frames, others))
@@ -240,8 +240,11 @@ def same_frames(frames: dict[str, np.ndarray], others: dict[str, np.ndarray]) ->
 
 
 def nearly_same(label: np.ndarray, other: np.ndarray) -> None:
-    """Dice of 0.95 at least of the strongest finding: MONAI Label converts a series itself, and takes the demo's head for
-    one in MNI space; from DICOM it is registered. Weak findings in the template hang on that."""
+    """Dice of 0.95 at least of the strongest finding.
+
+    MONAI Label converts a series itself, and the demo's head is then taken for one in MNI space; from DICOM it is
+    registered. Weak findings in the template hang on that.
+    """
     one, two = label == 1, other == 1
     assert 2 * (one & two).sum() >= 0.95 * (one.sum() + two.sum()) > 0
 
