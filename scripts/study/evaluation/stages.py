@@ -14,6 +14,8 @@ from typing import NamedTuple, cast
 
 import numpy as np
 import torch
+from monai.data import MetaTensor
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -21,8 +23,10 @@ from tqdm import tqdm
 from ...method.filters import gaussian_filter
 from ...method.head import HeadPhanes
 from ...method.networks.linear import BRIGHTNESS
+from ...pipeline.transforms import NormalizeHeadd
 from ...release.export import bundle_network
 from ...space.levels import GRID, LEVELS_MM, brain_of_levels, level_affine
+from ...space.resampling import contrast_of_brain, median_of_brain
 from ...training.prepared import prepared_files, read_prepared
 from .heads_painting import STROKE_SIZES_ML, LesionShape, paint, read_shapes, recipes
 from .metrics import average_precision, rank
@@ -89,22 +93,25 @@ def made_up_shapes(seed: int) -> list[LesionShape]:
 
 
 def painted_heads(files: Sequence[Path], shapes: Sequence[LesionShape], seed: int) -> list[PaintedHead]:
-    """Prepared heads with a stroke each; their unit of brightness stays the healthy head's.
+    """Prepared heads with a stroke each; both images are scaled as the pipeline scales the painted one.
 
     Raises:
         PhanesInputError: no prepared head, or a range of size without any shape.
     """
-    heights = torch.tensor(LEVELS_MM).expand(GRID)
+    heights, brain = torch.tensor(LEVELS_MM).expand(GRID), brain_of_levels()
 
-    def volume(levels: np.ndarray) -> Tensor:
-        return torch.stack([(torch.from_numpy(levels) / BRIGHTNESS).clamp(0, 1), heights])[None]
+    def volume(levels: NDArray, like: NDArray) -> Tensor:
+        meta = {"brain_median": median_of_brain(like, brain), "brain_contrast": contrast_of_brain(like, brain)}
+        image = NormalizeHeadd("image")({"image": MetaTensor(torch.from_numpy(levels)[None], meta=meta)})["image"]
+        return torch.stack([image.as_tensor()[0], heights])[None]
 
     heads = []
     for number, recipe in enumerate(recipes(shapes, len(files), seed, STROKE_SIZES_ML)):
         clean = read_prepared(files[number])
         rng = np.random.default_rng([seed, number])
         painted, lesion = paint(clean, level_affine(), np.eye(4), recipe, rng)
-        heads.append(PaintedHead(volume(clean), volume(painted), torch.from_numpy(lesion)[None, None]))
+        images = [volume(levels, painted) for levels in (clean, painted)]
+        heads.append(PaintedHead(*images, torch.from_numpy(lesion)[None, None]))
     return heads
 
 
