@@ -1,11 +1,11 @@
-"""Numbers in README and docs that come from a file: rewritten from it by one command, and compared with it by a test.
+"""Numbers in README and docs that come from a file. One command rewrites them, and a test compares them with the file.
 
 A page marks such a text with comments, which no reader sees:
 
     <!-- from: ../models/calibration.json#mask_threshold | .4f -->0.2457<!-- /from -->
 
-`FILE#A/B/0` is a value of a JSON file: its path from the page's folder, keys and list indices with slashes between.
-Behind the bar may stand a factor (`*100`) and a format as Python's `format` takes it. Whole tables:
+`FILE#A/B/0` is a value of a JSON file. FILE is a path from the page's folder; A, B and 0 are keys and list indices.
+After the bar may come a factor (`*100`) and a format for Python's `format`. Whole tables:
 
     <!-- from: synthetic/record.json#ellipses | table -->     of one lesion set, from an evaluation's record
     <!-- from: synthetic/record.json | auprc -->              AUPRC of every system in every lesion set, from the same
@@ -37,10 +37,10 @@ def pages(repository: str | Path) -> list[Path]:
 
 
 def refreshed(text: str, folder: str | Path) -> str:
-    """A page that lies in a folder, with every marked text made anew from its file.
+    """Return a page with every marked text made anew from its file; the marks' paths start at `folder`.
 
     Raises:
-        PhanesInputError: a file, a key or a format that is not there; the sentence names the mark.
+        PhanesInputError: a mark names a file, key or format that does not exist; the sentence names the mark.
     """
 
     def replaced(match: re.Match[str]) -> str:
@@ -77,7 +77,7 @@ def value_of(path: Path, pointer: str, form: str = "") -> str:
 
 
 def section(text: str, heading: str) -> str:
-    """What stands below a heading of a Markdown text, up to the next of that level; all of it for no heading."""
+    """The part of a Markdown text from a heading to the next one of its level; without a heading, the whole text."""
     if not heading:
         return text
     found = re.search(rf"^(#+) +{re.escape(heading)} *\n(.*?)(?=^\1 |\Z)", text, flags=re.MULTILINE | re.DOTALL)
@@ -122,7 +122,7 @@ def auprc_table(record: dict[str, Any]) -> str:
 
 
 def differences(repository: str | Path, only: Iterable[Path] | None = None) -> list[str]:
-    """One line for each marked text that is not what its file says: page, mark, what stands there, what should."""
+    """One line for each marked text that differs from its file: page, mark, the text there, the text of the file."""
     found = []
     for page in only or pages(repository):
         text = page.read_text(encoding="utf-8")

@@ -1,7 +1,7 @@
-"""What is said of real T1w heads, and of images that are none: made of such heads, for there are no others at hand.
+"""Count how the input checks judge real T1w heads, and images that are no T1w heads.
 
-A case is refused when its registration, or the check for a segmentation, refuses it; it is warned of when the guard or
-its similarity to the template says so.
+The latter are simulated from real heads, because no others are at hand. The registration or the check for a
+segmentation refuses a case. The guard, or a low similarity to the template, gives a warning.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from .evaluation.tables import show
 WRONG_OF = 5  # heads of which wrong images are made
 PURE_WHITE = 210  # the template's brightness in white matter
 
-# Brightness of air, fluid, grey and white matter, and fat, where a T1w image (white matter about 0.92) has the first.
+# Brightness of air, fluid, grey matter, white matter and fat: `T1W` in a T1w image, `CURVES` in other images.
 T1W = (0.0, 0.3, 0.62, 0.92, 1.3)
 CURVES = {
     "T2w": (1.1, 1.0, 0.55, 0.36, 0.4),
@@ -55,7 +55,7 @@ def limb(values: NDArray, brain: NDArray, rng: np.random.Generator) -> NDArray:
 
 
 def contrast(name: str) -> Maker:
-    """The head with its brain's brightness on another curve."""
+    """A maker that gives the brain the brightness of another contrast, `CURVES[name]`."""
     return lambda values, brain, rng: (
         np.where(brain, np.interp(values, T1W, CURVES[name]), 0.6 * values) + rng.normal(0, 0.01, values.shape)
     )
@@ -71,7 +71,7 @@ WRONG: dict[str, Maker] = {name: contrast(name) for name in CURVES} | {
 
 
 def verdict(case: dict[str, Any]) -> tuple[str, str]:
-    """ "refused", "warned" or "passed", and why.
+    """The verdict on a case, "refused", "warned" or "passed", and its reason.
 
     Args:
         case: `image`, a MetaTensor (1, X, Y, Z) as it was read.
@@ -87,7 +87,9 @@ def verdict(case: dict[str, Any]) -> tuple[str, str]:
 
 
 def wrong_images(path: Path) -> Iterator[tuple[str, MetaTensor]]:
-    """Images that are no T1w head, made of one: their kind, and (1, X, Y, Z) in its voxels, which lie as in RAS.
+    """Simulate images that are no T1w head from one that is.
+
+    Yields the kind and the image, (1, X, Y, Z), on the head's own voxels in RAS orientation.
 
     Args:
         path: a whole T1w head.
@@ -109,7 +111,7 @@ def wrong_images(path: Path) -> Iterator[tuple[str, MetaTensor]]:
 
 
 def real_heads(data: Path) -> dict[str, list[Path]]:
-    """Heads that are for choosing, by where they come from."""
+    """Heads of the validation splits, by where they come from; no test head is among them."""
     with (data / "tumour_heads" / "split.csv").open() as lines:
         patients = [row["patient"] for row in csv.DictReader(lines) if row["split"] == "val"]
     return {

@@ -1,7 +1,7 @@
-"""How well the registration finds a head again: heads moved by known maps and scanned by protocols of every kind.
+"""How well the registration finds a head that a known map has moved and a simulated protocol has scanned.
 
-The head as it lies, registered, is the reference. A moved head is scanned in slices of some thickness and distance and
-registered; with the movement undone, the template should lie where it lay.
+The registration of the unmoved head is the reference. The moved head is scanned in slices of a given thickness and
+distance, and registered. After the movement is undone, the template should lie where the reference has it.
 """
 
 from __future__ import annotations
@@ -41,11 +41,12 @@ class Protocol:
 
     Attributes:
         name: of the table's row.
-        axis: along which the slices are stacked: 0 sagittal, 1 coronal, 2 axial.
-        thickness, distance: mm, of a slice and from one to the next.
-        turn: least and largest angle about an axis of any direction, degrees.
+        axis: the axis that the slices are stacked along: 0 sagittal, 1 coronal, 2 axial.
+        thickness: of a slice, mm.
+        distance: from one slice to the next, mm.
+        turn: least and largest angle, degrees; the axis has any direction.
         scales: range of the scale along each axis, drawn independently.
-        cut: mm of the head's top outside of the scan.
+        cut: mm of the head's top that the scan misses.
         neck: mm of neck and shoulders added below.
     """
 
@@ -80,10 +81,12 @@ class Trial:
     """A movement, and what the registration made of the moved head.
 
     Attributes:
-        head, protocol, seed: which head, how scanned, and the seed of its movement.
+        head: its name.
+        protocol: the name of the protocol.
+        seed: of the movement.
         rotation: degrees.
-        brain_error: mm of the scan between the place found and the reference, mean over the brain.
-        level_error: mm of the template between the two in the middle of the trained slice.
+        brain_error: mean distance over the brain between the place found and the reference, mm of the scan.
+        level_error: height between the two in the middle of the trained slice, mm of the template.
         similarity: of the registration.
         objection: why the registration was refused; "" when it was taken.
         seconds: of the registration, CPU time of all threads.
@@ -101,7 +104,7 @@ class Trial:
 
     @property
     def recovered(self) -> bool:
-        """The registration was taken, and is right."""
+        """Whether the registration was accepted and is right."""
         return not self.objection and self.brain_error <= MAX_MM
 
 
@@ -130,7 +133,7 @@ def movement(
 
 
 def moved(volume: NDArray, affine: NDArray, matrix: NDArray, margin_mm: float) -> tuple[NDArray, NDArray]:
-    """The head on a grid of the same voxels with a margin, after moving it about the grid's middle; linear."""
+    """Move a head (X, Y, Z) and resample it linearly on its own grid plus a margin. Also return that grid, (4, 4)."""
     border = np.round(margin_mm / voxel_sizes(affine)).astype(int)
     grid = affine.copy()
     grid[:3, 3] = apply_affine(affine, -border)
@@ -140,7 +143,7 @@ def moved(volume: NDArray, affine: NDArray, matrix: NDArray, margin_mm: float) -
 
 
 def block_means(volume: NDArray, affine: NDArray, mm: float) -> tuple[NDArray, NDArray]:
-    """The head in voxels of at most `mm`, each the mean of whole ones; as it is where its own are no smaller."""
+    """Average whole voxels to blocks of at most `mm`. An axis stays as it is where two voxels exceed that."""
     steps = tuple(max(1, int(mm / size)) for size in voxel_sizes(affine))
     whole = tuple(slice(0, n // step * step) for n, step in zip(volume.shape, steps, strict=True))
     grid = affine @ np.diag([*steps, 1.0])
@@ -149,7 +152,7 @@ def block_means(volume: NDArray, affine: NDArray, mm: float) -> tuple[NDArray, N
 
 
 def with_neck(volume: NDArray, affine: NDArray, mm: float) -> tuple[NDArray, NDArray]:
-    """A head (RAS) on `mm` more of its lowest section, which widens to twice its size: large and bright."""
+    """Add a neck of `mm` below a head (RAS). It repeats the head's low section, and widens as shoulders do."""
     section, height = volume[:, :, 2], float(voxel_sizes(affine)[2])
     middle = (np.array(section.shape) - 1) / 2
     below = []
@@ -196,7 +199,12 @@ def scanned(
 
 
 def errors(found: NDArray, reference: NDArray) -> tuple[float, float]:
-    """Between two maps template -> head, (4, 4) each: mm of the head, mean over the brain; mm of the trained level."""
+    """Differences of two maps template -> head, (4, 4) each.
+
+    Returns:
+        The mean distance over the brain, mm of the head; the difference in height at the trained level, mm of the
+        template.
+    """
     template, affine = read_template()
     brain = apply_affine(affine, 8 * np.argwhere(template[::8, ::8, ::8] > BRAIN_CUT))
     apart = np.linalg.norm(apply_affine(found, brain) - apply_affine(reference, brain), axis=1)

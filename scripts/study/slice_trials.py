@@ -1,7 +1,8 @@
-"""What it costs that a single slice comes from nowhere: the same painted strokes in aligned slices and in moved ones.
+"""What it costs when a single slice does not say where it lies: the same strokes in aligned and in moved slices.
 
-A slice of the template's grid is taken as it lies. The same slice padded, resampled, turned or shifted must be placed
-first. Its anomaly map goes back by the known movement, and is scored on the pixels of the aligned slice.
+Inference takes a slice on the template's grid as it lies. It must first place the same slice when that is padded,
+resampled, turned or shifted. The known movement carries the anomaly map back. The pixels of the aligned slice are
+scored.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ from .evaluation.synthetic import StrokeLesions, subject_rng
 from .evaluation.tables import show
 
 SHAPE = (233, 197)  # of an aligned slice, pixels of 1 mm
-BLUR = 0.4  # of a pixel that becomes larger: standard deviation, in new pixels
+BLUR = 0.4  # before pixels become larger: standard deviation, in new pixels
 
 
 def movements(subject: str) -> dict[str, tuple[NDArray, tuple[int, int]]]:
-    """How a slice is moved: (row, column) of the new one -> of the aligned one, (3, 3), and the new shape."""
+    """Movements by name: the map (3, 3) from a new (row, column) to the aligned one, and the new shape."""
     rng = np.random.default_rng(subject_rng(0, subject, "slice_trials").integers(2**32))
     angle, mm = np.radians(rng.uniform(-10, 10)), rng.uniform(0.8, 1.2)
     turn = mm * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -45,13 +46,13 @@ def movements(subject: str) -> dict[str, tuple[NDArray, tuple[int, int]]]:
 
 
 def _about(linear: NDArray, shift: NDArray, size: int) -> NDArray:
-    """The map that puts the middle of `size` x `size` pixels into the aligned slice's, up to a shift."""
+    """The map from the middle of `size` x `size` pixels to that of the aligned slice, moved by `shift`."""
     middle = (np.array(SHAPE) - 1) / 2 + shift
     return from_matvec(linear, middle - linear @ np.full(2, (size - 1) / 2))
 
 
 def moved(image: NDArray, back: NDArray, shape: tuple[int, int]) -> NDArray:
-    """An image (H, W) at other pixels, black outside.
+    """Resample an image (H, W) at other pixels; black outside.
 
     Args:
         image: any unit.

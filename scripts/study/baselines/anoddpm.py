@@ -19,8 +19,8 @@ from .simplex import SimplexNoise
 class AnoDDPM(Trainable, ReconstructionSystem):
     """Noise to step `start_step`, then denoise back to 0.
 
-    At test all noise follows from `seed`: the field of a step is the same for all images, as in the source, and for all
-    calls, so that a reconstruction does not depend on its batch.
+    At test all noise follows from `seed`. A step has one field of noise for all images, as in the source, and for all
+    calls. So a reconstruction does not depend on its batch.
 
     Args:
         comparison: the map, `maps.ResidualMap`; `squared` in the source.
@@ -29,11 +29,11 @@ class AnoDDPM(Trainable, ReconstructionSystem):
         noise: shape of the noise.
         max_training_step: steps below this are learnt.
         start_step: number of steps the image is noised by at test.
-        sampling_steps: network passes at test; None is `start_step` of them (the source), fewer are spread evenly over
-            the same way, each an ancestral step over several (Nichol and Dhariwal 2021, section 4).
+        sampling_steps: network passes at test. None takes `start_step` of them (the source). Fewer are spread evenly;
+            each is then an ancestral step over several (Nichol and Dhariwal 2021, section 4).
         centred: let the process see [-1, 1] (source) instead of [0, 1].
-        patch_size: fold squares of this side into channels before the network and back after it, which then has its
-            square as input and output channels; 1 is the source, 2 a quarter of the cost.
+        patch_size: fold squares of this side into channels before the network, and back after it. The network then
+            needs `patch_size` squared input and output channels. 1 is the source, 2 has a quarter of the cost.
         seed: of the noise at test.
 
     Raises:
@@ -99,8 +99,8 @@ class AnoDDPM(Trainable, ReconstructionSystem):
     def reverse_step(self, x: Tensor, predicted_noise: Tensor, step: int, previous: int, noise: Tensor) -> Tensor:
         """One ancestral step q(x_previous | x_step, x_0) with the predicted x_0 and the given noise.
 
-        For previous = step - 1 these are equations (6) and (7) of Ho et al. (2020); further apart, the same posterior
-        with the variance that lies between. previous = -1 is the clean image.
+        For previous = step - 1 these are equations (6) and (7) of Ho et al. (2020). Steps further apart use the same
+        posterior with the variance that lies between them. previous = -1 is the clean image.
 
         Args:
             x: (B, 1, H, W), the image at `step`.
@@ -123,7 +123,7 @@ class AnoDDPM(Trainable, ReconstructionSystem):
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor, masks: Tensor | None = None) -> Tensor:
-        """Noised and denoised: (B, 1, H, W) in [0, 1] -> (B, 1, H, W) in [0, 1]; the same for the same seed."""
+        """Noise and denoise: (B, 1, H, W) in [0, 1] -> (B, 1, H, W) in [0, 1]. The same seed gives the same result."""
         size = (images.shape[-2], images.shape[-1])
         visited = self.timesteps()
 

@@ -28,8 +28,8 @@ class Backbone(nn.Module):
     Args:
         name: torchvision's name: squeezenet1_1, alexnet, vgg16, wide_resnet50_2, ...
         layers: names of the layers as in torchvision's state dict, shallowest first: "features.7", "layer2".
-        weights: path of a state dict in torchvision's layout (classifier not needed), None for torchvision's ImageNet
-            weights from its cache (TORCH_HOME) or download, "random" for none (tests).
+        weights: path of a state dict in torchvision's layout, with or without the classifier. None takes torchvision's
+            ImageNet weights from its cache (TORCH_HOME) or a download. "random" loads none (tests).
         input_size: resize the images to squares of this side, bilinearly; None leaves them.
         normalize: by ImageNet's mean and standard deviation.
 
@@ -63,7 +63,7 @@ class Backbone(nn.Module):
         return super().train(False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, 1, H, W) in [0, 1], the grey image repeated for the colours -> (B, C, h, w) for each layer."""
+        """(B, 1, H, W) in [0, 1] -> (B, C, h, w) for each layer; the grey image serves as all three colours."""
         if self.input_size is not None:
             images = F.interpolate(images, size=(self.input_size,) * 2, mode="bilinear", align_corners=False)
         features = self.network((images.expand(-1, 3, -1, -1) - self.mean) / self.std)

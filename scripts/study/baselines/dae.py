@@ -1,8 +1,8 @@
 """DAE: a U-Net that removes coarse noise from healthy brains, and its residual.
 
 Source: Kascenas, Pugeault, O'Neil, "Denoising autoencoders for unsupervised anomaly detection in brain MRI" (MIDL
-2022). The noise is drawn on a 16 x 16 grid and upsampled, so that it has the size of lesions; skip connections let the
-network keep the rest of the brain sharp. 7.70 M parameters with the defaults.
+2022). The noise is drawn on a 16 x 16 grid and upsampled, so that its blobs have the size of lesions. Skip connections
+keep the rest of the brain sharp. 7.70 M parameters with the defaults.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class WeightStandardizedConv2d(nn.Conv2d):
 
 
 def _block(in_channels: int, out_channels: int, groups: int) -> nn.Sequential:
-    """Twice: reflection-padded standardised 3 x 3 convolution, Swish, group normalisation."""
+    """Two rounds of standardised 3 x 3 convolution (reflection padding), Swish and group normalisation."""
     layers: list[nn.Module] = []
     for width in (in_channels, out_channels):
         conv = WeightStandardizedConv2d(width, out_channels, 3, padding=1, padding_mode="reflect")
@@ -74,7 +74,7 @@ class DenoisingUNet(nn.Module):
 def coarse_noise(
     images: Tensor, resolution: int = 16, std: float = 0.2, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Gaussian noise of a coarse grid, upsampled bilinearly and rolled by a random shift, each image's own.
+    """Gaussian noise of a coarse grid, upsampled bilinearly. Each image has its own, rolled by a random shift.
 
     Args:
         images: (B, 1, H, W); gives shape, type and device.
@@ -105,10 +105,10 @@ class DAE(Trainable, ReconstructionSystem):
         groups: see `DenoisingUNet`.
         noise_resolution: side of the noise's grid.
         noise_std: standard deviation of the noise.
-        foreground: intensity above which a pixel is foreground; noise and loss are confined to it.
+        foreground: a brighter pixel is foreground; noise and loss are confined to it.
         median_size: side of the median filter over the map, pixels; 1 for none.
-        erosion_size: the map counts only where the foreground fills more than 95 % of a square of this side; 0 for
-            everywhere.
+        erosion_size: side of a square, pixels. The map counts only where foreground fills more than 95 % of the square;
+            0 for everywhere.
         level: the network is shown the slice's height.
     """
 
@@ -145,7 +145,7 @@ class DAE(Trainable, ReconstructionSystem):
         return loss, {"mse": loss.detach()}
 
     def reconstruct(self, images: Tensor, masks: Tensor | None = None) -> Tensor:
-        """The image denoised, no noise added: (B, 1, H, W) in [0, 1] -> (B, 1, H, W) in [0, 1]."""
+        """Denoise the image as it is, with no noise added: (B, 1, H, W) in [0, 1] -> (B, 1, H, W) in [0, 1]."""
         return self.network(self._input(images)).clamp(0.0, 1.0)
 
     def _input(self, images: Tensor) -> Tensor:

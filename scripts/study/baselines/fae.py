@@ -1,9 +1,9 @@
-"""FAE: an autoencoder of an ImageNet network's features; what it cannot redraw of their structure is abnormal.
+"""FAE: an autoencoder of an ImageNet network's features. Structure that it cannot redraw is abnormal.
 
 Source: Meissen, Paetzold, Kaissis, Rueckert, "Unsupervised anomaly localization with structural feature-autoencoders"
-(BrainLes 2022). The features of the first layers, resized to one grid, are drawn together by strided convolutions and
-redrawn; loss and map are 1 - SSIM of each feature, averaged over the features. No reconstruction of the image. The
-trunk is this project's SqueezeNet 1.1 in place of ResNet-18.
+(BrainLes 2022). The features of the first layers are resized to one grid. Strided convolutions encode them, and
+transposed ones redraw them. Loss and map are 1 - SSIM, averaged over the features. The image itself is not
+reconstructed. The trunk is this project's SqueezeNet 1.1 in place of ResNet-18.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ STABLE = (0.01**2, 0.03**2)  # SSIM's constants for values in units of a feature
 
 
 def dissimilarity(a: Tensor, b: Tensor) -> Tensor:
-    """1 - SSIM at every position, mean over the channels: two (B, C, h, w) -> (B, 1, h, w), 0 to 2."""
+    """1 - SSIM at every position, averaged over the channels: two (B, C, h, w) -> (B, 1, h, w), 0 to 2."""
 
     def local(x: Tensor) -> Tensor:
         return F.avg_pool2d(x, WINDOW, 1, WINDOW // 2, count_include_pad=False)

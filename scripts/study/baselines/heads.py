@@ -1,7 +1,7 @@
 """Slices of whole heads for the compared systems, and the networks of RA and SI-VAE that know a slice's height.
 
-A slice is what PHANES' own network sees of it: the brain and a little around it, in [0, 1] with the median of the
-head's brain at 0.5. For systems that ask for it (`AnomalySystem.level`) a second channel is the plane of its MNI z, mm.
+A slice shows what PHANES' own network sees: the brain and a little around it, in [0, 1], with the median of the head's
+brain at 0.5. Systems with `AnomalySystem.level` get a second channel, a plane that holds the slice's MNI z, mm.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ def with_heights(slices: Tensor, heights: Tensor) -> Tensor:
 
 
 def scaled(slices: Tensor) -> Tensor:
-    """(B, 2, H, W) with heights in mm -> the same from -1 at the lowest level to 1 at the highest."""
+    """(B, 2, H, W) with heights in mm -> the same with heights from -1 (lowest level) to 1 (highest)."""
     return torch.cat([slices[:, :1], (2 * slices[:, 1:] - LOWEST - HIGHEST) / (HIGHEST - LOWEST)], dim=1)
 
 
 class VariedSlices(Dataset):
-    """Batches of healthy slices as PHANES' network learns from (`LessonMaker`), no lesion painted in.
+    """Batches of the healthy slices that PHANES' network learns from (`LessonMaker`), with no lesion painted in.
 
     Args:
         dataset_dir: folder that `prepare` wrote; its `train` is read.
         batch_size: slices a batch.
-        batches: an epoch's.
+        batches: in an epoch.
         level: add the plane of the height.
     """
 
@@ -54,7 +54,7 @@ class VariedSlices(Dataset):
         self.batch_size, self.batches, self.level = batch_size, batches, level
 
     def set_random_state(self, seed: int) -> None:
-        """What MONAI seeds an epoch by."""
+        """Seed an epoch; MONAI calls it."""
         self.maker.draws.generator.manual_seed(seed)
 
     def __len__(self) -> int:
@@ -72,11 +72,11 @@ class VariedSlices(Dataset):
 
 
 class PlainSlices(Dataset):
-    """Every n-th level of all heads as it is, one batch a level: to validate, and to fit in one pass.
+    """Slices of all heads at every n-th level, unchanged, one batch a level. For validation, and for fits in one pass.
 
     Args:
         folder: of prepared heads.
-        every: n.
+        every: n, the step between levels.
         level: add the plane of the height.
     """
 
@@ -98,10 +98,10 @@ class PlainSlices(Dataset):
 
 
 class LevelAutoencoder(SoftIntroVAE):
-    """PHANES' first stage for all levels: encoder and decoder are told the slice's height.
+    """PHANES' first stage for all levels. Encoder and decoder know the slice's height.
 
-    The encoder sees it as a second channel, the decoder beside the latent. Slices are (B, 2, H, W), as `HeadPhanes`
-    hands them to its network.
+    The encoder sees the height as a second channel, the decoder as a number beside the latent. Slices are
+    (B, 2, H, W), as `HeadPhanes` hands them to its network.
     """
 
     def __init__(
@@ -117,26 +117,26 @@ class LevelAutoencoder(SoftIntroVAE):
         self.decoder.project = type(project)(latent_dim + 1, project.out_features)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """(B, 2, H, W) -> mu (B, Z), log variance (B, Z), the embeddings of all levels."""
+        """(B, 2, H, W) -> mean (B, Z), log variance (B, Z), and the embeddings of the encoder's levels."""
         return self.encoder(scaled(x))
 
     def decode_at(self, z: Tensor, slices: Tensor) -> Tensor:
-        """(B, Z), at the height of slices (B, 2, H, W) -> (B, 1, H, W) in [0, 1]."""
+        """Decode latents (B, Z) at the heights of slices (B, 2, H, W) -> (B, 1, H, W) in [0, 1]."""
         return self.decode(torch.cat([z, scaled(slices)[:, 1:, 0, 0]], dim=1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The coarse pseudo-healthy reconstruction, from the posterior's mean: (B, 2, H, W) -> (B, 1, H, W)."""
+        """Coarse pseudo-healthy image from the posterior's mean: (B, 2, H, W) -> (B, 1, H, W) in [0, 1]."""
         return self.decode_at(self.encode(x)[0], x)
 
 
 class LevelStep(AutoencoderStep):
-    """`AutoencoderStep` for a `LevelAutoencoder`: what is decoded and encoded again is at the batch's heights.
+    """`AutoencoderStep` for a `LevelAutoencoder`. It decodes and encodes at the heights of the batch.
 
     Args:
         network: in training mode.
         optimizer: of all its weights.
         loss: the objectives.
-        warmup_epochs: of a plain VAE, which the trainer reads.
+        warmup_epochs: first epochs, trained as a plain VAE; the trainer reads them.
         amp: bfloat16 autocast.
     """
 
@@ -155,29 +155,29 @@ class LevelStep(AutoencoderStep):
         self.plain = VAEWarmupStep(self)
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """(B, 1, H, W) at the batch's heights."""
+        """Encode images (B, 1, H, W) at the batch's heights."""
         return super().encode(torch.cat([images, self.batch[:, 1:]], dim=1))
 
     def decode(self, z: Tensor) -> Tensor:
-        """(B, Z) at the batch's heights -> (B, 1, H, W)."""
+        """Decode latents (B, Z) at the batch's heights -> (B, 1, H, W)."""
         with torch.autocast(z.device.type, dtype=torch.bfloat16, enabled=self.amp):
             return self.network.decode_at(z, self.batch).float()
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
-        """images: (B, 2, H, W) -> detached scalars."""
+        """One step on images (B, 2, H, W) -> detached scalars."""
         self.batch = images
         return super().__call__(images[:, :1])
 
     def warmup(self, images: Tensor) -> dict[str, Tensor]:
-        """The step of a plain VAE, likewise."""
+        """One step of a plain VAE on images (B, 2, H, W) -> detached scalars."""
         self.batch = images
         return self.plain(images[:, :1])
 
 
 class TakingTurns(Adam):
-    """Adam of two networks whose updates take turns: a gradient serves one update and is then forgotten."""
+    """Adam for two networks that are updated in turn. A gradient serves one update and is then cleared."""
 
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One update of what has a gradient."""
+        """Update the weights that have a gradient."""
         super().step(closure)
         self.zero_grad(set_to_none=True)

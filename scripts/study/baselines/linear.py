@@ -17,16 +17,16 @@ from ...training.linear import train_linear
 from ...training.skull import template_brain_mask
 from .phanes import PhanesSystem
 
-HELD_OUT = 5  # every fifth slice is left out of a first fit, whose maps of these slices give the mask's threshold
+HELD_OUT = 5  # A first fit leaves out every fifth slice. Its maps of these slices give the mask's threshold.
 
 
 class LinearPhanes(PhanesSystem):
-    """Principal components, mask and filling of `HeadPhanes`, of heads that have a single level.
+    """Principal components, mask and filling of `HeadPhanes`, for heads with a single level.
 
     Args:
         image_size: side of the square slices, pixels.
-        components: of the slices.
-        percentile: of the coarse maps within healthy brains, the mask's threshold.
+        components: number of principal components.
+        percentile: the mask's threshold is this percentile of the coarse maps within healthy brains.
     """
 
     network: Any  # HeadPhanes: nn.Module does not know what its parts are
@@ -58,12 +58,12 @@ class LinearPhanes(PhanesSystem):
         return [one[0, ..., None] for one in slices]
 
     def _as_head(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """As the network takes them, (B, 2, H, W), and twice their brains' medians, (B, 1, 1, 1)."""
+        """The network's input, (B, 2, H, W), and its unit: twice each brain's median, (B, 1, 1, 1)."""
         scale = BRIGHTNESS * median_within(images, self.network.brain).clamp(min=1e-6)
         return torch.cat([(images / scale).clamp(max=1), torch.full_like(images, LEVEL_MM)], dim=1), scale
 
     def _run(self, images: Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Map and pseudo-healthy image; what was brighter than twice the median stays so."""
+        """Map and pseudo-healthy image. Outside the mask it is the input, so pixels too bright for the network stay."""
         x, scale = self._as_head(images)
         anomaly, pseudo_healthy, mask, _ = self.network(x).split(1, dim=1)
         return anomaly, torch.where(mask > 0, (pseudo_healthy * scale).clamp(0, 1), images)

@@ -1,4 +1,4 @@
-"""Maps that compare an image with its reconstruction: the choices `anomaly_map` of every reconstruction system."""
+"""Maps that compare an image with its reconstruction: the choices for `anomaly_map` of a reconstruction system."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KINDS = ("residual", "squared", "residual_lpips", "eq_residual_lpips")
 
 
 class ResidualMap(nn.Module):
-    """The difference of image x and reconstruction r, weighted where asked for by their perceptual distance S.
+    """The difference of image x and reconstruction r; two kinds weight it by the perceptual distance S.
 
     residual            |r - x|
     squared             (r - x)^2                                       (AnoDDPM's own)
@@ -65,9 +65,9 @@ class ResidualMap(nn.Module):
 
 
 class PhanesMap(nn.Module):
-    """PHANES' own map of any system's reconstruction: eq. (4) with what the shipped method adds to it.
+    """PHANES' own map of any system's reconstruction: eq. (4) and the relative map of the shipped method.
 
-    The reconstruction stands for both images of PHANES: for the pseudo-healthy one in the anomaly map, and for the
+    The reconstruction takes the place of both of PHANES' images: the pseudo-healthy one in the anomaly map, and the
     coarse one in the relative map.
 
     Args:

@@ -1,7 +1,7 @@
 """MKD: multiresolution knowledge distillation; a small network imitates an ImageNet network on healthy images only.
 
-Source: Salehi et al., "Multiresolution knowledge distillation for anomaly detection" (CVPR 2021). Where the two
-disagree is found by the gradient of their disagreement with respect to the image. No reconstruction.
+Source: Salehi et al., "Multiresolution knowledge distillation for anomaly detection" (CVPR 2021). The map is the
+gradient of the two networks' disagreement with respect to the image. There is no reconstruction.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LOCALISATIONS = ("guided", "gradient")
 
 
 class _GuidedRelu(torch.autograd.Function):
-    """ReLU whose gradient passes only where it is positive too (Springenberg et al. 2015)."""
+    """ReLU that passes a gradient only where input and gradient are positive (Springenberg et al. 2015)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -53,12 +53,13 @@ class GuidedBackpropagation(TorchFunctionMode):
 class Cloner(nn.Module):
     """The imitating network: narrow 3 x 3 convolutions, the last of each stage as wide as the teacher's features.
 
-    Batch normalisation follows every convolution but the last of a stage; no biases; Xavier initialisation; each stage
-    ends in a maximum pooling to the teacher's resolution.
+    Batch normalisation follows every convolution but the last of a stage. There are no biases, and weights start by
+    Xavier's rule. Each stage ends in a maximum pooling to the teacher's resolution.
 
     Args:
-        stages: hidden widths of each stage, as many stages as `taps` or more; the first ones are not compared.
-        taps: (C, h, w) of the teacher's features, of the last stages; a stage before them halves the image.
+        stages: hidden widths of each stage. There are at least as many stages as `taps`; the first ones beyond that
+            are not compared.
+        taps: (C, h, w) of the teacher's features for the last stages. Each earlier stage halves the image.
         image_size: side of the square images.
     """
 
@@ -102,7 +103,8 @@ def disagreement(taught: Sequence[Tensor], cloned: Sequence[Tensor], value_weigh
         value_weight: weight of the mean squared error (lambda).
 
     Returns:
-        direction, sum of 1 - cosine of the flattened features; value, weighted sum of mean squared errors; both (B,).
+        Direction: the sum of 1 - cosine of the flattened features. Value: the weighted sum of mean squared errors. Both
+        are (B,).
     """
     pairs = [(t.flatten(1), c.flatten(1)) for t, c in zip(taught, cloned, strict=True)]
     direction = torch.stack([1.0 - F.cosine_similarity(t, c, dim=1) for t, c in pairs]).sum(dim=0)
@@ -115,15 +117,15 @@ class MKD(Trainable, AnomalySystem):
 
     Args:
         teacher: frozen ImageNet network; layers shallowest first.
-        stages: hidden widths of the cloner's stages, see `Cloner`; with VGG16's pool2 to pool5 as the teacher's layers,
-            16-16 | 16 | 16-16 | 16-16 | 16-16 is the source's (0.344 M parameters).
+        stages: hidden widths of the cloner's stages, see `Cloner`. The source has 16-16 | 16 | 16-16 | 16-16 | 16-16
+            (0.344 M parameters), for VGG16's pool2 to pool5 as the teacher's layers.
         image_size: side of the square slices, pixels.
         value_weight: lambda; 0.01 for images in general, 0.5 for MVTec.
         map_layers: number of layers, deepest last, whose disagreement the map differentiates.
         localisation: `guided` backpropagation (source) or the plain `gradient`.
         sigma: Gaussian smoothing of the map, pixels.
-        normalize_map: cut the map at its own 99th percentile and stretch it to [0, 1], each image for itself, as the
-            source does; the maps of different images can then no longer be compared. False keeps the gradient.
+        normalize_map: cut each map at its own 99th percentile and stretch it to [0, 1], as the source does. Maps of
+            different images can then no longer be compared. False keeps the gradient.
 
     Raises:
         ValueError: for another localisation, or fewer stages than layers.

@@ -1,8 +1,9 @@
 """PatchCore: the distance of each patch's ImageNet features to the nearest healthy patch.
 
-Source: Roth et al., "Towards total recall in industrial anomaly detection" (CVPR 2022). Steps: features of two layers,
-each position described by its 3 x 3 neighbourhood -> averaged to a fixed length -> a bank of all healthy patches,
-thinned by a greedy coreset -> distance to the nearest neighbour, resized and smoothed. No reconstruction.
+Source: Roth et al., "Towards total recall in industrial anomaly detection" (CVPR 2022). The 3 x 3 neighbourhood of a
+position, in the features of two layers, describes a patch; it is averaged to a fixed length. A greedy coreset of all
+healthy patches is the bank. The map is the distance to the nearest bank entry, resized and smoothed. There is no
+reconstruction.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from .protocol import AnomalySystem
 def greedy_coreset(
     features: Tensor, size: int, projection: int | None = 128, starts: int = 10, seed: int = 0
 ) -> Tensor:
-    """Indices of a subset that covers the features: each next one is the farthest from those chosen before.
+    """Choose a subset that covers the features: each next one is the farthest from those chosen before.
 
-    As in the source, distances are measured after a random projection, and the first choice is the farthest from a few
-    random starts, whose mean distance stands for the distance to the empty set.
+    As in the source, distances are measured after a random projection. The first choice is the one with the largest
+    mean distance to a few random starts.
 
     Args:
         features: (N, D).
@@ -62,8 +63,8 @@ def greedy_coreset(
 def nearest_distance(queries: Tensor, bank: Tensor, chunk: int = 8192) -> Tensor:
     """Euclidean distance of each query to the nearest bank entry: (N, D), (M, D) -> (N,).
 
-    The neighbour is found by the fast formula |q|^2 + |b|^2 - 2 q b, whose rounding is as large as a small distance;
-    the distance to it is then taken directly.
+    The fast formula |q|^2 + |b|^2 - 2 q b finds the neighbour. Its rounding is as large as a small distance, so the
+    distance to that neighbour is then computed directly.
     """
     pieces = []
     for piece in queries.split(chunk):
@@ -81,7 +82,7 @@ class PatchCore(AnomalySystem):
     """The memory bank.
 
     Args:
-        backbone: features of (usually) two layers, shallower first; the first one's grid is the map's.
+        backbone: features of two layers as a rule, shallower first. The map has the first layer's grid.
         embedding_dim: length of a patch's description.
         patch_size: side of the neighbourhood, odd.
         coreset_ratio: share of the healthy patches that the bank keeps.

@@ -14,7 +14,7 @@ from .protocol import Analysis, AnomalySystem
 
 
 def row_name(calibration_file: str | Path) -> str:
-    """A table's name of the weights that a calibration belongs to: PHANES, or how the paper's size was trained."""
+    """The table's name for the weights of a calibration: PHANES, or how the paper's size was trained."""
     file = Path(calibration_file)
     record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     made = record.get("training", {}).get("inpainter", {})
@@ -28,7 +28,7 @@ class PhanesSystem(AnomalySystem):
     """The whole method.
 
     Args:
-        network: PHANES with its weights, the thresholds of its masks among them.
+        network: PHANES with its weights, which include the thresholds of its masks.
         name: as the table prints it.
         refine: use the network's refinement, where it has one.
         relative: use its relative map, where it has one.
@@ -77,7 +77,7 @@ class PhanesSystem(AnomalySystem):
 
 
 class PhanesGroundTruth(PhanesSystem):
-    """The inpainter with the true mask: an upper bound, whose map is 0 outside the lesions by construction."""
+    """The inpainter with the true mask: an upper bound. Its map is 0 outside the lesions by construction."""
 
     needs_masks: ClassVar[bool] = True
 

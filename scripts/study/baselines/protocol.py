@@ -5,9 +5,9 @@
     Trainable                + training_loss(images), healthy_error(images): trained by gradients (VAE, DAE, ...)
     Fittable                 + fit(batches): one pass over the healthy slices (z-score, PatchCore)
 
-Slices are float32 (B, 1, H, W) in [0, 1], anterior up; of whole heads (`heads.py`) with their height where `level`.
-Maps are (B, 1, H, W), >= 0, larger is more abnormal. Each image of a batch is analysed on its own: a batch of eight
-equals eight batches of one.
+Slices are float32 (B, 1, H, W) in [0, 1], anterior up. Systems with `level` see slices of whole heads with their
+height, (B, 2, H, W), see `heads.py`. Maps are (B, 1, H, W), >= 0; larger is more abnormal. Each image of a batch is
+analysed on its own: a batch of eight equals eight batches of one.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class ReconstructionSystem(AnomalySystem):
 
     @torch.no_grad()
     def analyse(self, images: Tensor, masks: Tensor | None = None) -> Analysis:
-        """Map and reconstruction in one pass (AnoDDPM's reconstruction is dear)."""
+        """Map and reconstruction in one pass, because a reconstruction can be costly (AnoDDPM)."""
         reconstruction = self.reconstruct(images, masks)
         return Analysis(self.compare(images[:, :1], reconstruction), reconstruction)
 
@@ -99,7 +99,7 @@ class Trainable(ABC):
         """The loss of a batch and its parts, all scalars; images: (B, 1, H, W) in [0, 1], healthy."""
 
     def healthy_error(self, images: Tensor) -> Tensor:
-        """Error on healthy slices in evaluation mode, a scalar; the best checkpoint is the one where it is lowest."""
+        """Error on healthy slices in evaluation mode, a scalar. The best checkpoint has the lowest."""
         return self.training_loss(images)[0]
 
 

@@ -1,9 +1,8 @@
 """RA and SI-VAE: PHANES' own first stage as a system of its own, with and without the reversed embedding loss.
 
 Sources: RA, Bercea et al., "Generalizing unsupervised anomaly detection" (MIDL 2023); SI-VAE, Daniel and Tamar (CVPR
-2021).
-Both share `networks.soft_intro_vae.SoftIntroVAE` and the step `steps.AutoencoderStep`; only the weight of the reversed
-loss and the map differ, and both are set in their configs.
+2021). Both share `networks.soft_intro_vae.SoftIntroVAE` and the step `steps.AutoencoderStep`. Only the weight of the
+reversed loss and the map differ; the configs set both.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Simplex noise of three coordinates, and its octaves: AnoDDPM's noise, in batches on any device.
 
-Simplex noise: Perlin, "Noise hardware" (2001); the arithmetic follows Gustavson, "Simplex noise demystified" (2005),
-with the kernel radius that keeps the noise continuous. Libraries at hand evaluate it on the CPU, point by point.
+Sources: Perlin, "Noise hardware" (2001), for simplex noise; Gustavson, "Simplex noise demystified" (2005), for the
+arithmetic. The kernel radius is the one that keeps the noise continuous. Existing libraries evaluate the noise on the
+CPU, point by point.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ GRADIENTS = tuple(
     + [(0, a, b) for a in (1, -1) for b in (1, -1)]
 )
 RADIUS_SQUARED = 0.5  # of each corner's kernel: it is zero on the far face of its simplices
-SCALE = 76.883  # brings the largest value this kernel and these gradients can add up to, to 1
+SCALE = 76.883  # scales the largest possible sum of these kernels and gradients to 1
 
 
 def permutation_table(seed: int) -> Tensor:
-    """The hash of lattice points, (256,) int64, of a seed: the same on every device."""
+    """The hash of lattice points for a seed, (256,) int64; the same on every device."""
     return torch.randperm(TABLE_SIZE, generator=torch.Generator().manual_seed(seed))
 
 
 def simplex_noise(x: Tensor, y: Tensor, z: Tensor, table: Tensor) -> Tensor:
-    """Noise at given points: a weighted sum of the pseudo-random gradients at the four corners of their simplex.
+    """Noise at given points: the weighted pseudo-random gradients of the four corners of a point's simplex, summed.
 
     Args:
         x, y, z: float coordinates of one shape (...); the lattice spacing is about 1, the period 256.
@@ -61,7 +62,7 @@ def simplex_noise(x: Tensor, y: Tensor, z: Tensor, table: Tensor) -> Tensor:
 
 
 class SimplexNoise(nn.Module):
-    """Octaves of simplex noise over the image plane, the diffusion step being the third coordinate (AnoDDPM).
+    """Octaves of simplex noise over the image plane. The diffusion step is the third coordinate (AnoDDPM).
 
         sum over octaves i of persistence^i * simplex(row / f_i, column / f_i, step / f_i),   f_i = frequency / 2^i
 

@@ -18,13 +18,13 @@ logger = logging.getLogger(__name__)
 
 
 def baseline_configs(folder: str | Path = CONFIGS) -> dict[str, Path]:
-    """The compared systems: the configs in a folder that have a `_table_row_`, by name, in the order of these rows."""
+    """The compared systems by name: all configs in a folder that have a `_table_row_`, in the order of these rows."""
     rows = _marked(folder, "_table_row_")
     return {file.stem: file for file in sorted(rows, key=lambda file: rows[file])}
 
 
 def head_configs(folder: str | Path = CONFIGS) -> dict[str, list[str]]:
-    """The systems that can be trained on whole heads: the config and the overlays, `_heads_`, that do it."""
+    """The systems that can be trained on whole heads: the config of each, and its overlays named in `_heads_`."""
     overlays = _marked(folder, "_heads_")
     return {file.stem: [str(file), *(str(file.with_name(name)) for name in overlays[file])] for file in overlays}
 

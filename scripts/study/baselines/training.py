@@ -37,9 +37,9 @@ def phanes_configs(size: str) -> list[str]:
 
 
 def parts_of(size: str, ids: Sequence[str], overrides: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Parts of PHANES' training config, built there: what two configs share is defined once.
+    """Build parts of PHANES' training config within that config. So a part that two configs share is defined once.
 
-    MONAI's macros would copy a part's text, and its references would then point into the copying config.
+    MONAI's macros would copy a part's text instead. Its references would then point into the config with the copy.
 
     Args:
         size: `paper` or `compact`.
@@ -93,7 +93,7 @@ class LossStep:
 
 
 class HealthyError:
-    """MONAI `iteration_update` of the validation: the system's error on healthy slices, the same noise every time.
+    """MONAI `iteration_update` of the validation: the system's error on healthy slices, with the same noise each time.
 
     Args:
         system: what is validated; needs `healthy_error`.
@@ -106,7 +106,7 @@ class HealthyError:
 
     @torch.no_grad()
     def __call__(self, engine: Engine, batch: dict[str, Any]) -> dict[str, float]:
-        """-> `healthy_error`; training's randomness goes on as if nothing had been drawn."""
+        """Return `healthy_error`. The training's random state stays as it was."""
         images = image_batch(batch, engine.state.device)  # type: ignore[attr-defined]
         self.system.eval()
         with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
@@ -115,10 +115,10 @@ class HealthyError:
 
 
 class BestSystemKeeper(BestKeeper):
-    """`BestKeeper` of a system: by its healthy error, and only what it has learnt.
+    """`BestKeeper` of a system: it goes by the healthy error, and writes only what the system has learnt.
 
     Args:
-        validator: engine whose metric `healthy_error` counts.
+        validator: engine with the metric `healthy_error`.
         system: its learnt state is written.
         path: file of the best weights.
         patience: validations without improvement before the training stops; None for never.
@@ -156,7 +156,7 @@ class RunRecord:
         system: the trained system; filled with the best weights at the end.
         output_dir: folder of both files.
         size: name of the size, for the record.
-        best: what kept the best weights; without it, or before the first validation, the system is written as it is.
+        best: holds the best weights. Without it, or before the first validation, the system is written as it is.
         settings: anything else worth recording, plain values.
     """
 
@@ -271,14 +271,14 @@ def train_as_phanes(
     overrides: dict[str, Any],
     trained_autoencoder: str | None = None,
 ) -> None:
-    """Train a system whose network is PHANES' first stage by PHANES' own config, and write it as a system of its own.
+    """Train PHANES' first stage by PHANES' own config, and write it as a system of its own (RA, SI-VAE).
 
     Args:
         system: with the submodule `autoencoder` (RA, SI-VAE).
         record: writes the result.
         overrides: entries of that config to replace, size and output_dir among them; None leaves the config's own.
-        trained_autoencoder: such a file, when that training has been run already, or a whole PHANES (`model.pt`), of
-            which the first stage is taken; then nothing is trained.
+        trained_autoencoder: `autoencoder.pt` of an earlier training, or a whole PHANES (`model.pt`), whose first stage
+            is taken. Then nothing is trained.
     """
     if trained_autoencoder is None:
         given = {key: value for key, value in overrides.items() if value is not None}

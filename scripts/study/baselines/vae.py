@@ -1,8 +1,8 @@
 """VAE: a plain convolutional variational autoencoder and its residual.
 
 Source: Zimmerer et al., MIC-DKFZ/vae-anomaly-experiments; widths for 128 x 128 as in the PHANES authors' framework.
-Four-by-four convolutions that halve the image, no normalisation, LeakyReLU; a Gaussian latent without extent; the
-mirror image in transposed convolutions; a linear output. 5.85 M parameters with the defaults.
+The encoder halves the image by 4 x 4 convolutions with LeakyReLU and no normalisation. The latent is a Gaussian vector.
+The decoder mirrors the encoder in transposed convolutions and ends linearly. 5.85 M parameters with the defaults.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""z-score: how many standard deviations a voxel lies from the healthy training slices, which are registered.
+"""z-score: how many standard deviations a pixel lies from the mean of the registered healthy training slices.
 
 Not in the paper; the simplest system a reader would ask for. The mean slice is its pseudo-healthy image.
 """
@@ -14,12 +14,12 @@ from .protocol import ReconstructionSystem
 
 
 class ZScore(ReconstructionSystem):
-    """Voxelwise mean and standard deviation; the map is |x - mean| / max(std, min_std).
+    """Mean and standard deviation of every pixel; the map is |x - mean| / max(std, min_std).
 
     Args:
         image_size: side of the square slices, pixels.
-        min_std: floor of the standard deviation: in the background it is almost 0, and noise there would be the
-            largest anomaly of all.
+        min_std: floor of the standard deviation. The background's own is almost 0; without a floor, noise there would
+            be the largest anomaly of all.
     """
 
     name = "z-score"

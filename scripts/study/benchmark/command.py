@@ -50,7 +50,7 @@ class Process:
 def run(arguments: list[str], threads: int = 0) -> Process:
     """Run this Python with arguments and wait for its end.
 
-    Processor time is with that of the processes it started and waited for, memory that of the largest of them.
+    Processor time includes the processes that it started and waited for. Memory is that of the largest process.
 
     Args:
         arguments: of the interpreter.
@@ -69,7 +69,7 @@ def run(arguments: list[str], threads: int = 0) -> Process:
 
 
 def write_cases(image: Tensor, folder: Path, count: int) -> Path:
-    """A folder with one slice as so many PNG cases (links to one file); image: (H, W) in [0, 1]."""
+    """Fill a folder with `count` PNG cases of one slice, which are links to one file; image: (H, W) in [0, 1]."""
     folder.mkdir(parents=True)
     first = folder / "case0.png"
     Image.fromarray(np.round(image.numpy() * 255).astype(np.uint8)).resize((197, 233)).save(first)
@@ -91,7 +91,8 @@ def measure_command(image: Tensor, rounds: int, cohort: int, device: str) -> dic
     Args:
         image: (H, W) in [0, 1].
         rounds: of the start-up processes.
-        cohort: cases of the larger run; its cost beyond that of one case, divided, is the cost of a further case.
+        cohort: cases of the larger run. The cost of a further case is what this run costs beyond one case, divided by
+            the further cases.
         device: of the command.
 
     Returns:
@@ -120,11 +121,11 @@ def measure_command(image: Tensor, rounds: int, cohort: int, device: str) -> dic
 
 
 def measure_processes(image: Tensor, cohort: int, device: str) -> dict[str, Any]:
-    """A cohort by one process and by two under torchrun, one thread each: what a further case costs, by the wall clock.
+    """Wall-clock cost of a further case, for one process and for two under torchrun, with one thread each.
 
     Args:
         image: (H, W) in [0, 1].
-        cohort: cases of the larger runs; two cases are taken off them, for the start-up.
+        cohort: cases of the larger runs. The time of two cases is subtracted, as it holds the start-up.
         device: of the command.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Clocks, memory and machine: what every number of the benchmark is taken with."""
+"""Clocks, memory and machine of all the benchmark's measurements."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time
 
 
 def wait_for(device: torch.device) -> None:
-    """Return when the device has done what it was given."""
+    """Wait until the device has finished its queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def alternate(works: Mapping[str, Work], rounds: int, device: torch.device, clock: str) -> dict[str, dict[str, float]]:
-    """Measure pieces of work in turn, A B C A B C ..., so that a change of the machine's mood meets them all.
+    """Measure pieces of work in turn, A B C A B C ..., so that a slow spell of the machine meets them all.
 
     Args:
         works: by name; each runs once before it is measured.
         rounds: measured runs of each.
         device: waited for before each reading of the clock.
-        clock: `wall`, or `cpu`: processor time of this process, to which other work on the machine does not add.
+        clock: `wall`, or `cpu`: processor time of this process, which other work on the machine does not change.
 
     Returns:
         By name: median and quartiles (`low`, `high`) in seconds, and the number of `runs`.
@@ -57,11 +57,11 @@ def spread_of(seconds: list[float]) -> dict[str, float]:
 
 
 class Stopwatch:
-    """How long each of some parts of a network computes in a call of the whole, without the parts inside of it.
+    """Times parts of a network in a call of the whole. The time of a part excludes the parts inside of it.
 
     Args:
         network: the whole, with submodules that are called.
-        parts: names of the submodules that count; what they do not take is the whole's own, `rest`.
+        parts: names of the timed submodules; the time outside of them is `rest`.
         device: waited for before each reading of the clock.
         clock: see `alternate`.
     """
@@ -108,9 +108,9 @@ class Stopwatch:
 
 
 def peak_memory(work: Work, device: torch.device) -> float | None:
-    """Highest memory during a run, in MiB: allocated on a GPU; on the CPU resident beyond what the process held before.
+    """Highest memory during a run, MiB. On a GPU: allocated. On the CPU: resident beyond what the process held before.
 
-    None where the system does not say (on the CPU: anything but Linux).
+    None where the system does not report it (on the CPU: anything but Linux).
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -135,7 +135,7 @@ def _resident_memory(name: str) -> float:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 by instructions of its own; elsewhere it is slower than float32."""
+    """Whether the device has its own instructions for bfloat16 products; elsewhere bfloat16 is slower than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
     with contextlib.suppress(OSError):
@@ -145,12 +145,12 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def load() -> float | None:
-    """Number of processes that wanted a processor just now."""
+    """Number of processes that want a processor, averaged over the last minute."""
     return round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What the numbers were taken on."""
+    """The machine and the versions that the numbers belong to."""
     name = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()

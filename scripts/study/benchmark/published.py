@@ -1,8 +1,8 @@
-"""PHANES composed as the published code composes it, around the same layers and weights: what ours is compared with.
+"""PHANES composed as the published code composes it, with our layers and weights. Ours is compared with this.
 
-Written from facts about that code, not from it: histogram equalisation by scikit-image and LPIPS by the `lpips`
-package, one image at a time on the CPU; filters by scipy; the generator for every slice; contiguous tensors in float32.
-In training every pass of a network and every feature of a loss is computed where it is needed, even if it was before.
+It is written from facts about that code, not from the code. One image at a time, the CPU computes histogram
+equalisation (scikit-image), LPIPS (`lpips`) and the filters (scipy). The generator runs for every slice. Tensors are
+contiguous, in float32. Training computes every pass and every feature anew wherever it is needed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 
 
 def lpips_package() -> nn.Module:
-    """The `lpips` package's spatial SqueezeNet distance, with a random trunk: its time does not depend on weights."""
+    """The `lpips` package's spatial SqueezeNet distance. Its trunk is random: time does not depend on weights."""
     make_torchvision_importable()
     import lpips
 
@@ -58,7 +58,7 @@ class AsPublished:
     Equals `Phanes` with S of the raw images, a hole of ones, one mask threshold, and the same distance.
 
     Args:
-        network: its networks are copied, its threshold and filter widths taken.
+        network: gives copies of its networks, its threshold and its filter widths.
         distance: of two (1, 3, H, W) in [-1, 1], a map (1, 1, H, W).
     """
 
@@ -144,7 +144,7 @@ class AutoencoderStepAsPublished:
 
 
 class InpainterStepAsPublished:
-    """Both updates of stage 2: masks image by image, and the trunk run anew for each of the two perceptual losses.
+    """Both updates of stage 2. Masks are made image by image; each of the two perceptual losses runs the trunk anew.
 
     Args:
         composition: its networks and its mask.
@@ -183,7 +183,7 @@ class InpainterStepAsPublished:
         loss = F.l1_loss(raw, images)
         loss = loss + 250.0 * style_loss(self.features(raw), self.features(images))
         loss = loss + 0.1 * perceptual_loss(self.features(raw), self.features(images))
-        # Computed there too, and left out of what is descended.
+        # The published code computes this too, but does not descend it.
         self.adversarial.generator(self.discriminator(composed), masks)
         _update(loss, self.generator_optimizer)
         scores = self.discriminator(images), self.discriminator(composed.detach())

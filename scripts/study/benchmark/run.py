@@ -19,7 +19,8 @@ from .command import measure_command, measure_processes
 from .measure import Stopwatch, alternate, load, machine, peak_memory, spread_of
 
 PARTS = ("inference", "stages", "training", "command", "processes", "runtimes")
-BATCHES = {"cpu": (1, 8, 32), "cuda": (1, 8, 64)}  # the published size takes minutes at 32 on a CPU: its largest is 8
+# On a CPU the published size takes minutes for 32 slices: there its largest batch is 8.
+BATCHES = {"cpu": (1, 8, 32), "cuda": (1, 8, 64)}
 BATCH = 8
 # Where the networks compute; the trunk is what `SpatialLPIPS` calls for its features.
 NETWORKS = ("autoencoder", "inpainter", "perceptual")
@@ -44,7 +45,7 @@ class Bench:
         self.quick = quick
 
     def first(self, count: int) -> Tensor:
-        """So many slices from the middle of the head (one, when quick); beyond its ends they repeat."""
+        """The middle `count` slices of the head, or one when quick; slices repeat where the head has too few."""
         count = 1 if self.quick else count
         if count > len(self.images):
             return self.images.repeat(-(-count // len(self.images)), 1, 1, 1)[:count]
@@ -52,7 +53,7 @@ class Bench:
         return self.images[start : start + count]
 
     def rows(self, works: dict[str, Callable[[], object]], **about: Any) -> list[dict[str, Any]]:
-        """A row a piece of work: `system`, `seconds` and what is said about all of them."""
+        """One row for each piece of work: `system`, its seconds, and the values that all rows share."""
         measured = alternate(works, self.rounds, self.device, self.clock)
         return [{**about, "system": system, "seconds": seconds} for system, seconds in measured.items()]
 
@@ -77,7 +78,7 @@ def _with_memory(bench: Bench, works: dict, rows: list[dict[str, Any]]) -> list[
 
 
 def stages(bench: Bench) -> dict[str, Any]:
-    """Where our time goes, for the shipped network at one batch."""
+    """Time of each part of the shipped network, at one batch size."""
     network, images = subjects.networks(bench.images, bench.device)["shipped"], bench.first(BATCH)
     inside = [f"perceptual.{name}" for name, _ in network.perceptual.named_children()]
     parts = [name for name, _ in network.named_children()] + inside

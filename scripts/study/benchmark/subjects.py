@@ -27,7 +27,7 @@ from .published import AsPublished, AutoencoderStepAsPublished, InpainterStepAsP
 
 CONFIGS = Path("bundle/configs")
 LEVELS = range(65, 125)  # axial slices of the MNI152 template at 1 mm: 30 mm on either side of the trained level
-# What the published code does, without the randomness; both compositions can then be compared number by number.
+# The published code's choices, without its randomness, so that both compositions give the same numbers.
 AS_PUBLISHED = {
     "network_def::mask": {"_target_": "scripts.method.mask_rule.CalibratedMask", "sigma": 1.2},
     "network_def::autoencoder::sample_latent": False,
@@ -57,7 +57,7 @@ def give_masks(network: Phanes, images: Tensor) -> Phanes:
 
 
 def networks(images: Tensor, device: torch.device) -> dict[str, Phanes]:
-    """The bundle's own, with and without refinements; the published size with random weights and published choices."""
+    """The bundle's network with and without refinements, and the published size and choices with random weights."""
     shipped = bundle_network("bundle", overlays=["mid_axial.json"])
     torch.manual_seed(0)
     paper = _parser(
@@ -85,8 +85,9 @@ def compositions(network: Phanes, images: Tensor, batch: int | None = None) -> d
     Args:
         network: ours.
         images: on its device.
-        batch: None for all at once; else the images are one volume, which goes through MONAI's `SliceInferer` in such
-            batches, and one by one as published, whose own batches give other results.
+        batch: None for all images at once. Else the images are one volume. Ours takes it in batches of this size,
+            through MONAI's `SliceInferer`. The published one takes it slice by slice, because its batches change the
+            results.
     """
     published = AsPublished(network, lpips_package().to(images.device))
     if batch is not None:
@@ -137,7 +138,7 @@ def runtimes(network: Phanes, images: Tensor) -> dict[str, Work]:
 
 
 def training_steps(size: str, images: Tensor) -> dict[str, dict[str, Work]]:
-    """One step of each stage on a batch, ours (also in bfloat16, where the device has it) and as published."""
+    """One step of each stage on a batch: ours, ours in bfloat16 where the device has it, and as published."""
     return {"autoencoder": _autoencoder_steps(size, images), "inpainter": _inpainter_steps(size, images)}
 
 
@@ -155,7 +156,7 @@ def _autoencoder_steps(size: str, images: Tensor) -> dict[str, Work]:
 
 
 def _inpainter_steps(size: str, images: Tensor) -> dict[str, Work]:
-    """With the small distilled trunk, and with VGG19 (random weights: its time is the same), the paper's."""
+    """Steps with the small distilled trunk, and with the paper's VGG19. Random weights do for its time."""
     files = ["train.json", "train_inpainter.json"]
     trunk = vgg19(IMAGENET_MEAN, IMAGENET_STD, VGG19_TAPS).requires_grad_(False).eval().to(images.device)
 

@@ -28,8 +28,8 @@ class LesionSet:
         cases: N names, one a slice.
         subjects: N names; slices of one subject are resampled together.
         clean: (N, 1, H, W) the slices without lesions, where they are known.
-        region: (N, 1, H, W) boolean, False where nothing was analysed: every system's map counts as 0 there. None:
-            everything was.
+        region: (N, 1, H, W) boolean, False where nothing was analysed; there every system's map counts as 0. None when
+            all was analysed.
     """
 
     name: str
@@ -111,7 +111,7 @@ class SyntheticBenchmark:
         return LesionSet(name, seed, images, masks, subjects, subjects, clean)
 
     def read_maps(self, folder: str | Path, name: str, seed: int | None) -> Tensor:
-        """Not here: other tools never saw these lesions.
+        """Refuse: other tools never saw these lesions.
 
         Raises:
             PhanesInputError: always.
@@ -129,7 +129,7 @@ class SyntheticBenchmark:
 
 
 def as_slice(image: Tensor) -> Tensor:
-    """The image's channel of (C, H, W, 1) or (C, H, W) of any tensor class -> plain float32 (1, H, W)."""
+    """The first channel of (C, H, W, 1) or (C, H, W), as a plain float32 tensor (1, H, W)."""
     plain = torch.as_tensor(image).as_subclass(torch.Tensor)[:1]
     return plain.reshape(plain.shape[:3]).to(torch.float32)
 

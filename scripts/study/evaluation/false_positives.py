@@ -1,4 +1,4 @@
-"""Label thresholds fixed on healthy slices, and what the shipped one marks in others, with an interval."""
+"""Label thresholds fixed on healthy slices, and false positives of the shipped one in other healthy slices."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ HEADINGS = (
 
 
 class OperatingPoint:
-    """The label threshold that a system is used with; read late, as it belongs to weights that may be missing.
+    """The label threshold that a system is used with. It is read late, because its files may be missing.
 
     Args:
         calibration_file: the record of the calibration.
         weights: the weights it was made for.
-        override: a number instead, or "calibrated".
+        override: a number in place of the calibration's, or "calibrated".
     """
 
     def __init__(
@@ -48,22 +48,23 @@ class OperatingPoint:
         """The threshold.
 
         Raises:
-            PhanesInputError: there is no calibration, or one of other weights.
+            PhanesInputError: the calibration is missing, or belongs to other weights.
         """
         try:
             record = read_calibration(self.calibration_file, self.weights)
             return Thresholds.of(record, "slices", self.override).label
-        except SystemExit as error:  # how a workflow of its own would end
+        except SystemExit as error:  # a workflow would end so
             raise PhanesInputError(str(error.code).removeprefix("Error: ")) from error
 
 
 class LabelThreshold:
-    """The rule that gives systems without a calibration their label threshold: the same for all of them.
+    """The one rule for the label threshold of all systems without a calibration.
 
     Args:
         benchmark: has healthy slices that no number is reported on.
         brain: (H, W) boolean.
-        quantile: of a system's map over the brain's pixels of all slices; 0.99 marks 1 % of a healthy brain.
+        quantile: the threshold is this quantile of a system's map over the brain in all slices. 0.99 marks 1 % of a
+            healthy brain.
         batch_size: slices analysed at once.
         device: where.
     """
@@ -99,7 +100,7 @@ class CleanSlices:
     Args:
         benchmark: has the healthy slices.
         brain: (H, W) boolean; the share of marked pixels is over these.
-        shifts: changes under which the slices are looked at again.
+        shifts: changes under which the slices are measured again.
         resamples: of the bootstrap over subjects.
         seed: of the bootstrap, and of random shifts.
         batch_size: slices analysed at once.

@@ -25,8 +25,8 @@ def examples_figure(
 ) -> None:
     """One column a slice; rows: input, ground truth, then each system's reconstruction and its map.
 
-    A system's maps share one grey scale, from 0 to the 99.5th percentile of the shown ones: what is bright in one
-    slice is as bright in the next, as it is for a threshold.
+    A system's maps share one grey scale, from 0 to the 99.5th percentile of the shown maps. So equal values look equal
+    in all slices, as they are for a threshold.
 
     Args:
         path: of the PNG.
@@ -79,5 +79,5 @@ def precision_recall_figure(path: Path, curves: Mapping[str, tuple[NDArray, NDAr
 
 
 def write_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG so that it is there whole or not at all."""
+    """Write a PNG whole or not at all."""
     write_atomically(path, lambda partial: save_figure(figure, partial, dpi=150))

@@ -1,7 +1,7 @@
 """Pictures for README and docs, from real runs of the shipped weights: `python -m scripts figures`.
 
-Columns are chosen by rule and not by eye: fixed seeds, fixed changes, and among the failures the worst of twenty
-lesions. Without a folder of slices the head is the MNI152 template, whose licence allows the pictures to be published.
+Rules choose the columns, not the eye: fixed seeds, fixed changes, and for the failures the worst of twenty lesions.
+Without a folder of slices the head is the MNI152 template, whose licence allows the pictures to be published.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def slices_of(method: Method, dataset_dir: str, split: str, most: int = 6) -> di
 
 
 def lesioned(heads: Mapping[str, Tensor], lesions: EllipseLesions | StrokeLesions, count: int) -> list[Column]:
-    """Lesions in one head after the other, with a new seed when all have had their turn."""
+    """Paint a lesion into one head after the other; each further round over the heads has a new seed."""
     columns = []
     for n in range(count):
         subject = list(heads)[n % len(heads)]
@@ -163,7 +163,7 @@ def panels(columns: Sequence[Column], outputs: Tensor, threshold: float) -> Figu
     Args:
         columns: N slices.
         outputs: (N, 4, H, W) of `Method`.
-        threshold: of the label, outlined on the anomaly map; the colours run from 0 to four times of it.
+        threshold: of the label, which is outlined on the anomaly map. Colours run from 0 to four times the threshold.
     """
     window = head_window(torch.stack([column.image for column in columns]))
     height, width = (1.45 * (side.stop - side.start) / 100 for side in window)  # inches

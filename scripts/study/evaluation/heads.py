@@ -60,7 +60,7 @@ class HeadEvaluation:
     Args:
         title: of the report.
         sets: in the report's order.
-        calibration: healthy heads that fix each system's operating point; none of `sets`' heads if these are reported.
+        calibration: healthy heads that fix each system's operating point. For reported numbers, none may be in `sets`.
         systems: rows of the tables by key, in their order.
         output_dir: made when it is not there.
         chosen: keys of the systems to run, a list or one string with commas; None for all.
@@ -99,9 +99,9 @@ class HeadEvaluation:
         """Evaluate, report, and return the numbers of the tables.
 
         Raises:
-            SystemExit: one sentence on the command line (`PhanesInputError` elsewhere) when an unknown system or set
-                was asked for, there is nothing to evaluate on, or a system could not run; in the last case the report
-                of the others has been written.
+            SystemExit: one sentence on the command line (`PhanesInputError` elsewhere). The system or set is unknown,
+                there is nothing to evaluate on, or a system could not run. In the last case the report of the others
+                has been written.
         """
         try:
             return self._evaluate()
@@ -135,7 +135,7 @@ class HeadEvaluation:
         return cells
 
     def _operating_point(self, key: str, system: HeadSystem, stamp: str, bar: tqdm) -> OperatingPoint:
-        """Stored or found on the healthy heads kept for it."""
+        """The system's operating point, stored or found on the healthy heads of `calibration`."""
         bar.set_description(f"{key}, operating point")
         path = self.store.path("operating_point", None, key)
         stored = self.store.load(path, stamp)
@@ -273,7 +273,7 @@ class Analysed:
         ages: years.
         slices: of the maps, for pictures.
         refused: cases that the system did not analyse; their maps are empty.
-        seconds: of all heads together.
+        seconds: for all heads together.
     """
 
     heads: list[ScoredHead] = field(default_factory=list)

@@ -1,7 +1,7 @@
 """The sets of whole heads that are evaluated on: painted lesions, real lesions, healthy heads; and their registrations.
 
-Every head lies on disk as a raw image that a system reads as it reads a user's; painted ones are written there once, so
-that other tools can be run on the very same files.
+Every head lies on disk as a raw image, and a system reads it as it reads a user's. Painted heads are written once, so
+that other tools can run on the very same files.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class HeadCase:
 
     Attributes:
         name: unique in its set.
-        group: the set's name, with the seed behind it where something was painted: `strokes-0`.
+        group: the set's name; for painted heads followed by the seed, `strokes-0`.
         image: the raw head.
         brain: (X, Y, Z) boolean, the template's brain in its voxels.
         truth: (X, Y, Z) boolean; None for a healthy head.
@@ -59,8 +59,8 @@ class HeadSet(Protocol):
 
     Attributes:
         name: in the tables.
-        seeds: of what is painted; `[None]` for heads as they are.
-        healthy: no lesions in it.
+        seeds: of the painted lesions; `[None]` for heads as they are.
+        healthy: True when it has no lesions.
     """
 
     name: str
@@ -185,8 +185,8 @@ class LesionHeads:
     Args:
         name: of the set.
         folder: of images and masks.
-        image_ending: of an image's file name; what is before it is the case's name.
-        mask_ending: of its mask's.
+        image_ending: of an image's file name; the part before it is the case's name.
+        mask_ending: of its mask's file name.
         registrations: shared by all sets.
         split_file: CSV with the columns patient and split; None takes all cases.
         split: which of these.
@@ -303,7 +303,7 @@ def _case(
 
 
 def _as_stored(values: NDArray, source: Any) -> NDArray:
-    """In the source's own kind of number, as a scanner would have written it."""
+    """Convert to the source's own number type, as a scanner would have written it."""
     kind = source.get_data_dtype()
     if not np.issubdtype(kind, np.integer) or source.dataobj.slope != 1 or source.dataobj.inter != 0:
         return values.astype(np.float32)

@@ -1,13 +1,13 @@
 """The fixed painting model: dark lesions of real shapes, painted into the raw voxels of healthy heads.
 
-One mask a head. It is carried from MNI space into the head's own voxels by the head's registration, every other time
-mirrored left to right, and kept within the template's brain. Heads take the ranges of size in turn. With the softened
-mask m (Gaussian of 0.7 voxels) tissue x becomes
+Each head gets one mask. The head's registration carries it from MNI space into the head's own voxels. Every other mask
+is mirrored left to right. All stay within the template's brain. Heads take the ranges of size in turn. With the
+softened mask m (Gaussian of 0.7 voxels) tissue x becomes
 
-    x (1 - m (1 - max(0.1, d (1 + 0.125 n)))),
+    x (1 - m (1 - max(0.1, d (1 + 0.125 n)))).
 
-d uniform in 0.35 to 0.7, one a head, n noise of unit variance, smooth over 1.5 voxels. The truth is m > 0.5 where the
-head is not empty. Nothing here is a setting: a darker or larger lesion would buy any score.
+A head has one d, uniform in 0.35 to 0.7. The noise n has unit variance and is smooth over 1.5 voxels. The truth is
+m > 0.5 where the head is not empty. Nothing here is a setting: a darker or larger lesion would buy any score.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def read_shapes(folder: str | Path, part: int | None = None) -> list[LesionShape
 
 @dataclass(frozen=True)
 class Recipe:
-    """What one head is given."""
+    """The lesion that one head gets."""
 
     shape: LesionShape
     mirrored: bool
@@ -106,10 +106,10 @@ class Recipe:
 
 
 def recipes(shapes: Sequence[LesionShape], heads: int, seed: int, sizes: Sequence[tuple[float, float]]) -> list[Recipe]:
-    """One recipe a head; the size that the first head gets moves on with the seed, so that each head gets them all.
+    """One recipe for each head. The first head's size moves on with the seed, so that each head gets every size.
 
     Args:
-        shapes: to choose from; within a range of size none comes twice before all have come.
+        shapes: to choose from. Within a range of size, none comes twice before all have come once.
         heads: how many.
         seed: of the choice.
         sizes: ranges of volume, ml.

@@ -24,7 +24,7 @@ def shown_slice(values: NDArray, affine: NDArray, index: int) -> NDArray:
 
 
 def most_lesion(case: HeadCase) -> int:
-    """The axial slice, counted upwards, with the most lesion; of a healthy head the middle of the brain."""
+    """Index of the axial slice with the most lesion, counted upwards; in a healthy head, the middle of the brain."""
     affine = np.asarray(load(case.image).affine)
     region = case.brain if case.truth is None or not case.truth.any() else case.truth
     areas = _axial(region, affine).sum(axis=(0, 1))

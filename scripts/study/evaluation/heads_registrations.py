@@ -1,4 +1,4 @@
-"""Registrations of the evaluated heads: each found once, by inference's own steps, and shared by all systems."""
+"""Registrations of the evaluated heads. Inference's own steps find each one once; all systems share it."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class HeadNotAnalysed(PhanesInputError):
 
 
 class Registrations:
-    """Where the template lies in a head, by the checksum of the head's file, kept in a folder.
+    """A folder of registrations, by the checksum of the head's file. Each says where the template lies in the head.
 
-    A head that inference cannot register has a place all the same, the best that was found: it is scored there, over
-    the template's brain, and nothing is found in it.
+    A head that inference refuses gets the best registration all the same. It is scored over the template's brain in
+    that place, with an empty map.
 
     Args:
         folder: made when needed.
@@ -52,19 +52,19 @@ class Registrations:
         return np.linalg.inv(np.array(self._record(image)["placing"], dtype=float))
 
     def refuse_failed(self, image: Path) -> None:
-        """Nothing for a head that inference registers.
+        """Raise when inference refuses to register the head.
 
         Raises:
-            HeadNotAnalysed: what inference says of another one.
+            HeadNotAnalysed: with the sentence of the refusal.
         """
         if error := self._record(image)["error"]:
             raise HeadNotAnalysed(str(error))
 
     def placed(self, head: MetaTensor, image: Path) -> MetaTensor:
-        """What `AlignHeadd` makes of an oriented head (1, H, W, D) that was read from this file.
+        """An oriented head (1, H, W, D) read from this file, with the meta data that `AlignHeadd` adds.
 
         Raises:
-            HeadNotAnalysed: it refuses it.
+            HeadNotAnalysed: `AlignHeadd` refuses the head.
         """
         self.refuse_failed(image)
         record = self._record(image)

@@ -1,9 +1,9 @@
 """Score anomaly maps of whole heads, in the heads' own voxels, over the template's brain.
 
 A lesion's voxels outside of that brain count as missed. A *finding* is a connected piece (26 neighbours) of the label.
-It is a true one when at least a quarter of it is lesion, else a false one; a lesion (a connected piece of the truth) is
-found when true findings cover at least a tenth of it. So neither a speck nor a label of half the brain finds anything.
-All values are fractions; the tables multiply by 100.
+It is true when at least a quarter of it is lesion, else false. A lesion is a connected piece of the truth. It is found
+when true findings cover at least a tenth of it. So neither a speck nor a label of half the brain finds anything. All
+values are fractions; the tables multiply by 100.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FOUND_SHARE = 0.1  # of a lesion that true findings cover
 CURVE_FINDING_MM3 = 50.0  # smallest finding on the FROC curve, the same for all systems
 FALSE_A_HEAD = (0.5, 1.0, 2.0, 4.0)  # where the curve is read off
 LESION_ML = ((0.05, 0.3), (0.3, 2.0), (2.0, 15.0), (15.0, np.inf))  # a smaller piece of a mask is no lesion
-CURVE_TAILS = np.geomspace(0.3, 1e-6, 40)  # shares of the pooled voxels that reach the curve's thresholds
+CURVE_TAILS = np.geomspace(0.3, 1e-6, 40)  # a threshold of the curve for each share of the pooled voxels above it
 NEIGHBOURS = np.ones((3, 3, 3), dtype=bool)
 
 LABELLED_SHARE = 0.002  # of a healthy brain, on average
@@ -95,9 +95,9 @@ class OperatingPoint:
     """How a label is made of a map.
 
     Attributes:
-        threshold: more is labelled.
+        threshold: voxels above it are labelled.
         smallest_mm3: smaller findings are dropped.
-        at_false_voxels: the threshold above which `FALSE_VOXELS` of healthy brains lie.
+        at_false_voxels: the share `FALSE_VOXELS` of healthy brains lies above this threshold.
     """
 
     threshold: float
@@ -112,7 +112,9 @@ class OperatingPoint:
 
 
 def operating_point(healthy: Sequence[ScoredHead]) -> OperatingPoint:
-    """The threshold above which 0.2 % of healthy brains lie; then the size that leaves one finding a head, on average.
+    """Fix the threshold, then the smallest finding, on healthy heads.
+
+    0.2 % of the healthy brains lie above the threshold. The smallest size leaves one finding a head, on average.
 
     Args:
         healthy: heads kept for this.
@@ -154,7 +156,7 @@ def without_small(mask: NDArray[np.bool_], voxel_mm3: float, smallest_mm3: float
 
 
 def dice(label: NDArray[np.bool_], head: ScoredHead) -> float:
-    """Dice of a label (X, Y, Z) with the head's lesion; the lesion outside of the brain is missed."""
+    """Dice of a label (X, Y, Z) with the head's lesion. Lesion outside of the brain counts as missed."""
     both, lesion = int((label & head.truth).sum()), int(head.truth.sum()) + head.missed
     return 2.0 * both / (int(label.sum()) + lesion) if label.any() or lesion else float("nan")
 
@@ -181,12 +183,12 @@ def found_lesions(
 
 
 def froc(heads: Sequence[ScoredHead]) -> dict[str, dict[str, float]]:
-    """Share of the lesions found at so many false findings a head, by volume of the lesion.
+    """Share of the lesions that are found at given numbers of false findings a head (`FALSE_A_HEAD`), by volume.
 
-    The curve is followed from its strictest threshold on and left where a number of false findings is passed first.
+    For each number, the curve is followed from its strictest threshold until it first exceeds that number.
 
     Returns:
-        By range of volume, in ml, and for "all": `lesions`, how many there are, and `at 0.5`, `at 1`, ....
+        By range of volume, in ml, and for "all": the number of `lesions`, and the shares `at 0.5`, `at 1`, ....
     """
     pooled = np.concatenate([head.scores for head in heads])
     thresholds = np.unique(np.quantile(pooled, 1.0 - CURVE_TAILS, method="higher"))[::-1]
@@ -225,9 +227,8 @@ def lesion_scores(heads: Sequence[ScoredHead], point: OperatingPoint | None) -> 
     """Pooled and mean-per-head scores of heads with lesions.
 
     Returns:
-        `auprc`, `best_dice`, `mean_auprc`, `mean_best_dice`, `prevalence`; with an operating point `label_dice`
-        (pooled), `mean_label_dice`
-        and `dice_at_1_percent` (mean a head).
+        `auprc`, `best_dice`, `mean_auprc`, `mean_best_dice` and `prevalence`. With an operating point also `label_dice`
+        (pooled), `mean_label_dice` and `dice_at_1_percent` (mean over heads).
     """
     pooled = rank(*_pooled(heads), sum(head.missed for head in heads))
     each = per_head(heads, point)
@@ -249,7 +250,7 @@ def lesion_scores(heads: Sequence[ScoredHead], point: OperatingPoint | None) -> 
 
 
 def per_head(heads: Sequence[ScoredHead], point: OperatingPoint | None) -> dict[str, NDArray[np.float64]]:
-    """(N,) of `auprc`, `best_dice` and, with an operating point, `label_dice` and `dice_at_1_percent`, head by head."""
+    """Scores of each head, (N,): `auprc`, `best_dice`; with an operating point `label_dice`, `dice_at_1_percent`."""
     rankings = [rank(head.scores, head.lesion, head.missed) for head in heads]
     each = {
         "auprc": np.array([average_precision(ranking) for ranking in rankings]),
@@ -289,7 +290,7 @@ def resampled(
 
 
 def healthy_scores(heads: Sequence[ScoredHead], point: OperatingPoint) -> dict[str, NDArray[np.float64]]:
-    """(N,) of `labelled_share` of the brain and `false_findings`, healthy head by healthy head."""
+    """For each healthy head, (N,): `labelled_share`, a fraction of the brain, and the number of `false_findings`."""
     labels = [point.label(head) for head in heads]
     return {
         "labelled_share": np.array([label.sum() / head.brain.sum() for label, head in zip(labels, heads, strict=True)]),

@@ -1,8 +1,8 @@
-"""What analyses whole heads: the bundle's inference, functions of the registered levels, other tools, controls.
+"""Systems that analyse whole heads: the bundle's inference, functions of the registered levels, other tools, controls.
 
-A system takes a `HeadCase` and gives maps on that head's own voxels. It reads nothing of the case but the image, unless
-it is an oracle. Whatever it needs (weights, training heads) it reads with its first case, so that a missing file costs
-one row and not the whole evaluation.
+A system takes a `HeadCase` and gives maps on that head's own voxels. Only an oracle reads more of the case than the
+image. A system reads its weights or training heads with its first case. So a missing file costs one row, not the whole
+evaluation.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MIN_SD = 0.05  # brain medians, added to the standard deviation
 
 
 class HeadMaps(NamedTuple):
-    """Both (X, Y, Z): the anomaly map, and the label where the system makes one of its own."""
+    """The anomaly map and, where the system makes its own, the label; both (X, Y, Z)."""
 
     anomaly: NDArray[np.float32]
     label: NDArray[np.bool_] | None = None
@@ -63,7 +63,7 @@ class HeadSystem:
         """Analyse one head.
 
         Raises:
-            HeadNotAnalysed: it refuses this head; the others go on.
+            HeadNotAnalysed: the system refuses this head; the others go on.
         """
         raise NotImplementedError
 
@@ -73,7 +73,7 @@ class HeadSystem:
 
 
 class LevelSystem(HeadSystem):
-    """What works on the registered head: levels in, map of the levels out.
+    """A system that works on the registered head: levels in, map of the levels out.
 
     Args:
         label: its name in the table.
@@ -144,13 +144,13 @@ def mean_and_sd(folder: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 class BundleSystem(HeadSystem):
-    """The bundle's inference as `inference.json` defines it: from the raw file to map and label on its own voxels.
+    """The bundle's inference as `inference.json` defines it: from the raw file to map and label on the file's voxels.
 
     Args:
         preprocessing: from {"image": path} to the network's input.
         network: filled with `weights` at the first case.
         inferer: as the evaluator calls it.
-        registrations: shared with the sets; takes the place of `AlignHeadd`, which would find the same.
+        registrations: shared with the sets. They take the place of `AlignHeadd`, which would find the same.
         postprocessing: ends with `anomaly` and the label `pred`, (1, X, Y, Z) each.
         weights: state dict of the network; None when it is ready.
         label: its name in the table.
@@ -232,7 +232,7 @@ class CoarseHeads(BundleSystem):
 
 
 class UnfilledHeads(BundleSystem):
-    """The method with an empty mask: what hiding and filling adds is missing."""
+    """The method with an empty mask, so without hiding and filling."""
 
     def predict(self, inputs: Tensor, image: MetaTensor, case: HeadCase) -> Tensor:
         coarse, suspicion = self.network.coarse(inputs)
@@ -254,7 +254,7 @@ class RestorationAloneHeads(BundleSystem):
 
 
 class PlainRestorationHeads(RestorationAloneHeads, CoarseHeads):
-    """The restoration network as others use theirs: the map of what it draws, no mask, nothing filled."""
+    """The restoration network as others use theirs: the map of its drawing, without mask or filling."""
 
 
 class GroundTruthHeads(BundleSystem):
@@ -273,8 +273,8 @@ class GroundTruthHeads(BundleSystem):
 class MapsOfAnotherTool(HeadSystem):
     """Maps from a folder: `<folder>/<set>/<case>.nii.gz`, or as inference writes them, `<case>/<case>_anomaly.nii.gz`.
 
-    A label is read from `<case>_label.nii.gz` beside the map where there is one. Of a painted set, `<set>` has the seed
-    behind it, `strokes-0`.
+    A label is read from `<case>_label.nii.gz` beside the map, where that file exists. The `<set>` of a painted set ends
+    in the seed, `strokes-0`.
 
     Args:
         folder: of the maps.
@@ -321,7 +321,7 @@ class ConstantHeads(HeadSystem):
 
 
 class PerfectHeads(HeadSystem):
-    """The truth as the map: what is missing to 100 lies outside of the template's brain."""
+    """The truth as the map. It scores below 100 only by lesion outside of the template's brain."""
 
     def __init__(self, label: str = "perfect map") -> None:
         super().__init__(label, "sanity")

@@ -80,7 +80,7 @@ def _table(
 def healthy_table(
     heads: Mapping[str, Sequence[Mapping[str, Any]]], lines: Mapping[str, Line], resamples: int, seed: int
 ) -> tuple[list[str], list[list[str]]]:
-    """What is labelled in healthy heads, with 95 % intervals over heads, and false findings by decade of age.
+    """Labelled share of healthy heads, with 95 % intervals over heads, and false findings by decade of age.
 
     Args:
         heads: by system, a mapping with `age`, `labelled_share` and `false_findings` a head.

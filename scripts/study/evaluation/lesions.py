@@ -1,4 +1,4 @@
-"""Images with expert masks (Table 2): found as ATLAS v2.0, plain pairs or a CSV; other tools' maps of them."""
+"""Images with expert masks (Table 2), as in ATLAS v2.0, as plain pairs or from a CSV; and other tools' maps of them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .benchmarks import LesionSet
 
 logger = logging.getLogger(__name__)
 
-# Endings of an image and of its mask, the first that fits counts: ATLAS v2.0, then plain pairs.
+# Endings of an image and of its mask: ATLAS v2.0, then plain pairs. The first fitting pair counts.
 PAIRS = (
     ("_T1w.nii.gz", "_label-L_desc-T1lesion_mask.nii.gz"),
     (".nii.gz", "_mask.nii.gz"),
@@ -47,12 +47,14 @@ def find_pairs(source: str | Path, endings: Sequence[Sequence[str]] = PAIRS) -> 
     """Images that have a lesion mask.
 
     Args:
-        source: a folder, searched at any depth for pairs of files that differ in their endings only; or a CSV with the
-            columns `image`, `mask` and, if wanted, `case` and `subject`, its paths relative to its own folder.
-        endings: (of the image, of the mask) pairs, tried in order.
+        source: a folder or a CSV. A folder is searched at any depth for pairs of files that differ in their endings
+            only. A CSV has the columns `image`, `mask` and, if wanted, `case` and `subject`; its paths start at its
+            own folder.
+        endings: pairs (of the image, of the mask), tried in order.
 
     Returns:
-        Sorted by path (a CSV: in its order). The subject is the name's BIDS entity `sub-...`, else the case itself.
+        The pairs, sorted by path; those of a CSV in its order. Without a column, the subject is the name's BIDS entity
+        `sub-...`, else the case itself.
 
     Raises:
         PhanesInputError: nothing there, a file named in the CSV is missing, or two cases have one name.
@@ -81,19 +83,19 @@ def find_pairs(source: str | Path, endings: Sequence[Sequence[str]] = PAIRS) -> 
 
 
 class LesionBenchmark:
-    """Slices of images with expert masks, on the network's grid; those with a lesion are kept, as in the paper.
+    """Slices of images with expert masks, on the network's grid. Slices with a lesion are kept, as in the paper.
 
-    The image goes through the bundle's own preprocessing; its mask through the same geometry, read off the image, so
-    that both are cut alike. After bilinear resizing a mask pixel above `lesion_cut` is lesion. A slice that was cut to
-    its brain's outline is analysed within it only; lesions outside of it count as missed.
+    The image goes through the bundle's own preprocessing. The mask follows the image's geometry, so that both are cut
+    alike. After bilinear resizing a mask pixel above `lesion_cut` is lesion. A slice that was cut to its brain's
+    outline is analysed within the outline only. Lesions outside of it count as missed.
 
     Args:
         source: see `find_pairs`.
         preprocessing: the bundle's list of transforms, from loading to resizing, on the key `image`.
-        name: of the set, in the tables; the source's own name when None.
+        name: of the set, in the tables; None takes the source's own name.
         endings: see `find_pairs`.
         lesion_cut: 0 as published (any touched pixel is lesion); 0.5 keeps the lesion's area.
-        min_pixels: slices with a smaller lesion are left out; published: more than one pixel.
+        min_pixels: slices with a smaller lesion are left out. Published: more than one pixel.
     """
 
     def __init__(
@@ -129,8 +131,8 @@ class LesionBenchmark:
     def read_maps(self, folder: str | Path, name: str, seed: int | None) -> Tensor:
         """Another tool's maps of the same slices, (N, 1, H, W), higher means more abnormal.
 
-        For each case one of `<case>.npy`, `<case>.nii.gz`, `<case>_anomaly.nii.gz`, or the last inside a folder
-        `<case>/` (as this bundle's inference writes it). NIfTI maps lie on the image's own grid; an array is (H, W),
+        A case's file is `<case>.npy`, `<case>.nii.gz` or `<case>_anomaly.nii.gz`. The last may lie in a folder
+        `<case>/`, as this bundle's inference writes it. NIfTI maps lie on the image's own grid. An array is (H, W),
         rows from anterior to posterior, on the network's grid or on that of a one-slice image.
 
         Raises:
@@ -222,7 +224,7 @@ class LesionBenchmark:
 
 
 def _onto_levels(values: Tensor, image: MetaTensor, placed: MetaTensor) -> Tensor:
-    """Values (1, H, W, D) on the grid of an oriented image, on the levels that the placed image holds."""
+    """Resample values (1, H, W, D) from the grid of an oriented image onto the levels of the placed image."""
     heights = [float(height) for height in placed.meta["heights"]]
     return torch.from_numpy(onto_levels(values[0].numpy(), into_mni_of(placed, image.affine.numpy()), heights))[None]
 
@@ -271,7 +273,7 @@ def _check_same_grid(image: MetaTensor, other: MetaTensor, image_path: Path, oth
 
 
 def _run(transform: Callable, item: Mapping[str, Any]) -> dict[str, Any]:
-    """Apply a transform; MONAI's own error gives way to the sentence behind it."""
+    """Apply a transform. The sentence behind MONAI's own error replaces that error."""
     try:
         return transform(dict(item))
     except RuntimeError as error:

@@ -26,7 +26,7 @@ class Ranking:
         thresholds: (K,) distinct scores, descending.
         true_positives: (K,) lesion pixels with a score >= threshold.
         predicted: (K,) pixels with a score >= threshold.
-        positives: number of lesion pixels, with those that were never scored.
+        positives: number of lesion pixels, including those that were never scored.
         total: number of pixels.
     """
 
@@ -77,7 +77,7 @@ def rank(scores: Array, labels: Array, missed: int = 0) -> Ranking:
     Args:
         scores: higher means more abnormal.
         labels: > 0 means lesion.
-        missed: lesion pixels outside of what is scored; at no threshold are they found.
+        missed: number of lesion pixels outside of the scored region; no threshold finds them.
 
     Raises:
         ValueError: as `flatten`, or no lesion pixel (precision and recall are then undefined).
@@ -139,8 +139,8 @@ def lpips_by_region(
     Args:
         distance: (B, 1, H, W) spatial LPIPS between the reconstruction and the clean image, >= 0.
         masks: (B, 1, H, W), > 0 in the lesion.
-        drop_zeros: leave pixels of exactly zero distance out of the means, as the published evaluation did. It flatters
-            no one but punishes methods that copy healthy pixels, whose zeros then do not count.
+        drop_zeros: leave pixels of exactly zero distance out of the means, as the published evaluation did. This
+            punishes methods that copy healthy pixels, because their zeros do not count.
 
     Returns:
         (B,) means over healthy pixels and (B,) over lesion pixels; NaN where an image has no such pixel.

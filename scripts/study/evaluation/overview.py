@@ -18,7 +18,7 @@ GREY, BLUE, ORANGE = "0.25", "#0b5394", "#a64d00"
 
 
 def overview(image: NDArray, output: NDArray) -> Figure:
-    """Input, stage 1, mask, stage 2, anomaly map, and which equation joins them.
+    """Draw input, stage 1, mask, stage 2 and anomaly map, and the equations that join them.
 
     Args:
         image: (H, W) in [0, 1].
@@ -50,7 +50,7 @@ def overview(image: NDArray, output: NDArray) -> Figure:
         _arrow(axis, (start, ROW), (end, ROW))
     axis.text(5.4, ROW + 0.12, "equation (3)", ha="center", fontsize=8.5)
     axis.text(11.3, ROW + 0.12, "equation (4)", ha="center", fontsize=8.5)
-    # The input goes three more ways: into both equations and, outside the mask, into the inpainter.
+    # Three more arrows of the input: into both equations and, outside the mask, into the inpainter.
     axis.plot([0.9, 0.9, 11.3], [ROW + SIDE / 2, HEIGHT - 0.55, HEIGHT - 0.55], color=GREY, linewidth=1.2)
     for x, low, text in ((5.4, 0.42, "residual times perceptual distance,\n> healthy 99th percentile"),
                          (8.35, 0.62, "x outside the mask"),

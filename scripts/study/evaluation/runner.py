@@ -105,9 +105,9 @@ class Evaluation:
         """Evaluate, report, and return the numbers of the tables.
 
         Raises:
-            SystemExit: one sentence on the command line (`PhanesInputError` elsewhere) when an unknown system was asked
-                for, there is nothing to evaluate on, or a system could not run; in the last case the report of the
-                others has been written.
+            SystemExit: one sentence on the command line (`PhanesInputError` elsewhere). The system is unknown, there is
+                nothing to evaluate on, or a system could not run. In the last case the report of the others has been
+                written.
         """
         try:
             return self._evaluate()
@@ -169,7 +169,7 @@ class Evaluation:
         return self.store.save(path, stamp, Result(to_plain(result.record), result.arrays))
 
     def _threshold(self, source: Source) -> float | None:
-        """The system's label threshold: its calibration's, else that of the common rule, stored or fresh."""
+        """The system's label threshold: from its calibration, else from the common rule; stored or fresh."""
         entry = self.systems[source.key]
         try:
             if entry.operating_point is not None:
@@ -339,6 +339,6 @@ class Evaluation:
 
 
 def _mean_seconds(group: Mapping[tuple[str, int | None, str], Result], system: str) -> float:
-    """Of the seeds together; NaN for maps that were read."""
+    """Mean over all seeds; NaN for maps that were read."""
     times = [result.record["seconds_per_slice"] for (_, _, key), result in group.items() if key == system]
     return float("nan") if None in times else sum(times) / len(times)

@@ -18,7 +18,7 @@ from .metrics import average_precision, best_dice, evaluate_map, lpips_by_region
 from .statistics import bootstrap, resample_weights, subject_indices
 
 VERSION = 2  # of the scores; raise it when they change, so that stored results are not used again
-OWN = "own"  # the map a system defines itself, as against the common ones
+OWN = "own"  # the map that the system defines itself, not a common one
 
 
 class Result(NamedTuple):
@@ -43,8 +43,8 @@ class Scorer:
         common_maps: (image, reconstruction) -> map by name, applied to every system that reconstructs.
         lpips: spatial perceptual distance, two (B, 1, H, W) in [0, 1] -> (B, 1, H, W); None leaves those columns out.
         lpips_drop_zeros: see `metrics.lpips_by_region`.
-        size_bins: ascending lesion areas in pixels of the 128 x 128 grid, [3, 71, 570] for 3-71, 72-570 and more than
-            570: slices with lesions of these sizes are scored apart; empty for not.
+        size_bins: ascending lesion areas in pixels of the 128 x 128 grid. Slices with lesions of each size are scored
+            apart: [3, 71, 570] makes 3-71, 72-570 and more than 570. Empty for none.
         resamples: of the bootstrap over subjects; 0 for none.
         bootstrap_seed: draws the resamples.
         batch_size: slices analysed at once.
@@ -92,7 +92,7 @@ class Scorer:
         """Run the system over a set, batch by batch.
 
         Raises:
-            PhanesInputError: a map holds NaN, as that of a network without its weights or calibration does.
+            PhanesInputError: a map holds NaN, as happens when a network lacks its weights or calibration.
         """
         parts: dict[str, list[Tensor]] = {name: [] for name in (OWN, *self.common_maps)}
         reconstructions: list[Tensor] = []
@@ -121,7 +121,8 @@ class Scorer:
         Args:
             found: what a system made of the set.
             lesions: the set.
-            threshold: of the label, on the own map, fixed on healthy slices; None leaves the label's Dice out.
+            threshold: of the label, for the system's own map, fixed on healthy slices. None leaves out the label's
+                Dice.
         """
         record: dict[str, Any] = {
             "set": lesions.name,
@@ -165,7 +166,7 @@ class Scorer:
         record: dict[str, Any],
         arrays: dict[str, NDArray],
     ) -> None:
-        """Add the mean over subjects of the own map's scores, and the label's Dice, all subjects pooled."""
+        """Add scores of the own map, as means over subjects, and the label's Dice with all subjects pooled."""
         chosen = [torch.from_numpy(owners == n) for n in range(int(owners.max()) + 1)]
         lesioned = np.array([bool(masks[own].any()) for own in chosen])
         rankings = [rank(maps[own], masks[own]) for own, there in zip(chosen, lesioned, strict=True) if there]

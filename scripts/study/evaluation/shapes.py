@@ -1,6 +1,6 @@
 """Lesion shapes on the network's 128 x 128 grid: real stroke outlines from a folder, or irregular ones of our own.
 
-A shape is a float32 (H, W) array in [0, 1], soft at its edge, to be cut at 0.5 after it was flipped, scaled and moved.
+A shape is a float32 (H, W) array in [0, 1] with a soft edge. It is flipped, scaled, moved, and then cut at 0.5.
 """
 
 from __future__ import annotations
@@ -30,17 +30,18 @@ def lesion_region(margin: float = 4.0) -> NDArray[np.bool_]:
     """Where lesions may lie: the MNI152 template's brain at the networks' level, (128, 128), anterior up.
 
     Args:
-        margin: mm to stay away from the brain's rim, since subjects are aligned to the template by an affine map only.
+        margin: distance to keep from the brain's rim, mm, because an affine map aligns subjects only roughly.
     """
     brain = template_brain_mask(IMAGE_SIZE, dilation=0).numpy()
     return ndimage.distance_transform_edt(brain) * PIXEL_MM > margin
 
 
 def read_shapes(folder: str | Path) -> list[NDArray[np.float32]]:
-    """Read every mask of a folder (PNG or NIfTI, > 0 in the lesion), brought to the grid as the slices are.
+    """Read every mask of a folder (PNG or NIfTI, > 0 in the lesion), and bring it to the grid as slices are.
 
     Returns:
-        One (128, 128) shape a file, in name order; masks without a lesion at the networks' level are passed over.
+        One (128, 128) shape for each file, in name order. Masks without a lesion at the networks' level are passed
+        over.
 
     Raises:
         PhanesInputError: the folder holds no mask, or one cannot be read.

@@ -1,8 +1,8 @@
 """The same lesions under a change of the input: skull off, another contrast, bias field, noise, blur.
 
-A lesion is painted first, then the whole slice changes, as if the same head had been scanned or processed otherwise:
-the mask stays, and the clean slice changes with it, so that LPIPS still compares like with like. The result is
-normalised again by the preprocessing's own rule.
+A lesion is painted first. Then the whole slice changes, as if the same head had been scanned or processed otherwise.
+The mask stays. The clean slice changes in the same way, so that LPIPS still compares like with like. The
+preprocessing's own rule normalises the result again.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ class Shift:
     Args:
         name: as tables and figures call it.
         transform: any MONAI array transform, or another function, (1, H, W) in [0, 1] -> same shape. A random one is
-            seeded for each subject and seed of the lesions, so that it is the same in any batch, subset or order, and
-            the same for the slice and its clean twin; its probability should be 1.
-        curve: name of the parameter that this change varies, where several shifts are points of one curve.
+            seeded by the subject and the lesions' seed. So it is the same in any batch, subset or order, and for the
+            slice and its clean twin. Its probability should be 1.
+        curve: name of the varied parameter, where several shifts are points of one curve.
         value: of that parameter.
-        percentile: the preprocessing's, by which the changed slice is normalised again. It is taken on the clean slice:
-            a lesion is painted after the normalisation in the unchanged sets, too.
+        percentile: the preprocessing's; it normalises the changed slice again. It is taken on the clean slice, because
+            the unchanged sets, too, get their lesions after normalisation.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Shift:
 
         Args:
             images: (N, 1, H, W) in [0, 1].
-            clean: the same without lesions; None where they are not known, and then the images set their own scale.
+            clean: the same slices without lesions. None where they are unknown; the images then set their own scale.
             subjects: N names.
             seed: of the lesions.
 
@@ -94,10 +94,10 @@ class Shift:
 
 
 class ShiftedBenchmark:
-    """Every set of another benchmark, unchanged and under each shift; the latter are called `<set>, <shift>`.
+    """Every set of another benchmark, unchanged and under each shift. A shifted set is called `<set>, <shift>`.
 
     Args:
-        benchmark: whose sets are changed; they need a seed.
+        benchmark: has the sets to change; they need a seed.
         shifts: the changes.
         sets: names of the sets that are taken, a list or one string with commas; None for all.
 
@@ -119,7 +119,7 @@ class ShiftedBenchmark:
             self._parts |= {shifted_name(name, shift): (name, shift) for shift in shifts}
 
     def tasks(self) -> list[tuple[str, int | None]]:
-        """The (name, seed) of every set, a set's shifts after itself."""
+        """The (name, seed) of every set; its shifts follow each set."""
         seeds = {name: [seed for other, seed in self.benchmark.tasks() if other == name] for name in self.sets}
         return [(name, seed) for name, (source, _) in self._parts.items() for seed in seeds[source]]
 
@@ -133,7 +133,7 @@ class ShiftedBenchmark:
         return LesionSet(name, seed, images, lesions.masks, lesions.cases, lesions.subjects, clean)
 
     def read_maps(self, folder: str | Path, name: str, seed: int | None) -> Tensor:
-        """Not here: see `SyntheticBenchmark.read_maps`."""
+        """Refuse, see `SyntheticBenchmark.read_maps`."""
         return self.benchmark.read_maps(folder, name, seed)
 
 
@@ -148,7 +148,7 @@ class ShiftChart:
     Args:
         shifts: as in the benchmark.
         sets: names of the unchanged sets, one row each; those that were not run are left out.
-        neutral: value of each curve's parameter that changes nothing, where the unchanged set is drawn.
+        neutral: for each curve, the parameter's value that changes nothing; the unchanged set is drawn there.
     """
 
     MEASURE, FILE = f"{OWN}.auprc", "shifts.png"
@@ -197,7 +197,7 @@ class ShiftChart:
         return folder / self.FILE
 
     def _points(self, name: str, curve: str) -> dict[float, str]:
-        """Sets by the curve's parameter, ascending; the unchanged set is one where its neutral value is known."""
+        """Sets by the curve's parameter, ascending; with the unchanged set where the neutral value is known."""
         points = {
             shift.value: shifted_name(name, shift)
             for shift in self.shifts

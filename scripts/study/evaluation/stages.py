@@ -1,8 +1,8 @@
-"""What each network and each step carries, on whole heads: `python -m scripts stages`.
+"""What each network and each step contributes, on whole heads: `python -m scripts stages`.
 
-Strokes are painted into prepared healthy heads by the fixed model of `heads_painting`, on the grid of levels. So the
-healthy original is known: what is drawn in its place can be wrong in lesions, in the rest of the brain, and in holes.
-Then networks and steps are taken out of the method, one at a time.
+The fixed model of `heads_painting` paints strokes into prepared healthy heads, on the grid of levels. So the healthy
+original is known. The error of the drawn head is measured in lesions, in the rest of the brain, and in holes. Networks
+and steps are taken out of the method, one at a time.
 """
 
 from __future__ import annotations
@@ -117,10 +117,10 @@ def painted_heads(files: Sequence[Path], shapes: Sequence[LesionShape], seed: in
 
 @torch.inference_mode()
 def measured(method: HeadPhanes, heads: Sequence[PaintedHead]) -> dict[str, dict[str, float]]:
-    """Errors of what is drawn (`ERRORS`), and "AUPRC", all times 100: by row of the table.
+    """By row of the table: the errors of the drawn heads (`ERRORS`), and "AUPRC"; all times 100.
 
-    The map of a network alone counts twice before the mask's threshold, which is one for the sum of two maps. A clean
-    head's hole is the lesion of the head before it, grown as masks are, and blanked. All voxels are pooled.
+    The mask's threshold is made for the sum of two networks' maps. So the map of a single network counts twice. The
+    hole in a clean head is the lesion of the head before it, grown as masks are. All voxels are pooled.
 
     Args:
         method: with `BothNetworks`.
@@ -151,7 +151,7 @@ def measured(method: HeadPhanes, heads: Sequence[PaintedHead]) -> dict[str, dict
             drawn[ERRORS[2]] = (method.fill(holed, hole.float()), hole)
             for where, (image, region) in drawn.items():
                 errors[name][where].append((image.mean(dim=1, keepdim=True) - healthy).abs()[region])
-        # Where all is hidden, the linear network can only draw its mean.
+        # With the whole head hidden, the linear network can only draw its mean.
         mean = method.fill(holed, torch.ones_like(healthy))
         errors[MEAN][ERRORS[2]].append((mean - healthy).abs()[hole])
     method.network = own
@@ -166,7 +166,7 @@ def measured(method: HeadPhanes, heads: Sequence[PaintedHead]) -> dict[str, dict
 
 
 def table(rows: Mapping[str, Mapping[str, float]]) -> str:
-    """Markdown: errors, each also in parts of the linear network's; AUPRC, and how many points less than the method."""
+    """Markdown table: errors, also relative to the linear network's; AUPRC, and the points lost against the method."""
     headings = ["", *(text for where in ERRORS for text in (f"error {where}", "/ linear")), "AUPRC", "points lost"]
     lines = []
     for name, row in rows.items():

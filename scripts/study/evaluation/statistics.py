@@ -1,8 +1,8 @@
 """Spread and significance: bootstrap over subjects with the same resamples for every system, paired p-values, seeds.
 
-A resample draws as many subjects as there are, with replacement, and pools their pixels. Average precision only grows,
-and Dice only peaks, where a lesion pixel is gained; so it is enough to count pixels, by subject, between the distinct
-scores of the lesion pixels, and 1,000 resamples cost a matrix product, not 1,000 sorts.
+A resample draws as many subjects as there are, with replacement, and pools their pixels. Average precision grows, and
+Dice peaks, only where a lesion pixel is gained. So it is enough to count each subject's pixels between the distinct
+scores of the lesion pixels. 1,000 resamples then cost a matrix product, not 1,000 sorts.
 """
 
 from __future__ import annotations
@@ -56,10 +56,11 @@ def bootstrap(
     Args:
         scores: (N, ...) maps, higher means more abnormal.
         labels: (N, ...), > 0 in the lesion.
-        subjects: (N,) subject of each map, 0 .. S - 1. Maps of unequal size: all pixels in a row, and each one's.
+        subjects: (N,) subject of each map, 0 .. S - 1. For maps of unequal size, give all pixels as one row, and the
+            subject of each pixel.
         weights: (R, S) from `resample_weights`.
-        levels: thresholds at most, evenly spaced in recall; None for all distinct ones, which is exact. Fewer make both
-            scores fall short of their exact values, by about 2 / levels at most.
+        levels: largest number of thresholds, evenly spaced in recall. None takes all distinct ones, which is exact.
+            Fewer make both scores too small, by about 2 / levels at most.
         missed: (S,) lesion pixels of each subject that no score can find; None for none.
 
     Returns:
@@ -76,7 +77,7 @@ def bootstrap(
         return Resampled(nothing, nothing.copy())
     if levels is not None and thresholds.size > levels:
         thresholds = thresholds[np.linspace(0, thresholds.size - 1, levels).astype(np.intp)]
-    thresholds = np.unique(thresholds)  # ascending; bin 0 holds the pixels that reach the highest of them
+    thresholds = np.unique(thresholds)  # ascending; bin 0 holds the pixels that reach the highest threshold
     counted = flat >= thresholds[0]
     flat, truth, owner = flat[counted], truth[counted], owner[counted]
     bins = thresholds.size - np.searchsorted(thresholds, flat, side="right")
@@ -117,8 +118,8 @@ def spread_over_seeds(values: Sequence[float]) -> Spread:
 def paired_p_value(system: NDArray[np.float64], reference: NDArray[np.float64]) -> float:
     """Two-sided bootstrap p-value that two systems score alike, from their scores on the same resamples.
 
-    Twice the smaller tail of the differences about zero, counted with the observed sample itself (Davison and Hinkley
-    1997, section 4.2), so that it is never 0: at least 2 / (R + 1).
+    The value is twice the smaller tail of the differences about zero. The observed sample counts as well (Davison and
+    Hinkley 1997, section 4.2), so the value is never 0, but at least 2 / (R + 1).
     """
     difference = np.asarray(system) - np.asarray(reference)
     difference = difference[np.isfinite(difference)]

@@ -15,8 +15,9 @@ from .scoring import Result
 
 
 class ResultStore:
-    """A folder of results. A result is found again only under the key it was stored with, so a stopped evaluation
-    resumes where it was, and one whose weights, data or settings changed is done again.
+    """A folder of results. A result is found again only under the key it was stored with.
+
+    So a stopped evaluation resumes where it was. One whose weights, data or settings changed is done again.
 
     Args:
         folder: made when the first result is stored.
@@ -42,7 +43,7 @@ class ResultStore:
             return None  # not there, or cut off by a full disk: done again
 
     def save(self, path: Path, key: str, result: Result) -> Result:
-        """Store a result; the JSON, which holds the key, appears last and whole. Two evaluations may share a folder."""
+        """Store a result. The JSON holds the key, and appears last and whole. Two evaluations may share a folder."""
 
         def compress(partial: Path) -> None:
             with partial.open("wb") as file:
@@ -60,7 +61,7 @@ def file_stem(name: str) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all."""
+    """Write a file whole or not at all."""
     write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"), shared=True)
 
 

@@ -13,7 +13,7 @@ from .scoring import Result
 from .statistics import Spread, holm, paired_p_value, spread, spread_over_seeds
 
 METRICS = ("auprc", "best_dice")
-COMPARED = ("proposed", "baseline", "ablation")  # roles of the rows that p-values are about
+COMPARED = ("proposed", "baseline", "ablation")  # roles of the rows that get p-values
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Cell:
         value: the pooled score, or its mean over seeds.
         std: over seeds, or the bootstrap's over subjects; NaN without either.
         bootstrap_mean: mean over the resamples; NaN without them.
-        p_value: that the best baseline scores alike, corrected by Holm for the number of compared rows; NaN for that
-            baseline itself, for rows that are shown the truth or know their score, and where it cannot be said.
+        p_value: that the best baseline scores alike, corrected by Holm for the number of compared rows. NaN for that
+            baseline itself, for oracle and sanity rows, and where it cannot be computed.
         seeds: number of seeds behind it; 0 for real lesions.
     """
 
@@ -47,7 +47,7 @@ def summarise(results: Mapping[tuple[str, int | None, str], Result], roles: Mapp
 
     Args:
         results: by (set, seed, system).
-        roles: of the systems; the best "baseline" is the one p-values compare with, for each set and measure.
+        roles: of the systems. For each set and measure, p-values compare with the best "baseline".
         by: what the standard deviation is over, "seeds" or "bootstrap".
 
     Raises:

@@ -33,9 +33,9 @@ def subject_rng(seed: int, subject: str, kind: str) -> np.random.Generator:
 class EllipseLesions:
     """The paper's synthetic anomalies (Table 1; reference 3.1): filled ellipses, one for each band of intensity.
 
-    For each band, in order: the grey level is drawn uniformly between two percentiles of the image as it then is
-    (background and earlier ellipses included), and an ellipse anywhere in the middle of the image is filled with it.
-    The darkest band is black where at least 19 % of the image is background, so a few lesions cannot be seen at all.
+    The bands follow each other. A band's grey level is drawn uniformly between two percentiles of the image so far,
+    background and earlier ellipses included. It fills an ellipse anywhere in the middle of the image. The darkest band
+    is black where at least 19 % of the image is background, so a few lesions cannot be seen at all.
 
     Args:
         bands: pairs of percentiles.
@@ -67,7 +67,7 @@ class EllipseLesions:
         for low, high in self.bands:
             grey = min(1.0, abs(rng.uniform(*np.percentile(painted, [low, high]))))
             row, column = (rng.integers(int(self.centre[0] * n), int(self.centre[1] * n)) for n in image.shape)
-            # half a pixel more: OpenCV, which drew the published ellipses, fills the outline's own pixels too
+            # half a pixel more, because OpenCV drew the published ellipses and fills the outline's pixels too
             radii = np.maximum(self.min_radius, np.abs(rng.normal(*self.radius, size=2)).astype(int)) + 0.5
             angle = np.deg2rad(rng.integers(0, 360) - 180)
             pixels = draw.ellipse(row, column, radii[0], radii[1], shape=image.shape, rotation=angle)
@@ -86,7 +86,7 @@ class StrokeLesions:
     Args:
         size: "small" (12-71 pixels of 128 x 128, 40-235 mm2), "medium" (72-570, up to 1,900 mm2) or "large"
             (571-1,500, up to 5,000 mm2); the area is drawn log-uniformly.
-        shapes_dir: folder of lesion masks (see `shapes.read_shapes`) whose outlines are used; without, made-up ones.
+        shapes_dir: folder of lesion masks whose outlines are used, see `shapes.read_shapes`; without it, made-up ones.
         level: range of the lesion's intensity relative to the tissue it replaces.
         texture: relative standard deviation of the lesion's texture.
         detail: fraction of the healthy fine anatomy that shines through.
@@ -151,7 +151,7 @@ class StrokeLesions:
         raise ValueError(f"no {self.size} lesion ({low} to {high} pixels) fits into {tissue.sum()} pixels of tissue")
 
     def _draw_shape(self, area: float, rng: np.random.Generator) -> NDArray[np.float32]:
-        """One outline; of the real ones, one that need not be scaled by more than a factor of two, if there is any."""
+        """Choose one outline; of the real ones, if possible, one that needs scaling by a factor of two at most."""
         if not self.shapes:
             return irregular_shape(rng)
         near = [shape for shape in self.shapes if 0.25 <= (shape > 0.5).sum() / area <= 4.0] or self.shapes

@@ -1,7 +1,7 @@
-"""What stands in the table: systems built from their own configs when their turn comes, and the sanity rows.
+"""The table's rows: systems, each built from its own config when its turn comes, and the sanity rows.
 
-A system is an `AnomalySystem` of `scripts.study.baselines.protocol`. An `Entry` names one for the table, says what
-part it plays there, and builds it late, so that a missing weights file costs one row and not the whole evaluation.
+A system is an `AnomalySystem` of `scripts.study.baselines.protocol`. An `Entry` gives its name and role in the table,
+and builds it late. So a missing weights file costs one row, not the whole evaluation.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ class Entry:
     """One row of the table.
 
     Args:
-        system: the system itself, ready to use; or None, and then the next three say how to build it.
+        system: the system itself, ready to use. None when the next three say how to build it.
         config_files: configs that define the system, later ones over earlier ones (as `monai.bundle run` reads them).
         weights: file of its trained weights; None when its definition loads them, or it has none.
         part: attribute of the system that the weights belong to (PHANES' `network`); None for the system itself.
         overrides: config entries to replace, such as `{"size": "compact"}`.
         maps_dir: instead of all these, a folder with the maps another tool made of the same images.
         label: name in the table; the system's own when None.
-        role: "proposed", "baseline" (the best of these is what p-values compare with), "ablation", "oracle" (it is
-            shown the true mask) or "sanity" (its scores are known beforehand).
-        operating_point: the label threshold it is used with, for false positives on clean slices; needs `part`, a
-            network with PHANES' channels.
+        role: "proposed", "baseline" (p-values compare with the best of these), "ablation", "oracle" (it is shown the
+            true mask) or "sanity" (its scores are known beforehand).
+        operating_point: its label threshold, for false positives on clean slices. This needs `part`, a network with
+            PHANES' channels.
 
     Raises:
         ValueError: for another role, or without exactly one source of maps.

@@ -56,7 +56,7 @@ FIELDS = (
 
 @dataclass(frozen=True)
 class Line:
-    """What a table needs to know of a system: its name there and its part (see `systems.ROLES`)."""
+    """A system as a table needs it: its name there and its role (see `systems.ROLES`)."""
 
     label: str
     role: str
@@ -73,7 +73,7 @@ def tables(
     """Title, headings and rows of each table of one lesion set; numbers times 100, with the standard deviation.
 
     The best number of a column among the systems that are not shown the truth is set in **bold**. A system without a
-    run has no row, a measure nobody has no column.
+    run has no row. A measure that no system has gets no column.
 
     Args:
         cells: from `summary.summarise`.
