@@ -8,22 +8,23 @@ from torch import Tensor, nn
 from .filters import maximum_filter
 from .slices import fold, unfold
 
-# Of the opened difference. Least share of the absolute difference that is left, so that what was replaced, however
-# thin, still ranks above what was not.
+# The opened difference keeps at least this share of the absolute difference. A pixel that was replaced then still ranks
+# above one that was not, however thin its structure is.
 FLOOR = 0.02
-# Pixels by which each opening is grown, as far as the difference goes: a square does not fit into round edges and
-# corners, which belong to what it fits into all the same.
+# Each opening grows by so many pixels, nowhere beyond the difference itself. A square does not fit into the round edges
+# and corners of a lesion, but they belong to it.
 GROWTH = 1
 
 
 def opened_difference(difference: Tensor, sizes: list[int], floor: float = FLOOR, growth: int = GROWTH) -> Tensor:
-    """Absolute difference, less what is thin: the mean of grey-scale openings by squares, of both signs apart.
+    """Absolute difference without its thin structures: the mean of grey-scale openings by squares.
 
-    Healthy folds that were drawn a pixel beside their place differ in thin stripes, brighter and darker ones side by
-    side; a lesion differs in one direction over an area. An opening keeps what its square fits into.
+    A healthy fold that was drawn a pixel beside its place differs in thin stripes, a bright one beside a dark one. A
+    lesion differs in one direction over an area. An opening keeps the areas that its square fits into. Positive and
+    negative differences are opened apart, so that stripes of opposite sign do not join.
 
     Args:
-        difference: (N, 1, H, W).
+        difference: (N, 1, H, W), either sign.
         sizes: odd sides of the squares, pixels.
         floor: see `FLOOR`.
         growth: see `GROWTH`.
@@ -57,7 +58,9 @@ class AnomalyMap(nn.Module):
 
 
 class OpenedAnomalyMap(nn.Module):
-    """s = open(x_ph - x) S(x_ph, x)^power: what is thin loses weight (`opened_difference`). Not in the paper.
+    """s = open(x_ph - x) S(x_ph, x)^power, where `open` is `opened_difference`: thin structures lose weight.
+
+    Not in the paper.
 
     Args:
         sizes: odd sides of the squares, pixels.

@@ -1,7 +1,8 @@
-"""The bias field of a slice: the smooth part of its log ratio to a reconstruction that has none. Not in the paper.
+"""The bias field of a slice. Not in the paper.
 
 Another coil or an uncorrected scan makes one side of a head brighter than the other. A generative model of healthy
-slices has not learnt such fields and does not draw them, so that they show in the ratio of slice and reconstruction.
+slices has not learnt such fields and does not draw them. The field is therefore the smooth part of the logarithm of
+slice / reconstruction.
 """
 
 import torch
@@ -12,11 +13,12 @@ from .slices import fold, unfold
 
 DEGREE = 2  # of the polynomial
 TISSUE = 0.3  # pixels count where image and reference are brighter
-TOLERANCE = 0.05  # residual, in units of the logarithm, from which on a pixel counts less than half
-POOLING = 4  # side of the squares of pixels that are averaged first: what is misplaced by a pixel then matters less
+TOLERANCE = 0.05  # a pixel with a larger residual of the logarithm counts less than half
+POOLING = 4  # side of the squares of pixels that are averaged first; a shift by a pixel then matters less
 ITERATIONS = 6  # of the reweighting
-RIDGE = 1e-3  # weight of small coefficients beside that of a pixel; keeps the equations solvable without tissue
-MARGIN = 1.3  # what is strong, in units of the healthy percentile: a large lesion passes for a little of a field
+RIDGE = 1e-3  # penalty on the squared coefficients; a pixel has weight 1. Keeps the equations solvable without tissue
+# The threshold of a strong field is MARGIN times the healthy percentile: a large lesion looks a little like a field.
+MARGIN = 1.3
 
 
 def legendre_basis(height: int, width: int, degree: int, device: torch.device) -> Tensor:
@@ -69,16 +71,16 @@ def fit_log_bias_field(
 ) -> tuple[Tensor, Tensor]:
     """Robust polynomial fit of log(image / reference) within the tissue: iteratively reweighted least squares.
 
-    Weights are 1 / (1 + (r / tolerance)^2) of the residual r (Cauchy's), so that a lesion, which is not smooth, pulls
-    little. Everything is summed in double precision. The constants are explained at the head of this file.
+    A pixel with residual r has Cauchy's weight, 1 / (1 + (r / tolerance)^2). A lesion is not smooth, so it pulls
+    little. Everything is summed in double precision. The other arguments are explained at the head of this file.
 
     Args:
         image: (N, 1, H, W) in [0, 1].
         reference: (N, 1, H, W) in [0, 1], the same without a bias field, such as the coarse reconstruction.
 
     Returns:
-        logarithm of the field, (N, 1, H, W) float32, to be subtracted from the image's; its standard deviation over the
-        pixels that count, (N, 1, 1, 1).
+        Logarithm of the field, (N, 1, H, W) float32; the image divided by the field has none. Standard deviation of
+        that logarithm over the tissue, (N, 1, 1, 1) float32.
     """
     height, width = image.shape[2], image.shape[3]
     x = F.avg_pool2d(image.float(), pooling)
@@ -105,18 +107,20 @@ def fit_log_bias_field(
 
 
 class BiasField(nn.Module):
-    """log b = polynomial fit of log(x / x_c) (`fit_log_bias_field`), and whether b is strong.
+    """The bias field b of a slice, and its strength. log b is the polynomial fit of log(x / x_c).
 
-    `Phanes` divides a slice with a strong field by b and draws x_c anew, which follows the field less, so that a second
-    fit finds more of it. A slice without a strong field is left as it is. Strong is a field whose standard deviation
-    exceeds the buffer `threshold`, NaN until `calibrate` fills it with `MARGIN` times healthy slices' percentile.
+    A field is strong when the standard deviation of log b exceeds the buffer `threshold`. `Phanes` divides a slice with
+    a strong field by b and draws x_c anew. The new x_c follows the field less, so that a second fit finds more of it.
+    A slice without a strong field stays as it is.
+
+    `threshold` is NaN until `calibrate` sets it to `MARGIN` times a percentile of healthy slices.
 
     Args:
         passes: how often a strong field is fitted, 1 or more.
-        percentile: of the healthy slices' standard deviations; what `calibrate` makes the threshold of.
+        percentile: which percentile of the healthy slices' standard deviations `calibrate` takes.
 
     Raises:
-        ValueError: for a number below 1.
+        ValueError: `passes` is below 1.
     """
 
     threshold: Tensor
@@ -130,14 +134,14 @@ class BiasField(nn.Module):
         self.register_buffer("threshold", torch.tensor(float("nan")))
 
     def forward(self, image: Tensor, coarse: Tensor) -> tuple[Tensor, Tensor]:
-        """The fit.
+        """Fit the field of every slice (`fit_log_bias_field`).
 
         Args:
             image: x, (B, 1, H, W, D) in [0, 1].
             coarse: x_c, same shape, in [0, 1].
 
         Returns:
-            log b, same shape; its standard deviation in the tissue, a number a slice, (B D, 1, 1, 1).
+            log b, same shape; its standard deviation in the tissue, one number a slice, (B D, 1, 1, 1).
         """
         field, strength = fit_log_bias_field(fold(image), fold(coarse))
         return unfold(field, image), strength

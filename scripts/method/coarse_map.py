@@ -12,10 +12,10 @@ QUANTILE = 0.95  # of norm95
 
 
 def normalize_by_quantile(residual: Tensor, q: float = QUANTILE) -> Tensor:
-    """norm95: residual divided by its own q-quantile over all pixels, cut off at 1 (PHANES section 2.2).
+    """norm95: each residual divided by its own q-quantile over all pixels, cut off at 1 (PHANES section 2.2).
 
     Args:
-        residual: (N, 1, H, W), >= 0; an all-zero one stays zero.
+        residual: (N, 1, H, W), >= 0; a residual of zeros stays zero.
         q: the quantile that becomes 1.
 
     Returns:
@@ -25,18 +25,19 @@ def normalize_by_quantile(residual: Tensor, q: float = QUANTILE) -> Tensor:
 
 
 class CoarseMap(nn.Module):
-    """Equation (3) before its threshold: norm95(|eq(x_c) - eq(x)|) S(eq(x_c), eq(x)), eq: adaptive equalisation.
+    """Equation (3) before its threshold: norm95(|eq(x_c) - eq(x)|) S(eq(x_c), eq(x)); eq is adaptive equalisation.
 
-    `Phanes` owns S; it asks `compare` for the residual and for the two images that S compares, and calls the module
-    with the residual and their S.
+    `Phanes` owns S. It first asks `compare` for the residual and for the two images that S compares. Then it calls this
+    module with the residual and with S.
 
     Args:
-        residual: `equalized` (paper), or `mean`: the map is the mean of two, of the equalised residual and of the raw
-            one |x_c - x|. Equalisation lifts faint lesions, and hides those that are merely dark or bright.
-        saliency: S of the images `equalized` (paper) or `raw` (published code).
+        residual: `equalized` (paper) or `mean`. With `mean` there are two maps, one of the equalised residual and one
+            of the raw residual |x_c - x|, and the result is their mean. Equalisation lifts faint lesions, and hides
+            those that are merely dark or bright.
+        saliency: S compares the images `equalized` (paper) or `raw` (published code).
 
     Raises:
-        ValueError: for another choice.
+        ValueError: another choice was given.
     """
 
     def __init__(self, residual: str = "equalized", saliency: str = "equalized") -> None:
@@ -54,10 +55,11 @@ class CoarseMap(nn.Module):
 
         Args:
             image: x, (B, 1, H, W, D) in [0, 1].
-            coarse: x_c, its coarse reconstruction.
+            coarse: x_c, its coarse reconstruction, same shape and range.
 
         Returns:
-            normalised residual in [0, 1], (B, 1, H, W, D), with `mean` (B, 2, H, W, D); the two images that S compares.
+            Normalised residual in [0, 1]: (B, 1, H, W, D), or (B, 2, H, W, D) with `mean`. Then the two images that S
+            compares, (B, 1, H, W, D) each.
         """
         x, x_c = fold(image), fold(coarse)
         both = equalize_adapthist(torch.cat([x, x_c]))  # one pass over both
@@ -70,7 +72,15 @@ class CoarseMap(nn.Module):
         return unfold(residual, image), unfold(eq_c, image), unfold(eq_x, image)
 
     def forward(self, residual: Tensor, saliency: Tensor) -> Tensor:
-        """The map, (B, 1, H, W, D), >= 0, from what `compare` returned and S, (B, 1, H, W, D)."""
+        """The map of equation (3).
+
+        Args:
+            residual: as `compare` returned it.
+            saliency: S, (B, 1, H, W, D), >= 0.
+
+        Returns:
+            (B, 1, H, W, D), >= 0.
+        """
         result = residual[:, :1] * saliency
         if self.residual == "mean":
             result = 0.5 * (result + residual[:, 1:] * saliency)

@@ -1,9 +1,14 @@
 """Contrast-limited adaptive histogram equalisation of image batches, equal to scikit-image's.
 
-The steps, after Zuiderveld (Graphics Gems IV, 1994) as `skimage.exposure.equalize_adapthist` (0.26) takes them:
-grey levels of the image's own range -> a clipped histogram for every tile -> its cumulative sum as the tile's lookup
-table -> bilinear interpolation between the tables of the four nearest tiles -> the result stretched to [0, 1].
-Other libraries' CLAHE differ from it by as much as equalisation changes the image.
+The method is Zuiderveld's (Graphics Gems IV, 1994), in the steps of `skimage.exposure.equalize_adapthist` (0.26):
+
+1. The image's own range becomes whole grey levels.
+2. Every tile gets a histogram, which is clipped.
+3. The histogram's cumulative sum is the tile's lookup table.
+4. A pixel is interpolated bilinearly between the tables of the four nearest tiles.
+5. The result is stretched to [0, 1].
+
+CLAHE of other libraries gives other images: they differ from this one by as much as equalisation changes the image.
 """
 
 from __future__ import annotations
@@ -11,13 +16,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_ROUNDS = 8  # brain slices need 3, histograms made up to need many 6; fixed, so that nothing waits for the device
+# Brain slices need 3 rounds. Histograms constructed to need many take 6. Fixed, so that nothing waits for the device.
+_ROUNDS = 8
 
 
 def _to_bins(images: Tensor, top: float, width: int) -> Tensor:
     """(B, 1, H, W) in [0, 1] -> number of the histogram bin, int64.
 
-    Grey levels are whole numbers from 0 to `top`, each image's minimum to its maximum; a bin holds `width` of them.
+    Grey levels are whole numbers: 0 is each image's minimum, `top` its maximum. A bin holds `width` grey levels.
     """
     levels16 = (images * 65535).round().clamp(0, 65535).to(torch.float64)
     low = levels16.amin(dim=(1, 2, 3), keepdim=True)
@@ -28,7 +34,7 @@ def _to_bins(images: Tensor, top: float, width: int) -> Tensor:
 
 
 def _reflected_indices(length: int, padded_length: int, device: torch.device) -> Tensor:
-    """Where a b c ... n | m ... reads from: the border pixel is not repeated."""
+    """Source index of each pixel of a b c ... n | m ...: padding by reflection that does not repeat the border."""
     period = max(2 * (length - 1), 1)
     position = torch.arange(padded_length, device=device) % period
     return torch.minimum(position, period - position) if length > 1 else torch.zeros_like(position)
@@ -52,11 +58,11 @@ def _tile_histograms(bins: Tensor, tile_height: int, tile_width: int, nbins: int
 
 
 def _hand_out(counts: Tensor, excess: Tensor, start: Tensor, limit: int) -> tuple[Tensor, Tensor, Tensor]:
-    """One round of `_redistribute`: the next start at which a bin qualifies, in every tile.
+    """One round of `_redistribute`: every tile goes to its next start at which a bin qualifies.
 
     Args:
         counts: (tiles, nbins).
-        excess: (tiles, 1), not handed out yet; a tile with none keeps its counts.
+        excess: (tiles, 1) counts not handed out yet; a tile with none keeps its counts.
         start: (tiles, 1), where the search goes on.
         limit: highest count.
 
@@ -78,18 +84,23 @@ def _hand_out(counts: Tensor, excess: Tensor, start: Tensor, limit: int) -> tupl
 
 
 def _redistribute(counts: Tensor, excess: Tensor, limit: int, rounds: int = _ROUNDS) -> Tensor:
-    """Hand `excess` counts out to the bins below `limit`, each bin one at a time, in scikit-image's order.
+    """Hand `excess` counts out to the bins below `limit`, one count a bin at a time, in scikit-image's order.
 
-    Its passes go over start = 0, 1, ...; at each start, every step-th bin from there on gets one if it is below the
-    limit, where step = (number of bins below the limit) // (excess left), at least 1. A start at which no bin
-    qualifies changes nothing, so every round here jumps to the next one that does, in all tiles at once; on the CPU,
-    which can say without waiting which tiles those are, in the tiles that still have something to hand out.
+    scikit-image passes over start = 0, 1, ... At each start it looks at every step-th bin from there on, and a bin
+    below the limit gets one count. The step is (number of bins below the limit) // (excess left), at least 1.
+
+    A start at which no bin qualifies changes nothing. So every round here jumps to the next start at which one does, in
+    all tiles at once. On the CPU, tiles with nothing left to hand out are passed over: a GPU would have to wait to know
+    which these are.
 
     Args:
         counts: (tiles, nbins) whole numbers, at most `limit`.
         excess: (tiles, 1) whole numbers.
         limit: highest count.
-        rounds: at most so many.
+        rounds: how many rounds there are at most.
+
+    Returns:
+        (tiles, nbins) counts.
     """
     start = torch.zeros_like(excess)
     if counts.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():
@@ -121,7 +132,7 @@ def _clip_histograms(counts: Tensor, limit: int) -> Tensor:
 
 
 def _lookup_tables(counts: Tensor, pixels: int, top: float) -> Tensor:
-    """Cumulative (tiles, nbins) counts scaled to whole grey levels, cut off (not rounded) as scikit-image does."""
+    """Cumulative (tiles, nbins) counts as whole grey levels; fractions are cut off, as in scikit-image."""
     return (counts.cumsum(dim=1).to(torch.float64) * (top / pixels)).clamp(max=top).floor()
 
 
@@ -137,16 +148,16 @@ def _neighbours(length: int, tile: int, like: Tensor) -> tuple[Tensor, Tensor, T
 def _interpolate(tables: Tensor, bins: Tensor, tile_height: int, tile_width: int) -> Tensor:
     """Map (B, 1, H, W) bins through the tables of the four nearest tiles, weighted bilinearly; whole grey levels.
 
-    Products in float64, sums in float32, then the fraction is cut off: so it is in scikit-image, and one grey level
-    is 6e-5 of the range. Where the tiles' sides are powers of two the weights have so few bits that float32 holds the
-    products without rounding.
+    As in scikit-image, products are in float64, sums in float32, and fractions are cut off. One grey level is 6e-5 of
+    the range. Where the tiles' sides are powers of two, the weights have few bits, and float32 holds the products
+    without rounding.
     """
     batch, height, width = bins.shape[0], bins.shape[2], bins.shape[3]
     nbins = tables.shape[1]
     columns = -(-width // tile_width)
-    pixels = tile_height * tile_width  # x & (x - 1): the lowest bit that is set, cleared
+    pixels = tile_height * tile_width  # x & (x - 1) is 0 for powers of two
     if pixels <= 1024 and tile_height & (tile_height - 1) == 0 and tile_width & (tile_width - 1) == 0:
-        tables = tables.to(torch.float32)  # 14 bits, and log2(pixels) <= 10 of the weights
+        tables = tables.to(torch.float32)  # its 24 bits hold 14 of a table and log2(pixels) <= 10 of a weight
     above, beneath, down = _neighbours(height, tile_height, tables)
     left, right, across = _neighbours(width, tile_width, tables)
     flat = tables.reshape(batch, -1)
@@ -174,9 +185,9 @@ def equalize_adapthist(
 ) -> Tensor:
     """Contrast-limited adaptive histogram equalisation of every image of a batch.
 
-    Equals `skimage.exposure.equalize_adapthist(image, kernel_size, clip_limit, nbins)` of each (H, W) image. It has
-    no gradient (grey levels are whole numbers), works under `torch.jit.script` and `torch.export`, and never waits
-    for the device.
+    Equals `skimage.exposure.equalize_adapthist(image, kernel_size, clip_limit, nbins)` of each (H, W) image. It works
+    under `torch.jit.script` and `torch.export`, and never waits for the device. It has no gradient, for grey levels are
+    whole numbers.
 
     Args:
         images: (B, 1, H, W) in [0, 1]; values outside are clipped.
@@ -185,7 +196,7 @@ def equalize_adapthist(
         nbins: number of bins of a tile's histogram.
 
     Returns:
-        (B, 1, H, W) float32 (float64 for float64 input) in [0, 1]; every image that is not constant spans it.
+        (B, 1, H, W) in [0, 1], float32, or float64 for float64 input; every image that is not constant spans [0, 1].
 
     Raises:
         ValueError: images are not (B, 1, H, W).

@@ -7,18 +7,21 @@ from torch import Tensor, nn
 
 
 def fill_hole(image: Tensor, mask: Tensor, filling: Tensor) -> Tensor:
-    """The inpainter's input: the image outside the mask, `filling` inside; all of one shape.
+    """The inpainter's input: the image outside the mask, `filling` inside.
 
     Args:
         image: (B, 1, H, W, D) in [0, 1].
-        mask: 0 or 1.
-        filling: in [0, 1], or broadcastable.
+        mask: same shape, 0 or 1.
+        filling: same shape or broadcastable to it, in [0, 1].
+
+    Returns:
+        Same shape as `image`, in [0, 1].
     """
     return image * (1.0 - mask) + filling * mask
 
 
 def compose_pseudo_healthy(image: Tensor, generated: Tensor, mask: Tensor) -> Tensor:
-    """x_ph = x (1 - m) + G(x (1 - m), m) m; outside the mask the input's own values, bit for bit.
+    """x_ph = x (1 - m) + G(x (1 - m), m) m. Outside the mask, the image's values stay bit for bit.
 
     Args:
         image: (B, 1, H, W, D) in [0, 1].
@@ -52,8 +55,8 @@ class CoarseFilling(nn.Module):
     """x (1 - m) + x_c m: the hole holds the coarse reconstruction. Not in the paper.
 
     Args:
-        passes: how often x_c is drawn again, each time from the image whose hole is filled already, for the first x_c
-            was drawn from the lesion, too. `Phanes`, which owns the autoencoder, calls the module once more for each.
+        passes: how often x_c is drawn again. The first x_c was drawn from the lesion too; a later one is drawn from the
+            image whose hole is already filled. `Phanes` owns the autoencoder, and calls this module again for each.
     """
 
     def __init__(self, passes: int = 1) -> None:

@@ -1,4 +1,4 @@
-"""Gaussian and maximum filters of batches of images and volumes, equal to scipy's, one image at a time."""
+"""Gaussian and maximum filters of batches, equal to scipy's filters of each single image or volume."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from torch.nn import functional as F
 
 
 def _symmetric_indices(length: int, radius: int, device: torch.device) -> Tensor:
-    """Where ... c b a | a b c ... n | n m ... reads from: the border pixel is repeated, however wide the border."""
+    """Source index of each pixel of ... c b a | a b c ... n | n m ...: reflection that repeats the border pixel.
+
+    The padding may be wider than the image.
+    """
     position = torch.arange(-radius, length + radius, device=device)
     position = position % torch.full_like(position, 2 * length)  # a tensor: ONNX has no remainder by an unknown number
     return torch.minimum(position, 2 * length - 1 - position)
 
 
 def _filter_axis(images: Tensor, weights: list[float], dim: int) -> Tensor:
-    """Correlate one axis with `weights`. A weighted sum of shifts and not a convolution: autocast leaves it alone."""
+    """Correlate one axis with `weights`, as a weighted sum of shifted images: autocast would round a convolution."""
     length = images.shape[dim]
     padded = images.index_select(dim, _symmetric_indices(length, len(weights) // 2, images.device))
     if torch.compiler.is_compiling():  # one node of an exported program in place of fifty
@@ -40,9 +43,10 @@ def _convolved(images: Tensor, weights: list[float], dim: int) -> Tensor:
 def gaussian_filter(images: Tensor, sigma: float, truncate: float = 4.0) -> Tensor:
     """Blur every image of a batch with a Gaussian.
 
-    Equals `scipy.ndimage.gaussian_filter(image, sigma, mode="reflect", truncate=truncate)` of each image: radius
-    int(truncate * sigma + 0.5), the border repeated symmetrically. Computed in float32 also under autocast
-    (float64 stays float64); works under `torch.jit.script` and `torch.export`, and is differentiable.
+    Equals `scipy.ndimage.gaussian_filter(image, sigma, mode="reflect", truncate=truncate)` of each image: the radius
+    is int(truncate * sigma + 0.5), and the border is repeated symmetrically. It computes in float32 also under
+    autocast, and in float64 for float64 input. It is differentiable, and works under `torch.jit.script` and
+    `torch.export`.
 
     Args:
         images: (B, C, H, W) or (B, C, H, W, D), any range.
@@ -51,6 +55,9 @@ def gaussian_filter(images: Tensor, sigma: float, truncate: float = 4.0) -> Tens
 
     Returns:
         Same shape, float32, or float64 for float64 input.
+
+    Raises:
+        ValueError: sigma is negative.
     """
     if sigma < 0:
         raise ValueError(f"sigma is {sigma}, but a Gaussian's standard deviation must be >= 0.")
@@ -67,10 +74,10 @@ def gaussian_filter(images: Tensor, sigma: float, truncate: float = 4.0) -> Tens
 
 
 def maximum_filter(images: Tensor, size: int) -> Tensor:
-    """Each pixel's largest neighbour in a square (grey-scale dilation).
+    """The largest value in a square around each pixel (grey-scale dilation).
 
     Equals `scipy.ndimage.maximum_filter(image, size, mode="nearest")` of each image: beyond the border there is
-    nothing. One axis after the other, and along each by windows that double, which costs less than max pooling.
+    nothing. It goes one axis after the other, and doubles its window along each. That costs less than max pooling.
 
     Args:
         images: (B, C, H, W), any range.

@@ -1,18 +1,18 @@
 """PHANES for whole heads: the paper's two stages around one network, with a map of the volume between them.
 
-1. x_c = network(x): the coarse reconstruction, and its map s_c (`volume_map`)
-2. m: s_c, smoothed, above the threshold t of healthy heads, grown a little
-3. x_ph = network.fill(x, m) in m, x_c around it: the mask's content drawn from its surroundings alone
-4. s = sqrt((s_c + s_ph) S), where s_ph is the map of x_ph and S the neighbourhood's mean of s_c
+1. x_c = network(x) is the coarse reconstruction, and s_c its map (`volume_map`).
+2. The mask m is 1 where the smoothed s_c exceeds t, the threshold of healthy heads. It grows a little.
+3. x_ph is network.fill(x, m) in m, and x_c around it. The network draws the tissue in m from its surroundings alone.
+4. s = sqrt((s_c + s_ph) S). s_ph is the map of x_ph. S is the mean of s_c over the neighbourhood.
 
-A network may draw several reconstructions (`BothNetworks`): each has its own map, and the maps add up. The images that
-people see are their mean.
+A network may draw several reconstructions (`BothNetworks`). Each has its own map, and the maps add up. The images that
+people see are the mean of the reconstructions.
 
-The network sees the brain and a little around it: fat is far brighter in some scans than in others, and what is bright
-beside a brain makes a brain look dark.
+The network sees the brain and a little around it. Fat is far brighter in some scans than in others, and bright fat
+beside a brain makes the brain look dark.
 
-S stands where the paper's equation (4) has the perceptual distance: it says how suspicious the surroundings are, s_c
-and s_ph how far the tissue itself is from healthy.
+S takes the place of the perceptual distance in the paper's equation (4). s_c and s_ph say how far the tissue itself is
+from healthy; S says how suspicious its surroundings are.
 """
 
 from collections.abc import Sequence
@@ -37,17 +37,17 @@ NEIGHBOURHOOD = 2.0  # standard deviation of S's window, voxels
 
 
 def surroundings(brain: Tensor) -> Tensor:
-    """The brain at each level and `SEEN` pixels around it: (D, 1, H, W), > 0 inside -> same shape, bool."""
+    """The brain at each level, and `SEEN` pixels around it: (D, 1, H, W), > 0 inside -> same shape, bool."""
     return F.max_pool2d((brain > 0).float(), 2 * SEEN + 1, 1, SEEN) > 0
 
 
 class VolumeMask(nn.Module):
     """m = 1 where the smoothed coarse map exceeds t, and `GROWTH` voxels around.
 
-    t is the buffer `threshold`, which `calibrate` fills; as long as it is NaN, so is m.
+    t is the buffer `threshold`, which `calibrate_mask` fills. As long as t is NaN, so is m.
 
     Args:
-        percentile: of the smoothed coarse maps over the brains of healthy heads; what t is.
+        percentile: t is this percentile of the smoothed coarse maps within the brains of healthy heads.
     """
 
     threshold: Tensor
@@ -59,7 +59,7 @@ class VolumeMask(nn.Module):
         self.register_buffer("threshold", torch.tensor(float("nan")))
 
     def smooth(self, coarse_map: Tensor) -> Tensor:
-        """The coarse map (B, 1, H, W, D) as it is compared with the threshold."""
+        """The smoothed coarse map, which the threshold is compared with: (B, 1, H, W, D) -> same shape."""
         return gaussian_filter(coarse_map, self.smoothing)
 
     def forward(self, coarse_map: Tensor) -> Tensor:
@@ -72,11 +72,11 @@ class HeadPhanes(nn.Module):
     """Heads in, anomaly map, pseudo-healthy image, mask and coarse reconstruction out.
 
     Args:
-        network: both stages: slices (N, 2, H, W) -> K reconstructions (N, K, H, W), and `fill(slices, hole)` with
-            nothing inside of the hole looked at: `BothNetworks`, `RestorationNetwork` or `LinearAutoencoder`.
+        network: `BothNetworks`, `RestorationNetwork` or `LinearAutoencoder`. It takes slices (N, 2, H, W) to K
+            reconstructions (N, K, H, W). Its `fill(slices, hole)` does so without looking into the hole.
         brain: (H, W, D) the template's brain at each level, > 0 inside.
         heights: MNI z of each level, mm, evenly spaced, rising.
-        mask: what is filled.
+        mask: the rule that makes m of the coarse map; None for a `VolumeMask` with its defaults.
     """
 
     if TYPE_CHECKING:  # TorchScript reads annotations and knows the modules better
@@ -99,10 +99,10 @@ class HeadPhanes(nn.Module):
         self.register_buffer("seen", surroundings(levels), persistent=False)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        """The shipped model.pt holds the weights of `Phanes` too: they are left out.
+        """Load the weights of heads. The shipped model.pt also holds the weights of `Phanes`; they are left out.
 
         Raises:
-            RuntimeError: weights of another network, also where the host loads with `strict=False`.
+            RuntimeError: the weights are of another network. This holds also where the host loads with `strict=False`.
         """
         leave_out(state_dict, prefix, OF_SLICES)
         missing = [name for name in self.state_dict() if prefix + name not in state_dict]
@@ -114,12 +114,12 @@ class HeadPhanes(nn.Module):
         """The whole method.
 
         Args:
-            image: (B, 2, H, W, D), or single slices (B, 2, H, W): the head in [0, 1], where 0.5 is the median
-                brightness of its brain; each level's MNI z, mm.
+            image: (B, 2, H, W, D), or single slices (B, 2, H, W). Channel 0 is the head in [0, 1], where 0.5 is the
+                median brightness of its brain. Channel 1 is each level's MNI z, mm.
 
         Returns:
-            (B, 4, H, W, D) or (B, 4, H, W): anomaly map s >= 0, 0 outside of the brain; pseudo-healthy image, outside
-            of the mask the image itself; mask; coarse reconstruction.
+            (B, 4, H, W, D) or (B, 4, H, W). The channels are: anomaly map s, >= 0, and 0 outside of the brain;
+            pseudo-healthy image, outside of the mask the image itself; mask, 0 or 1; coarse reconstruction.
         """
         volume = image if image.dim() == 5 else image[..., None]
         coarse, coarse_map = self.coarse(volume)
@@ -129,11 +129,11 @@ class HeadPhanes(nn.Module):
         return result if image.dim() == 5 else result[..., 0]
 
     def forward_with_mask(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """The method with a mask that is given, such as the true lesion (PHANES-GT); the map is 0 outside of it.
+        """The method with a given mask, such as the true lesion (PHANES-GT). The map is 0 outside of the mask.
 
         Args:
             image: (B, 2, H, W, D), as in `forward`.
-            mask: (B, 1, H, W, D), 0 or 1; in the brain.
+            mask: (B, 1, H, W, D), 0 or 1; its voxels outside of the brain are ignored.
 
         Returns:
             (B, 1, H, W, D) each: anomaly map; pseudo-healthy image.
@@ -144,13 +144,16 @@ class HeadPhanes(nn.Module):
         return anomaly * mask, pseudo_healthy
 
     def complete(self, volume: Tensor, mask: Tensor, coarse: Tensor, coarse_map: Tensor) -> tuple[Tensor, Tensor]:
-        """From the mask on: anomaly map and pseudo-healthy image, (B, 1, H, W, D) each.
+        """The steps that follow the mask.
 
         Args:
             volume: (B, 2, H, W, D), as in `forward`.
             mask: (B, 1, H, W, D), 0 or 1.
             coarse: (B, K, H, W, D), the coarse reconstructions.
             coarse_map: (B, 1, H, W, D), their map.
+
+        Returns:
+            (B, 1, H, W, D) each: anomaly map; pseudo-healthy image.
         """
         filled = self.fill(volume, mask)
         filled_map = self.map_of(volume, torch.where(mask > 0, filled, coarse))
@@ -159,7 +162,15 @@ class HeadPhanes(nn.Module):
         return anomaly, torch.where(mask > 0, filled.mean(dim=1, keepdim=True), volume[:, :1])
 
     def map_of(self, volume: Tensor, reconstructions: Tensor) -> Tensor:
-        """How far the head is from its reconstructions (B, K, H, W, D): the sum of their maps, (B, 1, H, W, D)."""
+        """How far the head is from its reconstructions: the sum of their maps.
+
+        Args:
+            volume: (B, 2, H, W, D), as in `forward`.
+            reconstructions: (B, K, H, W, D), in the volume's units.
+
+        Returns:
+            (B, 1, H, W, D), >= 0.
+        """
         head, inside = self.brightness * volume[:, :1], self.inside(volume)
         contrast = local_contrast(head)
         total = torch.zeros_like(head)
@@ -173,11 +184,19 @@ class HeadPhanes(nn.Module):
         return unfold(self.at(self.brain, fold(volume)), volume)
 
     def at(self, levels: Tensor, slices: Tensor) -> Tensor:
-        """What belongs to the levels of slices (N, 2, H, W): (N, 1, H, W), of `levels` (D, 1, H, W)."""
+        """For each slice, the plane of `levels` that lies at its height.
+
+        Args:
+            levels: (D, 1, H, W), one plane a level.
+            slices: (N, 2, H, W); channel 1 is MNI z, mm.
+
+        Returns:
+            (N, 1, H, W), of the slices' type.
+        """
         return levels[level_index(slices[:, 1], self.first, self.last, levels.shape[0])].to(slices.dtype)
 
     def coarse(self, volume: Tensor) -> tuple[Tensor, Tensor]:
-        """Stage 1, of (B, 2, H, W, D): coarse reconstructions (B, K, H, W, D) and their map (B, 1, H, W, D)."""
+        """Stage 1: (B, 2, H, W, D) -> coarse reconstructions (B, K, H, W, D), and their map (B, 1, H, W, D)."""
         parts: list[Tensor] = []
         for part in chunks(fold(volume), self.chunk):
             seen = self.at(self.seen, part)
@@ -187,7 +206,15 @@ class HeadPhanes(nn.Module):
         return coarse, self.map_of(volume, coarse)
 
     def fill(self, volume: Tensor, mask: Tensor) -> Tensor:
-        """Stage 2: the slices completed in the mask (B, 1, H, W, D), (B, K, H, W, D), of (B, 2, H, W, D)."""
+        """Stage 2: complete the slices in the mask.
+
+        Args:
+            volume: (B, 2, H, W, D), as in `forward`.
+            mask: (B, 1, H, W, D), 0 or 1.
+
+        Returns:
+            (B, K, H, W, D), one completed head for each reconstruction of the network.
+        """
         parts: list[Tensor] = []
         slices, holes = chunks(fold(volume), self.chunk), chunks(fold(mask), self.chunk)
         for part, hole in zip(slices, holes):  # noqa: B905 - TorchScript knows no strict

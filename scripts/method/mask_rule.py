@@ -1,4 +1,4 @@
-"""The threshold of equation (3): the binary mask m of what is drawn anew."""
+"""The threshold of equation (3). It makes the binary mask m; what lies in m is drawn anew."""
 
 import torch
 from torch import Tensor, nn
@@ -15,23 +15,23 @@ def binarize_mask(
     keep_below: bool = False,
     dilation: int = 0,
 ) -> Tensor:
-    """The mask m of equation (3): above the threshold; smoothed where wanted, so that edges grow by about a pixel.
+    """The mask m of equation (3): 1 where the coarse map is above the threshold.
 
-    The smoothing is the published code's (sigma 1.2, cut 0.1), absent from the paper; a single pixel stays one pixel, a
-    4x4 square becomes 6x6.
+    The mask can be smoothed, so that its edges grow by about a pixel. The paper does not smooth; the published code
+    does, with sigma 1.2 and cut 0.1. A single pixel then stays one pixel, and a 4x4 square becomes 6x6.
 
     Args:
         coarse_map: (N, 1, H, W), >= 0.
-        threshold: one value, or (N, 1, 1, 1) a value a slice. NaN (no calibration was loaded) makes a NaN mask, so
-            that an uncalibrated network cannot pass for a healthy finding.
-        sigma: of the Gaussian, pixels; 0 for none.
-        cut: mask where the smoothed indicator is above it.
-        keep_below: smooth the map itself where it is not above the threshold, instead of 0 there (the published code
-            did until March 2024): what lies around a certain pixel, and is itself suspicious, joins the mask.
-        dilation: pixels by which the mask grows at last, in a square (not in the paper).
+        threshold: one value, or (N, 1, 1, 1), one value a slice. NaN means that no calibration was loaded. It makes a
+            NaN mask, so that an uncalibrated network cannot pass for a healthy finding.
+        sigma: standard deviation of the smoothing Gaussian, pixels; 0 does not smooth.
+        cut: the smoothed mask is 1 where it exceeds this value.
+        keep_below: below the threshold, smooth the coarse map itself instead of 0. Suspicious pixels around a certain
+            one then join the mask. The published code did so until March 2024.
+        dilation: pixels by which the mask grows at last, in a square. Not in the paper.
 
     Returns:
-        (N, 1, H, W), 0 or 1.
+        (N, 1, H, W), 0 or 1; NaN where the threshold is NaN.
     """
     above = coarse_map > threshold
     mask = above.to(coarse_map.dtype)
@@ -47,16 +47,16 @@ def binarize_mask(
 
 
 class CalibratedMask(nn.Module):
-    """m = 1 where the coarse map exceeds t, the percentile of healthy validation slices' maps (paper, section 2.2).
+    """m = 1 where the coarse map exceeds t, a percentile of healthy validation slices' maps (paper, section 2.2).
 
-    t is the buffer `threshold`: `calibrate` fills it and it travels in the state dict. As long as it is NaN, so is m.
+    t is the buffer `threshold`. `calibrate` fills it, and it travels in the state dict. As long as it is NaN, so is m.
 
     Args:
-        percentile: of the coarse maps over all pixels of the healthy slices; what `calibrate` makes t of.
-        sigma: see `binarize_mask`, as the others; the defaults are the paper's.
-        cut: see there.
-        keep_below: see there.
-        dilation: see there.
+        percentile: `calibrate` takes this percentile of the healthy coarse maps over all pixels.
+        sigma: see `binarize_mask`; the defaults of this and of the following ones are the paper's.
+        cut: see `binarize_mask`.
+        keep_below: see `binarize_mask`.
+        dilation: see `binarize_mask`.
     """
 
     threshold: Tensor
@@ -78,9 +78,14 @@ class CalibratedMask(nn.Module):
         self.register_buffer("threshold", torch.tensor(float("nan")))
 
     def forward(self, coarse_map: Tensor, factor: Tensor | None = None) -> Tensor:
-        """The mask, (B, 1, H, W, D), 0 or 1, of a coarse map, same shape, >= 0.
+        """The mask of a coarse map.
 
-        `factor` multiplies the threshold, (B D, 1, 1, 1), a value a slice: training varies it.
+        Args:
+            coarse_map: (B, 1, H, W, D), >= 0.
+            factor: multiplies the threshold, (B D, 1, 1, 1), one value a slice. Training varies it.
+
+        Returns:
+            Same shape, 0 or 1.
         """
         threshold = self.threshold
         if factor is not None:
@@ -90,12 +95,12 @@ class CalibratedMask(nn.Module):
 
 
 class ScanQuantileMask(nn.Module):
-    """m = 1 where the coarse map exceeds its own quantile, a threshold a slice; the published code's rule.
+    """m = 1 where the coarse map exceeds its own quantile, taken for each slice: the published code's rule.
 
     Args:
-        quantile: 0.95 there.
-        sigma: of the Gaussian of `binarize_mask`, pixels.
-        cut: see there.
+        quantile: which quantile, in [0, 1].
+        sigma: see `binarize_mask`, pixels.
+        cut: see `binarize_mask`.
     """
 
     def __init__(self, quantile: float = 0.95, sigma: float = 1.2, cut: float = 0.1) -> None:

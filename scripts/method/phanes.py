@@ -22,13 +22,13 @@ THRESHOLDS = {
     "refinement_threshold": "refinement.threshold",
     "bias_threshold": "bias_field.threshold",
 }
-# The shipped model.pt holds the weights of `HeadPhanes`, too: what a state dict's names begin with, there and here.
+# The shipped model.pt holds the weights of `HeadPhanes` and of `Phanes`. Their names begin so.
 OF_HEADS = ("network.", "mask.threshold")
 OF_SLICES = ("autoencoder.", "inpainter.", "perceptual.", *THRESHOLDS)
 
 
 def leave_out(state_dict: dict[str, Any], prefix: str, names: tuple[str, ...]) -> None:
-    """Take out of a state dict what another network in the same file owns."""
+    """Delete from a state dict, in place, what another network owns: `prefix` + one of `names` begins its names."""
     others = tuple(prefix + name for name in names)
     for name in [name for name in state_dict if name.startswith(others)]:
         del state_dict[name]
@@ -40,7 +40,7 @@ def with_head(image: Tensor, head: Tensor) -> Tensor:
 
 
 def _with_names_of_files(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
-    """Hook of `Phanes.state_dict`, see `THRESHOLDS`."""
+    """Hook of `Phanes.state_dict`: give the thresholds their names in files (`THRESHOLDS`)."""
     for name, buffer in THRESHOLDS.items():
         if prefix + buffer in state:
             state[prefix + name] = state.pop(prefix + buffer)
@@ -52,16 +52,19 @@ class Phanes(nn.Module):
     x is an image, E and D the autoencoder's halves, G the inpainter, S the perceptual distance:
 
     1. coarse reconstruction: x_c = D(E(x))
-    2. `coarse_map`, eq. (3): norm95(|eq(x_c) - eq(x)|) S(eq(x_c), eq(x)); `mask`: m, where it exceeds a threshold
-    3. `filling`: what the inpainter sees of x, a hole where m is 1; x_ph = x (1 - m) + G(filling, m) m
+    2. `coarse_map`, eq. (3): norm95(|eq(x_c) - eq(x)|) S(eq(x_c), eq(x)). `mask`: m = 1 where it exceeds a threshold
+    3. `filling` fills the hole, where m is 1, for the inpainter to see. x_ph = x (1 - m) + G(filling, m) m
     4. `anomaly_map`, eq. (4): s = |x_ph - x| S(x_ph, x)
 
-    Three additions, None in the paper: before 2, `bias_field` takes a strong one out of x; after 4, `refinement` makes
-    a mask of s and repeats 3 and 4 (s is then the mean over all fillings, x_ph the last); `relative_map` gives s in
-    units of what is usual.
+    Three components are additions to the paper, and may be None:
+
+    - `bias_field`, before 2, takes a strong bias field out of x.
+    - `refinement`, after 4, makes a new mask of s and repeats 3 and 4. s is then the mean over all fillings, and x_ph
+      the last one.
+    - `relative_map`, at the end, gives s in units of what is usual.
 
     Args:
-        autoencoder: stage 1, `SoftIntroVAE`: its forward is D(E(x)), of slices with all channels of the image.
+        autoencoder: stage 1, `SoftIntroVAE`. Its forward is D(E(x)); it gets slices with all channels of the image.
         inpainter: stage 2, `AOTGenerator`.
         perceptual: S, `SpatialLPIPS`.
         coarse_map: `CoarseMap`.
@@ -72,9 +75,10 @@ class Phanes(nn.Module):
         bias_field: `BiasField`, or None.
         relative_map: `RelativeMap`, or None.
 
-    Components take volumes (B, 1, H, W, D) or single slices (B, 1, H, W); networks see levels as a batch of slices. A
-    component's `threshold` is a buffer that `calibrate` fills. As long as one is NaN, anomaly map and mask are NaN: a
-    network without its weights cannot pass for a healthy finding.
+    Components take volumes (B, 1, H, W, D) or single slices (B, 1, H, W). Networks see levels as a batch of slices.
+
+    A component's `threshold` is a buffer that `calibrate` fills. As long as a threshold is NaN, anomaly map and mask
+    are NaN: a network without its weights cannot pass for a healthy finding.
     """
 
     if TYPE_CHECKING:  # TorchScript reads annotations, and knows no unions of modules
@@ -124,15 +128,15 @@ class Phanes(nn.Module):
                 there is one, holds each level's height, MNI z in mm; an autoencoder of one level does not look at it.
 
         Returns:
-            (B, 4, H, W, D): anomaly map s (>= 0; with `relative_map` in units of the usual), pseudo-healthy image x_ph,
-            mask m (with `refinement` the last, of which x_ph is composed), coarse reconstruction x_c (of a slice whose
-            strong bias field was taken out: without it). The order is `CHANNELS`.
+            (B, 4, H, W, D) or (B, 4, H, W), in the order of `CHANNELS`. Anomaly map s, >= 0; with `relative_map` in
+            units of what is usual. Pseudo-healthy image x_ph. Mask m; with `refinement` the last one, in which x_ph was
+            filled. Coarse reconstruction x_c; where a strong bias field was taken out, x_c does not have it.
         """
         return self.analyse(image, True, True)
 
     @torch.jit.export
     def analyse(self, image: Tensor, refine: bool, relative: bool) -> Tensor:
-        """`forward`, its additions `refinement` and `relative_map` used or left out."""
+        """`forward`, with `refinement` and `relative_map` used or left out."""
         x = unfold(fold(image), image)
         source, coarse = x[:, :1], self.reconstruct(x)
         field, undefined = torch.ones_like(source), torch.zeros_like(source)
@@ -141,7 +145,7 @@ class Phanes(nn.Module):
             undefined = undefined + 0.0 * self.bias_field.threshold
         features: list[Tensor] | None = None
         if self.refinement is not None and refine:
-            # Once, for every filling.
+            # Computed once; every filling uses them.
             features = self.perceptual.features(fold(x[:, :1]))
         mask = self.mask(self.suspicion(x, coarse))
         anomaly, pseudo_healthy = self.forward_with_mask(x, mask, coarse, features)
@@ -158,19 +162,28 @@ class Phanes(nn.Module):
         if self.relative_map is not None and relative:
             anomaly = self.relative_map(anomaly, x[:, :1], coarse)
         if self.bias_field is not None:
-            # As bright as the image: outside of the mask it is the image.
+            # The field makes the filling as bright as the image around it.
             pseudo_healthy = compose_pseudo_healthy(source, pseudo_healthy * field, mask)
         return torch.cat([anomaly + undefined, pseudo_healthy, mask + undefined, coarse], dim=1)
 
     def reconstruct(self, image: Tensor) -> Tensor:
-        """x_c = D(E(x)), (B, 1, H, W, D) in [0, 1], of an image as `forward` takes it."""
+        """x_c = D(E(x)): an image as in `forward` -> (B, 1, H, W, D) in [0, 1]."""
         parts: list[Tensor] = []
         for part in chunks(fold(image)):
             parts.append(self.autoencoder(part))
         return unfold(joined(parts), image)
 
     def saliency(self, a: Tensor, b: Tensor, features: list[Tensor] | None = None) -> Tensor:
-        """S(a, b), >= 0, of images in [0, 1], all (B, 1, H, W, D); `features` are the slices' of b, where known."""
+        """S(a, b), the perceptual distance.
+
+        Args:
+            a: (B, 1, H, W, D) in [0, 1].
+            b: same shape and range.
+            features: the perceptual features of b's slices; computed when None.
+
+        Returns:
+            (B, 1, H, W, D), >= 0.
+        """
         parts: list[Tensor] = []
         if features is None:
             for one, other in zip(chunks(fold(a)), chunks(fold(b))):  # noqa: B905 - TorchScript knows no strict
@@ -183,13 +196,13 @@ class Phanes(nn.Module):
         return unfold(joined(parts), a)
 
     def suspicion(self, image: Tensor, coarse: Tensor) -> Tensor:
-        """Equation (3) before its threshold, (B, 1, H, W, D), >= 0, of image and coarse reconstruction."""
+        """Equation (3) before its threshold: image and coarse reconstruction -> (B, 1, H, W, D), >= 0."""
         residual, a, b = self.coarse_map.compare(image[:, :1], coarse)
         return self.coarse_map(residual, self.saliency(a, b))
 
     @torch.jit.export
     def coarse(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Stage 1: coarse reconstruction and map of eq. (3), both (B, 1, H, W, D), of an image as in `forward`."""
+        """Stage 1: an image as in `forward` -> coarse reconstruction and map of eq. (3), both (B, 1, H, W, D)."""
         coarse = self.reconstruct(image)
         return coarse, self.suspicion(image, coarse)
 
@@ -197,7 +210,7 @@ class Phanes(nn.Module):
     def forward_with_mask(
         self, image: Tensor, mask: Tensor, coarse: Tensor | None = None, features: list[Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Stage 2 with a given mask (its own, or the true lesion: PHANES-GT).
+        """Stage 2 with a given mask: the method's own, or the true lesion (PHANES-GT).
 
         Args:
             image: as `forward` takes it.
@@ -206,7 +219,7 @@ class Phanes(nn.Module):
             features: the perceptual features of the image's slices, computed when they are not given.
 
         Returns:
-            anomaly map s of eq. (4) and pseudo-healthy image x_ph, both (B, 1, H, W, D).
+            Anomaly map s of eq. (4), and pseudo-healthy image x_ph, both (B, 1, H, W, D).
         """
         if coarse is None:
             coarse = self.reconstruct(image)
@@ -231,7 +244,7 @@ class Phanes(nn.Module):
     def inpaint(
         self, image: Tensor, mask: Tensor, coarse: Tensor, features: list[Tensor] | None
     ) -> tuple[Tensor, Tensor]:
-        """x_ph and S(x_ph, x) of slices (N, C, H, W), those with an empty mask, too."""
+        """x_ph and S(x_ph, x) of slices (N, C, H, W), also of those with an empty mask: (N, 1, H, W) each."""
         parts: list[Tensor] = []
         for seen, hole in zip(chunks(self.masked_input(image, mask, coarse)), chunks(mask)):  # noqa: B905
             parts.append(self.inpainter(seen, hole))
@@ -254,8 +267,8 @@ class Phanes(nn.Module):
             coarse: its coarse reconstruction.
 
         Returns:
-            image with the head corrected; its coarse reconstruction; the field (1 where nothing was corrected), by
-            which what is made of the corrected head is multiplied to be as bright as the head.
+            The image with its head corrected. Its coarse reconstruction. The field, 1 where nothing was corrected; a
+            result of the corrected head times the field is as bright as the head.
         """
         if self.bias_field is None:
             return image, coarse, torch.ones_like(coarse)
@@ -275,7 +288,15 @@ class Phanes(nn.Module):
         return unfold(x, image), unfold(x_c, image), unfold(whole, image)
 
     def without_bias(self, image: Tensor, field: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Slices divided by their field, whose logarithm further passes improve; coarse reconstruction; field."""
+        """Divide slices by their field, and improve the field in further passes.
+
+        Args:
+            image: (N, C, H, W), as `forward` takes it.
+            field: (N, 1, H, W), logarithm of the field.
+
+        Returns:
+            Corrected slices (N, C, H, W); their coarse reconstruction, (N, 1, H, W); the field itself, (N, 1, H, W).
+        """
         head = image[:, :1]
         corrected = with_head(image, torch.clamp(head * torch.exp(-field), 0.0, 1.0))
         coarse = self.reconstruct(corrected)
@@ -287,7 +308,7 @@ class Phanes(nn.Module):
         return corrected, coarse, torch.exp(field)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        """Thresholds by their names in files; those of additions that this network lacks are left out."""
+        """Read thresholds by their names in files; thresholds of additions that this network lacks are left out."""
         leave_out(state_dict, prefix, OF_HEADS)
         own = dict(self.named_buffers())
         for name, buffer in THRESHOLDS.items():

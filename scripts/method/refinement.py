@@ -1,4 +1,4 @@
-"""A mask made of the anomaly map, for the next filling. Not in the paper."""
+"""A refined mask: the anomaly map makes it, and the next filling uses it. Not in the paper."""
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ GROWTH = 4  # pixels by which the mask grows, in a square
 
 
 def smooth(anomaly: Tensor, sigma: float = SIGMA) -> Tensor:
-    """The map (N, 1, H, W) as it is compared with the threshold."""
+    """The smoothed map, which the threshold is compared with: (N, 1, H, W) -> same shape."""
     return gaussian_filter(anomaly, sigma)
 
 
@@ -24,17 +24,19 @@ def refined_mask(anomaly: Tensor, threshold: Tensor, growth: int = GROWTH) -> Te
 class Refinement(nn.Module):
     """m' = 1 where the smoothed anomaly map exceeds t', and `GROWTH` pixels around.
 
-    The anomaly map knows better than the coarse map what is abnormal: a refined mask leaves healthy tissue alone that
-    the first one held, and reaches over the rest of a lesion that it missed. t' is the buffer `threshold`, NaN (and so
-    the mask) until `calibrate` fills it.
+    The anomaly map knows better than the coarse map what is abnormal. The refined mask leaves out healthy tissue that
+    was in the first mask, and covers the parts of a lesion that the first mask missed.
+
+    t' is the buffer `threshold`. It is NaN until `calibrate` fills it, and as long as it is NaN, so is the mask.
 
     Args:
         times: how often the mask is refined and its hole filled anew, 1 or more. The method's anomaly map is the mean
-            over all fillings, its pseudo-healthy image the last.
-        percentile: of the healthy slices' smoothed maps of one filling over the brain; what `calibrate` makes t' of.
+            over all fillings. Its pseudo-healthy image is the last filling's.
+        percentile: `calibrate` takes this percentile of healthy slices' smoothed maps, over the brain and after one
+            filling.
 
     Raises:
-        ValueError: for a number below 1.
+        ValueError: `times` is below 1.
     """
 
     threshold: Tensor
@@ -48,5 +50,5 @@ class Refinement(nn.Module):
         self.register_buffer("threshold", torch.tensor(float("nan")))
 
     def forward(self, anomaly: Tensor) -> Tensor:
-        """The next filling's mask, (B, 1, H, W, D), 0 or 1, of the last one's anomaly map, same shape."""
+        """The next filling's mask, from the last filling's anomaly map: (B, 1, H, W, D) -> same shape, 0 or 1."""
         return unfold(refined_mask(fold(anomaly), self.threshold), anomaly)

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from .filters import gaussian_filter
 from .slices import fold, unfold
 
-TISSUE = 0.2  # where the image is brighter, e is taken
-ERROR_FLOOR = 0.01  # least e that is told from 0, in units of the image
+TISSUE = 0.2  # e is taken over the pixels where the image is brighter
+ERROR_FLOOR = 0.01  # added to e; in units of the image
 SIGMA = 4.0  # of the Gaussian window of c, pixels
-CONTRAST_FLOOR = 0.15  # as ERROR_FLOOR, of c
-UNIT = 0.02  # (e + ERROR_FLOOR) (c + CONTRAST_FLOOR) of a typical healthy slice; keeps the map's scale there
+CONTRAST_FLOOR = 0.15  # added to c; in units of the image
+UNIT = 0.02  # (e + ERROR_FLOOR) (c + CONTRAST_FLOOR) of a typical healthy slice, whose map so keeps its scale
 
 
 def relative_anomaly_map(
@@ -25,8 +25,8 @@ def relative_anomaly_map(
     contrast_floor: float = CONTRAST_FLOOR,
     unit: float = UNIT,
 ) -> Tensor:
-    """The formula of `RelativeMap` for slices (N, 1, H, W), its constants as arguments."""
-    # In double precision: a difference of nearly equal squares, and a mean that must not depend on the batch.
+    """The formula of `RelativeMap` for slices (N, 1, H, W), with its constants as arguments."""
+    # Double precision: c is a difference of nearly equal squares, and e must not depend on the batch.
     where = (image > tissue).double()
     pixels = where.sum(dim=(1, 2, 3), keepdim=True).clamp(min=1.0)
     error = (where * torch.abs(coarse - image).double()).sum(dim=(1, 2, 3), keepdim=True) / pixels
@@ -40,9 +40,11 @@ def relative_anomaly_map(
 class RelativeMap(nn.Module):
     """s' = s UNIT / ((e + ERROR_FLOOR) (c + CONTRAST_FLOOR)).
 
-    e, one number a slice, is the coarse reconstruction's mean absolute error over the tissue: whoever is less like the
-    training's subjects differs more everywhere. c, a number a pixel, is the image's local standard deviation: where the
-    cortex folds, any reconstruction is off by more than in white matter.
+    e is the coarse reconstruction's mean absolute error over the tissue, one number a slice. A subject unlike those of
+    the training differs more everywhere.
+
+    c is the image's local standard deviation, one number a pixel. Where the cortex folds, any reconstruction errs more
+    than in white matter.
     """
 
     def forward(self, anomaly: Tensor, image: Tensor, coarse: Tensor) -> Tensor:

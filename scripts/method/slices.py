@@ -1,7 +1,7 @@
-"""Volumes and the slices they are made of: what is two-dimensional folds the levels into the batch.
+"""Volumes and their slices: two-dimensional steps fold the levels into the batch.
 
-The method's tensors are volumes (B, C, H, W, D) of D axial levels; a batch of single slices (B, C, H, W) passes through
-the same steps as it is.
+The method's tensors are volumes (B, C, H, W, D) of D axial levels. A batch of single slices (B, C, H, W) passes through
+the same steps unchanged.
 """
 
 from __future__ import annotations
@@ -23,7 +23,12 @@ def fold(volume: Tensor) -> Tensor:
 
 
 def unfold(slices: Tensor, like: Tensor) -> Tensor:
-    """The inverse of `fold` for what was made of the slices of `like`: (B D, C, H, W) -> (B, C, H, W, D), a view."""
+    """The inverse of `fold`: (B D, C, H, W) -> (B, C, H, W, D), a view.
+
+    Args:
+        slices: result computed from the slices of `like`.
+        like: the volume they came from; single slices leave `slices` as they are.
+    """
     if like.dim() == 4:
         return slices
     volumes = slices.reshape(like.shape[0], like.shape[4], slices.shape[1], slices.shape[2], slices.shape[3])
@@ -31,26 +36,29 @@ def unfold(slices: Tensor, like: Tensor) -> Tensor:
 
 
 def branchless() -> bool:
-    """True where the flow must not depend on the data: in programs, and in training, which must not wait for a GPU."""
+    """True where the flow must not depend on the data: in compiled programs and in training.
+
+    Training must not wait for the GPU to know what to do next.
+    """
     return torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def chunks(slices: Tensor, size: int = CHUNK) -> list[Tensor]:
-    """The batch (N, C, H, W) in parts of `size`; in one where the flow must not depend on its length."""
+    """The batch (N, C, H, W) in parts of `size` slices; one single part where `branchless` holds."""
     if branchless() or slices.shape[0] <= size:
         return [slices]
     return list(slices.split(size))
 
 
 def joined(parts: list[Tensor]) -> Tensor:
-    """What was made of `chunks`, as one batch again."""
+    """The results of `chunks` as one batch again."""
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def slice_quantile(slices: Tensor, q: float) -> Tensor:
     """The q-quantile of each slice, linearly interpolated as `numpy.quantile`: (N, ...) -> (N, 1, 1, 1).
 
-    By sorting what lies above it, which unlike `torch.quantile` exports to ONNX.
+    It sorts the values above the quantile. Unlike `torch.quantile`, this exports to ONNX.
     """
     values = slices.flatten(1)
     position = q * (values.shape[1] - 1)

@@ -1,12 +1,14 @@
-"""The map of a whole head: how far it is from its reconstruction, measured by how far healthy tissue is.
+"""The map of a whole head: its distance from its reconstruction, relative to what is usual in healthy tissue.
 
-Three steps (a departure from the paper, whose equation (4) is for one slice). The difference is opened by small cubes,
-so that what is thinner than a lesion (a rim along a sulcus, noise) falls away. It is divided by the local contrast,
-for along edges a reconstruction always errs. It is divided by the head's median error, for some scans are reconstructed
-less well than others everywhere.
+The map has three steps. They depart from the paper, whose equation (4) is for one slice.
+
+1. The difference is opened by small cubes. Structures thinner than a lesion fall away, such as noise or a rim along a
+   sulcus.
+2. It is divided by the local contrast, because every reconstruction errs along edges.
+3. It is divided by the head's median error, because some scans are reconstructed less well everywhere.
 
 All functions are pure and treat every head of a batch on its own. Heads and maps are float tensors (B, 1, H, W, D)
-on the grid of levels; images in units of the head's median brightness. A single slice has D = 1.
+on the grid of levels. Images are in units of the head's median brightness. A single slice has D = 1.
 """
 
 import torch
@@ -22,10 +24,10 @@ LEAST_ERROR = 0.01  # added to the head's median error; in units of the median b
 
 
 def opening(maps: Tensor, size: int) -> Tensor:
-    """Grey-scale opening by a cube: what the cube, moved about inside, can cover.
+    """Grey-scale opening by a cube: it keeps the parts into which the cube fits.
 
-    Beyond the border there is nothing, so a cube has to fit into the volume. Where the volume has fewer levels than
-    `size`, the cube has as many as there are.
+    Beyond the border there is nothing, so a cube has to fit into the volume. Along an axis shorter than `size`, the
+    cube is as long as the axis.
 
     Args:
         maps: (B, 1, H, W, D).
@@ -48,7 +50,7 @@ def opening(maps: Tensor, size: int) -> Tensor:
 
 
 def _running_maximum(maps: Tensor, size: int, dim: int) -> Tensor:
-    """The largest of every `size` consecutive voxels of an axis, which gets shorter by `size` - 1."""
+    """The largest of every `size` consecutive voxels along an axis; the axis gets shorter by `size` - 1."""
     if torch.compiler.is_compiling():  # one node of an exported program in place of ten
         sides = [1, 1, 1]
         sides[dim - 2] = size
@@ -61,7 +63,9 @@ def _running_maximum(maps: Tensor, size: int, dim: int) -> Tensor:
 
 
 def opened_difference(difference: Tensor, sizes: tuple[int, int, int] = SIZES) -> Tensor:
-    """What is too dark and what is too bright, opened apart by cubes; the mean over the cubes.
+    """The absolute difference, opened by cubes: the mean over their sizes.
+
+    Voxels that are too dark and voxels that are too bright are opened apart.
 
     Args:
         difference: (B, 1, H, W, D) image minus reconstruction, either sign.
@@ -88,11 +92,11 @@ def local_contrast(images: Tensor, window: float = WINDOW) -> Tensor:
 
 
 def median_within(maps: Tensor, region: Tensor) -> Tensor:
-    """Median of each map's values within a region: the lower one of the two middle values, as `torch.median` takes.
+    """Median of each map's values within a region; of two middle values the lower one, as in `torch.median`.
 
     Args:
         maps: (B, 1, ...).
-        region: same shape, or broadcastable to it; a map whose region is empty has the median 0.
+        region: same shape, or broadcastable to it, > 0 inside; the median of an empty region is 0.
 
     Returns:
         (B, 1, ..., 1), as many dimensions as `maps`.
@@ -120,6 +124,8 @@ def relative_map(
         reconstruction: same shape and units.
         brain: same shape, or broadcastable to it; > 0 in the brain.
         contrast: same shape, `local_contrast` of the image.
+        least_contrast: added to the contrast.
+        least_error: added to the median error.
 
     Returns:
         (B, 1, H, W, D), >= 0; 0 outside of the brain.

@@ -1,7 +1,7 @@
 """Stage 2: the AOT-GAN inpainter (aggregated contextual transformations) and its patch discriminator.
 
-Zeng et al., "Aggregated Contextual Transformations for High-Resolution Image Inpainting", in one channel.
-15,193,409 and 2,761,729 parameters with the defaults (`paper` size).
+Source: Zeng et al., "Aggregated Contextual Transformations for High-Resolution Image Inpainting"; here in one channel.
+With the defaults (`paper` size) the inpainter has 15,193,409 parameters, and the discriminator 2,761,729.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 
 def _init_normal(module: nn.Module) -> None:
-    """N(0, 0.02) weights and zero biases, as AOT-GAN."""
+    """Weights from N(0, 0.02) and zero biases, as in AOT-GAN."""
     if isinstance(module, nn.Conv2d):
         nn.init.normal_(module.weight, 0.0, 0.02)
         if module.bias is not None:
@@ -31,11 +31,14 @@ def _init_kaiming(module: nn.Module) -> None:
 
 
 class AOTBlock(nn.Module):
-    """Dilated branches, fused, and blended with the block's input by a gate learnt from that input.
+    """Dilated branches are fused and blended with the block's input. A gate, learnt from that input, blends them.
 
     Args:
         channels: channels of input and output; divisible by the number of dilations.
         dilations: one branch of `channels / len(dilations)` channels each.
+
+    Raises:
+        ValueError: the channels are not divisible by the number of dilations.
     """
 
     def __init__(self, channels: int, dilations: Sequence[int]) -> None:
@@ -60,8 +63,8 @@ class AOTBlock(nn.Module):
         gate = self.gate(x)
         if gate.dtype == torch.bfloat16 or gate.dtype == torch.float16:
             gate = gate.float()
-        # Standardised over H, W by the unbiased deviation. In two passes: torch.std_mean goes pixel by pixel, which is
-        # slow where channels come last.
+        # Standardised over H and W by the unbiased deviation. It takes two passes, because torch.std_mean goes pixel by
+        # pixel, which is slow where channels come last.
         gate = gate - gate.mean(dim=(2, 3), keepdim=True)
         pixels = gate.shape[2] * gate.shape[3]
         variance = gate.square().mean(dim=(2, 3), keepdim=True) * (pixels / (pixels - 1))
@@ -77,12 +80,15 @@ class AOTGenerator(nn.Module):
         channels: channels at full, half and quarter resolution.
         blocks: number of AOT blocks at quarter resolution.
         dilations: dilations of each block's branches.
-        init: of the hidden layers, `normal` (N(0, 0.02), AOT-GAN's, made for 64 channels and more) or `kaiming` (for
-            narrow networks, in which the former lets the signal vanish).
-        residual: predict the difference to the filled input instead of the image. Not in the paper; for a hole filled
-            with the coarse reconstruction, which is then where training begins.
-        skips: hand the encoder's features at full and half resolution to the decoder. Not in the paper; in a narrow
-            network the fine structure around a small hole does not survive a quarter of the resolution.
+        residual: predict the difference to the filled input instead of the image. Not in the paper. It is meant for a
+            hole filled with the coarse reconstruction: training then begins there.
+        init: initialisation of the hidden layers. `normal` is AOT-GAN's N(0, 0.02), made for 64 channels and more. In a
+            narrow network it lets the signal vanish; `kaiming` does not.
+        skips: hand the encoder's features at full and half resolution to the decoder. Not in the paper. In a narrow
+            network, the fine structure around a small hole does not survive a quarter of the resolution.
+
+    Raises:
+        ValueError: another `init` was given.
     """
 
     def __init__(
@@ -118,10 +124,10 @@ class AOTGenerator(nn.Module):
         _init_normal(self.output)
 
     def forward(self, masked_image: Tensor, mask: Tensor) -> Tensor:
-        """Raw prediction of the whole image, to be composed with the input by eq. (3) of the method.
+        """Raw prediction of the whole image; `compose_pseudo_healthy` then composes it with the input.
 
         Args:
-            masked_image: (B, 1, H, W) in [0, 1], the hole already filled as in training.
+            masked_image: (B, 1, H, W) in [0, 1], with its hole filled as in training.
             mask: (B, 1, H, W), 1 in the hole, 0 elsewhere.
 
         Returns:
@@ -139,7 +145,10 @@ class AOTGenerator(nn.Module):
 
 
 class PatchDiscriminator(nn.Module):
-    """Spectrally normalised patch discriminator: (B, 1, H, W) -> (B, 1, H / 8 - 2, W / 8 - 2), 14 x 14 at 128 x 128."""
+    """Spectrally normalised patch discriminator: (B, 1, H, W) -> (B, 1, H / 8 - 2, W / 8 - 2).
+
+    128 x 128 pixels give 14 x 14 scores.
+    """
 
     def __init__(self, channels: Sequence[int] = (64, 128, 256, 512)) -> None:
         super().__init__()
@@ -158,5 +167,5 @@ class PatchDiscriminator(nn.Module):
                 spectral_norm(layer)
 
     def forward(self, image: Tensor) -> Tensor:
-        """(B, 1, H, W) -> the map of patch scores; trained towards 1 = real, 0 = inpainted."""
+        """(B, 1, H, W) -> map of patch scores; training takes them towards 1 for real and 0 for inpainted patches."""
         return self.layers(image)

@@ -1,7 +1,7 @@
 """Both networks of whole heads side by side: each draws its own reconstruction, and the maps of both count.
 
-They err in different places. The restoration network leaves alone what it was not taught to repaint, such as small
-lesions; the linear network draws large lesions itself, and misjudges heads of another contrast.
+They err in different places. The restoration network leaves small lesions as they are, because it was not taught to
+repaint them. The linear network reproduces large lesions, and misjudges heads of another contrast.
 """
 
 import torch
@@ -12,7 +12,7 @@ from .restoration import RestorationNetwork
 
 
 class BothNetworks(nn.Module):
-    """What both networks draw, as two channels.
+    """The reconstructions of both networks, as two channels.
 
     Args:
         restoration: the trained network.
@@ -25,9 +25,24 @@ class BothNetworks(nn.Module):
         self.linear = linear
 
     def forward(self, x: Tensor) -> Tensor:
-        """Slices in [0, 1] and their MNI z, (B, 2, H, W) -> reconstructions (B, 2, H, W), in the slices' units."""
+        """Reconstruct slices.
+
+        Args:
+            x: (B, 2, H, W): slices in [0, 1]; a plane of their MNI z, mm.
+
+        Returns:
+            (B, 2, H, W), in the slices' units: the restoration network's reconstruction, the linear network's.
+        """
         return torch.cat([self.restoration(x), self.linear(x)], dim=1)
 
     def fill(self, x: Tensor, hole: Tensor) -> Tensor:
-        """The slices completed from what surrounds a hole (B, 1, H, W), > 0 inside: (B, 2, H, W)."""
+        """Complete slices in a hole from its surroundings.
+
+        Args:
+            x: (B, 2, H, W), as in `forward`.
+            hole: (B, 1, H, W), > 0 inside.
+
+        Returns:
+            (B, 2, H, W), as in `forward`.
+        """
         return torch.cat([self.restoration.fill(x, hole), self.linear.fill(x, hole)], dim=1)

@@ -15,7 +15,7 @@ def network_of(method: str, brain: ArrayLike, heights: Sequence[float]) -> nn.Mo
     """The network of both stages, without its weights.
 
     Args:
-        method: `both`, the trained restoration network and the linear one, or `linear`, the closed form alone.
+        method: `both` for the trained restoration network and the linear one; `linear` for the closed form alone.
         brain: (H, W, D) the template's brain at each level, > 0 inside.
         heights: MNI z of each level, mm, evenly spaced, rising.
 

@@ -1,11 +1,11 @@
-"""The closed-form stage: probabilistic PCA of each axial level, trained in seconds, without a step of descent.
+"""The closed-form network: probabilistic PCA of each axial level. It is fitted in seconds, without gradient descent.
 
-A slice is mean + components x coefficients + noise. The reconstruction is the coefficients' posterior mean. It is
-reweighted: pixels far from the reconstruction count less and less (Cauchy weights), so that a lesion does not draw its
-own reconstruction. Left out of the sum altogether, the pixels of a hole are completed from the rest of the slice.
+A slice is mean + components x coefficients + noise. The reconstruction uses the posterior mean of the coefficients.
+It is reweighted with Cauchy's weights: a pixel far from the reconstruction counts less and less, so that a lesion does
+not draw its own reconstruction. The pixels of a hole have weight 0, and are completed from the rest of the slice.
 
-The posterior is found by conjugate gradients with a fixed number of matrix products and not by a solver, so that ONNX
-can hold it. `scripts.training.linear` fits the buffers.
+Conjugate gradients with a fixed number of matrix products find the posterior. ONNX can hold them, and no solver.
+`scripts.training.linear` fits the buffers.
 """
 
 from collections.abc import Sequence
@@ -18,24 +18,27 @@ from ..volume_map import median_within
 from .levels import level_index
 
 REWEIGHTINGS = 4
-PRODUCTS = 2  # conjugate gradient steps a reweighting; it starts where the last one ended
-PRODUCTS_FILLING = 3  # with a hole the system is further from diagonal; 6 change no score on val by 0.1
+PRODUCTS = 2  # conjugate gradient steps in each reweighting, which starts where the last one ended
+PRODUCTS_FILLING = 3  # with a hole the system is further from diagonal; 6 steps change no score on val by 0.1
 TAIL = 1.5  # Cauchy's scale in median absolute errors
-COMPONENTS = 30  # on val, 100 found painted strokes as well and gliomas less well, in three times the space
+COMPONENTS = 30  # on val, 100 found painted strokes as well and gliomas less well; they take three times the space
 NOISE = 0.01  # variance of a pixel's noise; images in units of the head's median brightness
-BRIGHTNESS = 2.0  # 1.0 in the network's input is twice the median brightness of the head's brain
+BRIGHTNESS = 2.0  # 1.0 in the network's input is so many times the median brightness of the head's brain
 
 
 class LinearAutoencoder(nn.Module):
     """Posterior reconstruction of axial slices at any of the trained levels.
 
-    Only the brain's pixels are modelled; the rest of a slice is passed through. The pixels of all levels lie one after
-    the other in each buffer, because their number differs from level to level.
+    Only the brain's pixels are modelled; the rest of a slice is passed through. Each buffer holds the pixels of one
+    level after those of the other, because their number differs from level to level.
 
     Args:
         brain: (H, W, D) the template's brain at each level, > 0 inside.
         heights: MNI z of each level, mm, evenly spaced, rising.
         components: number of components a level.
+
+    Raises:
+        ValueError: `heights` and `brain` differ in their number of levels.
     """
 
     def __init__(self, brain: ArrayLike, heights: Sequence[float], components: int = COMPONENTS) -> None:
@@ -70,24 +73,24 @@ class LinearAutoencoder(nn.Module):
             x: (B, 2, H, W): slices in [0, 1], where 0.5 is the head's median brightness; a plane of their MNI z, mm.
 
         Returns:
-            (B, 1, H, W); outside of the brain the slice's own values.
+            (B, 1, H, W), in the slices' units; outside of the brain the slice's own values.
         """
         return self.in_single_precision(x, None)
 
     def fill(self, x: Tensor, hole: Tensor) -> Tensor:
-        """The slice completed from what surrounds a hole; nothing inside the hole is looked at.
+        """The slice completed from the surroundings of a hole; no pixel inside the hole is looked at.
 
         Args:
             x: (B, 2, H, W), as in `forward`.
             hole: (B, 1, H, W), > 0 inside.
 
         Returns:
-            (B, 1, H, W): the posterior in the whole brain, not only in the hole.
+            (B, 1, H, W): the reconstruction in the whole brain, not only in the hole.
         """
         return self.in_single_precision(x, hole)
 
     def in_single_precision(self, x: Tensor, hole: Tensor | None) -> Tensor:
-        """`reconstruct`, also within autocast: conjugate gradients in bfloat16 end elsewhere."""
+        """`reconstruct` in float32, also within autocast: conjugate gradients in bfloat16 end elsewhere."""
         if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript leaves out what only Python runs
             if torch.is_autocast_enabled(x.device.type):
                 with torch.autocast(x.device.type, enabled=False):
@@ -141,10 +144,23 @@ def _posterior(
     products: int,
     noise: float = NOISE,
 ) -> Tensor:
-    """Preconditioned conjugate gradients for (W' diag(w) W + noise) c = W' diag(w) d, from `start`, (B, K).
+    """Solve (W' diag(w) W + noise) c = W' diag(w) d by preconditioned conjugate gradients.
 
-    With all weights 1 the matrix W' W is diagonal, `variances`; times the mean weight it is the preconditioner.
-    `present` (B, 1) counts the level's pixels.
+    With all weights 1 the matrix W' W is diagonal and equals `variances`. The preconditioner is `variances` times the
+    mean weight, plus the noise.
+
+    Args:
+        components: W, (B, P, K).
+        variances: (B, K), diagonal of W' W.
+        deviation: d, (B, P), slice minus mean.
+        weights: w, (B, P).
+        start: (B, K), coefficients to begin with.
+        present: (B, 1), number of the level's pixels.
+        products: number of steps.
+        noise: variance of a pixel's noise.
+
+    Returns:
+        c, (B, K).
     """
     transposed = components.transpose(1, 2)
     share = weights.sum(dim=1, keepdim=True) / present

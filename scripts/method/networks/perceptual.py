@@ -15,24 +15,24 @@ from ...common.torchvision_shim import make_torchvision_importable
 from ..filters import gaussian_filter
 from .trunks import IMAGENET_MEAN, IMAGENET_STD, alexnet, squeezenet, vgg19
 
-# LPIPS scales images in [-1, 1] by these; for images in [0, 1] that is a mean of (shift + 1) / 2 and a std of half.
+# LPIPS scales images in [-1, 1] by these. For images in [0, 1], the mean is (shift + 1) / 2 and the std is scale / 2.
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 LPIPS_MEAN = tuple((shift + 1) / 2 for shift in _SHIFT)
 LPIPS_STD = tuple(scale / 2 for scale in _SCALE)
 
-# SqueezeNet 1.1 for one input channel, a quarter to a half as wide; narrowest in front, where the pixels are and most
-# of the time goes.
+# SqueezeNet 1.1 for one input channel, a quarter to a half as wide. It is narrowest in front, where the pixels are many
+# and most of the time goes.
 DISTILLED_STEM = 16
 DISTILLED_FIRES = ((8, 16), (8, 16), (16, 64), (16, 64), (24, 96), (24, 96), (32, 128), (32, 128))
 
 TRUNKS = ("imagenet", "file", "distilled", "squeezenet")
 
-# What the inpainter's perceptual loss (relu*_1) and style loss use.
+# The inpainter's perceptual loss uses relu*_1; its style loss uses the others.
 VGG19_TAPS = tuple(f"relu{tap}" for tap in ("1_1", "2_1", "2_2", "3_1", "3_4", "4_1", "4_4", "5_1", "5_2"))
 
 
 def _unit(features: Tensor) -> Tensor:
-    """Features scaled to length 1 over the channels, in float32; the 1e-10 is LPIPS'.
+    """Features scaled to length 1 over the channels, in float32. The 1e-10 comes from LPIPS.
 
     The lower bound keeps the gradient of the root finite where all features are zero.
     """
@@ -62,21 +62,21 @@ class SpatialLPIPS(nn.Module):
     Frozen and without state that depends on the mode. Works under `torch.jit.script`.
 
     Args:
-        trunk: where the trunk comes from. "imagenet": the `lpips` package as published, with torchvision's weights
-            from its cache (TORCH_HOME) or, if missing there, its download; "file": those weights from the path
-            `weights`, with the linear heads of the installed `lpips` package; "distilled": this project's own small
-            network with one input channel; "squeezenet": the published one's layers. The last two read nothing unless
-            `weights` is given, for their weights come with the state dict they are part of.
-        weights: path of a state dict: "file" wants torchvision's layout (keys `features.*`), the last two this
-            module's own.
+        trunk: where the trunk comes from. "imagenet" is the `lpips` package as published; torchvision's weights come
+            from its cache (TORCH_HOME), or are downloaded if missing there. "file" reads those weights from the path
+            `weights`, and takes the linear heads of the installed `lpips` package. "distilled" is this project's own
+            small network with one input channel. "squeezenet" has the layers of the published one. The last two read
+            nothing unless `weights` is given: their weights come with the state dict they are part of.
+        weights: path of a state dict. "file" wants torchvision's layout (keys `features.*`). "distilled" and
+            "squeezenet" want this module's own.
         net: "squeeze" or "alex", for "imagenet" and "file".
         stem: for "distilled", channels of the first convolution.
         fires: for "distilled", (squeeze, expand) channels of the eight fire blocks.
-        smoothing: sigma of a Gaussian over the map, pixels; 0 (LPIPS, and the paper's text) for none, 2 in the
-            published code.
+        smoothing: standard deviation of a Gaussian over the map, pixels. LPIPS and the paper's text have 0, which does
+            not smooth; the published code has 2.
 
     Raises:
-        ValueError: an unknown trunk or net, or `weights` missing or not fitting.
+        ValueError: the trunk or net is unknown; `weights` are missing or do not fit.
         FileNotFoundError: no file at `weights`.
     """
 
@@ -131,7 +131,16 @@ class SpatialLPIPS(nn.Module):
 
     @torch.jit.export
     def distance(self, features_a: list[Tensor], features_b: list[Tensor], size: int) -> Tensor:
-        """Distance map of (B, 1, size, size) from what `features` returned for two batches of square images."""
+        """Distance map of two batches of square images, from their features.
+
+        Args:
+            features_a: as `features` returned them for one batch.
+            features_b: the same for the other batch.
+            size: side of the images, pixels.
+
+        Returns:
+            (B, 1, size, size), >= 0.
+        """
         distance = self.sum_maps(self.tap_maps(features_a, features_b), size, size)
         return gaussian_filter(distance, self.smoothing) if self.smoothing > 0 else distance
 
@@ -144,7 +153,10 @@ class SpatialLPIPS(nn.Module):
         return maps
 
     def sum_maps(self, maps: list[Tensor], height: int, width: int) -> Tensor:
-        """The taps' maps resized to the image and summed; those of one size are summed first (resizing is linear)."""
+        """The taps' maps, resized to the image and summed: (B, 1, height, width).
+
+        Resizing is linear, so neighbouring maps of one size are summed before they are resized.
+        """
         total = torch.zeros_like(maps[0][:, :, :1, :1])
         pending = maps[0]
         for tap in maps[1:]:
@@ -163,11 +175,11 @@ class VGG19Features(nn.Module):
         weights: path of torchvision's VGG19 state dict (keys `features.*`); None takes torchvision's cache
             (TORCH_HOME) or download.
         taps: the features handed out; the default is what the inpainter's two losses use, shallowest first.
-        input_range: "unit" normalises images in [0, 1] with ImageNet's mean and deviation; "signed" takes them as if
-            they were in [-1, 1], as the published code does with its images in [0, 1].
+        input_range: "unit" normalises images in [0, 1] with ImageNet's mean and deviation. "signed" takes the same
+            images as if they were in [-1, 1]; the published code does so.
 
     Raises:
-        ValueError: an unknown range or tap, or weights that do not fit.
+        ValueError: the range or a tap is unknown; the weights do not fit.
         FileNotFoundError: no file at `weights`.
     """
 
@@ -204,7 +216,7 @@ class VGG19Features(nn.Module):
 
     @torch.jit.export
     def features(self, images: Tensor) -> list[Tensor]:
-        """The same, under the name that `SpatialLPIPS` gives it."""
+        """The same as `forward`, under the name that `SpatialLPIPS` uses."""
         return self.trunk(images)
 
 
@@ -221,7 +233,7 @@ def read_weights(path: str | Path, prefix: str = "") -> dict[str, Tensor]:
 
 
 def _load(module: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
-    """Load all of a state dict or say which file does not fit; half-precision files are welcome."""
+    """Load all of a state dict, in single or half precision, or say which file does not fit."""
     try:
         module.load_state_dict(dict(state), strict=True)
     except RuntimeError as error:
@@ -243,7 +255,7 @@ def _lpips_package() -> Path:
 
 
 def _load_published(model: SpatialLPIPS, net: str) -> None:
-    """Copy trunk and heads of the `lpips` package's own network, whose slices number the layers as torchvision does."""
+    """Copy trunk and heads of the `lpips` package's network. Its slices number the layers as torchvision does."""
     make_torchvision_importable()
     import lpips
 

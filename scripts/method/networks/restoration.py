@@ -1,11 +1,14 @@
 """The restoration network: it repaints what does not look healthy and leaves the rest as it is.
 
-It learns from healthy slices into which lesions were painted (`scripts.training.lessons`): input with the lesion,
-target without. So it sees the whole slice, is sharp, and is blind to what it was taught to repaint. Pixels of a hole
-are hidden from it and completed from the rest: the same network is stage 1 (no hole) and stage 2 (the mask as hole).
+It learns from healthy slices into which lesions were painted (`scripts.training.lessons`). The input has the lesion,
+the target has not. The network sees the whole slice, so its reconstruction is sharp; yet it does not reproduce what it
+was taught to repaint.
 
-A small U-Net on half the resolution: slices are folded (pixel-unshuffle) and the answer, a correction of the slice, is
-unfolded. No normalisation layers: a slice's correction depends on this slice alone.
+Pixels of a hole are hidden from it and completed from the rest. So the same network serves both stages: without a hole
+it is stage 1, with the mask as the hole it is stage 2.
+
+It is a small U-Net on half the resolution. Slices are folded (pixel-unshuffle). The answer is unfolded and is a
+correction of the slice. There are no normalisation layers: a slice's correction depends on this slice alone.
 """
 
 from collections.abc import Sequence
@@ -18,7 +21,7 @@ from torch.nn import functional as F
 from .levels import level_index
 from .linear import BRIGHTNESS
 
-# The part of the 128 x 128 field that is looked at: the template's brain and six pixels around it. Its columns lie
+# The network looks at this part of the 128 x 128 field: the template's brain and six pixels around it. The columns lie
 # symmetrically about the middle of the field, so that mirrored columns are the other side of the head.
 ROWS = (8, 120)
 COLUMNS = (16, 112)
@@ -44,9 +47,10 @@ class Block(nn.Module):
 
 
 class RestorationNetwork(nn.Module):
-    """Slices at any level to healthy ones.
+    """Takes slices at any level to healthy ones.
 
-    The buffers `mean` and `spread` are the training heads' at each level; `describe_levels` fills them.
+    The buffers `mean` and `spread` hold the training heads' mean and standard deviation at each level;
+    `describe_levels` fills them.
 
     Args:
         heights: MNI z of each level, mm, evenly spaced, rising.
@@ -76,11 +80,11 @@ class RestorationNetwork(nn.Module):
             nn.init.zeros_(parameter)  # at first every slice is returned as it came
 
     def describe_levels(self, heads: Tensor, unit: float) -> None:
-        """Set what the network knows of each level beforehand.
+        """Set mean and spread of each level.
 
         Args:
             heads: (N, 128, 128, D) healthy training heads, at least two.
-            unit: the heads' median brightness in the same numbers.
+            unit: the number that stands for the median brightness in `heads`.
         """
         for level in range(self.levels):
             cut = heads[:, slice(*ROWS), slice(*COLUMNS), level].float() / unit
@@ -92,23 +96,23 @@ class RestorationNetwork(nn.Module):
         """The slices as they would look without lesions.
 
         Args:
-            x: (B, 2, 128, 128): slices in [0, 1], where 0.5 is the head's median brightness; a plane of their z in MNI
-                space, mm.
+            x: (B, 2, 128, 128): slices in [0, 1], where 0.5 is the head's median brightness; a plane of their MNI z,
+                mm.
 
         Returns:
-            (B, 1, 128, 128); around the brain the slice's own values.
+            (B, 1, 128, 128) in [0, 1]; around the brain the slice's own values.
         """
         return self.restore(x)[0]
 
     def fill(self, x: Tensor, hole: Tensor) -> Tensor:
-        """The slices completed from what surrounds a hole, and restored there too.
+        """The slices completed in a hole from its surroundings; the surroundings are restored too.
 
         Args:
-            x: (B, 2, 128, 128), as in `forward`; nothing inside the hole is looked at.
+            x: (B, 2, 128, 128), as in `forward`; no pixel inside the hole is looked at.
             hole: (B, 1, 128, 128), > 0 inside.
 
         Returns:
-            (B, 1, 128, 128).
+            (B, 1, 128, 128) in [0, 1].
         """
         return self.restore(x, hole)[0]
 
@@ -117,7 +121,7 @@ class RestorationNetwork(nn.Module):
 
         Args:
             x: (B, 2, 128, 128), as in `forward`.
-            hole: (B, 1, 128, 128), > 0 where pixels are hidden; none: nothing is.
+            hole: (B, 1, 128, 128), > 0 where pixels are hidden; None hides nothing.
 
         Returns:
             (B, 1, 128, 128) restored slice in [0, 1]; (B, 1, 128, 128) logit of a lesion, -inf around the brain.
@@ -138,7 +142,7 @@ class RestorationNetwork(nn.Module):
         Args:
             images: (B, 1, h, w), in units of the head's median brightness.
             level: (B,) int64, index of the level.
-            hole: (B, 1, h, w), > 0 where pixels are hidden.
+            hole: (B, 1, h, w), > 0 where pixels are hidden; None hides nothing.
 
         Returns:
             (B, 1, h, w) restored slice, same units; (B, 1, h, w) logit of a lesion.

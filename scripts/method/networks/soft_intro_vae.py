@@ -1,7 +1,7 @@
-"""Stage 1: the residual soft-introspective VAE whose mean reconstruction is the coarse pseudo-healthy image.
+"""Stage 1: a residual soft-introspective VAE. Its mean reconstruction is the coarse pseudo-healthy image.
 
-Layout: PHANES (MICCAI 2023) section 2.1 and its predecessor RA. Two sizes share this code: `paper` (29,430,785
-parameters with the defaults) and `compact` (fewer channels, `stem_stride=2`); both are chosen in the configs.
+Layout: PHANES (MICCAI 2023) section 2.1 and its predecessor RA. The configs choose between two sizes. `paper` has
+29,430,785 parameters, with the defaults. `compact` has fewer channels and `stem_stride=2`.
 """
 
 import itertools
@@ -40,8 +40,8 @@ class ResidualBlock(nn.Module):
 class BatchInvariantLinear(nn.Linear):
     """A linear layer that sums in double precision, so that an image's result does not depend on its batch.
 
-    Matrix products of different batch sizes sum in different orders; in single precision that moves the coarse image by
-    1e-6, enough for the equalisation's bins, and then for a pixel of the mask.
+    Matrix products of different batch sizes sum in different orders. In single precision this moves the coarse image by
+    1e-6. That is enough to change a bin of the equalisation, and then a pixel of the mask.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ class BatchInvariantLinear(nn.Linear):
 
 
 class NoPath(nn.Module):
-    """Stands where a linear path could be and adds nothing: (B, N) -> (B, features) zeros."""
+    """Stands where a linear path could be, and adds nothing."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -86,7 +86,14 @@ class Encoder(nn.Module):
         self.posterior = BatchInvariantLinear(channels[-1] * side * side, 2 * latent_dim)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """(B, 1, H, W) in [0, 1] -> mu (B, Z), log variance (B, Z), an embedding (B, C_l, H / 2^l, W / 2^l) a level."""
+        """Encode images.
+
+        Args:
+            x: (B, 1, H, W) in [0, 1].
+
+        Returns:
+            mu (B, Z); log variance (B, Z); one embedding (B, C_l, H / 2^l, W / 2^l) for each level l.
+        """
         linear = self.linear(x.flatten(1))
         x = self.stem_pool(self.activation(self.stem_norm(self.stem(x))))
         embeddings = [x]
@@ -98,7 +105,11 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latent to image in [0, 1]: a sigmoid of the convolutions' output, or with a linear path the clamped sum."""
+    """Latent to image in [0, 1].
+
+    Without a linear path, the image is the sigmoid of the convolutions' output. With one, it is the clamped sum of the
+    linear path and the output's hyperbolic tangent.
+    """
 
     def __init__(
         self,
@@ -119,8 +130,8 @@ class Decoder(nn.Module):
         self.levels = nn.ModuleList(ResidualBlock(i, o) for i, o in itertools.pairwise(widths))
         self.head = ResidualBlock(channels[0], channels[0])
         self.output = nn.Conv2d(channels[0], 1, 5, padding=2)
-        # With a strided stem the last doubling is left to a bilinear upsampling of the logits: the coarse
-        # reconstruction is smooth, and the convolutions at full resolution are the dearest.
+        # With a strided stem, the last doubling is a bilinear upsampling of the logits. Convolutions at full resolution
+        # cost most, and the coarse reconstruction is smooth anyway.
         self.output_scale = stem_stride
 
     def forward(self, z: Tensor) -> Tensor:
@@ -147,15 +158,15 @@ class SoftIntroVAE(nn.Module):
         channels: channels of the levels, one embedding each.
         latent_dim: size of z.
         stem_stride: 1 (paper), or 2 to keep every residual block at half resolution and below (compact).
-        linear_path: a linear map beside the convolutions of encoder and decoder, so that training can begin at
-            probabilistic PCA and the convolutions learn what is left. Not in the
-            paper; it lets the compact size train in minutes on a CPU.
-        sample_latent: draw z from the posterior in `forward` too, as the published code does; the mean otherwise.
-        frozen_norm: keep the batch normalisation in evaluation mode while training, as the published training does
-            without saying so: its running statistics stay as they are and it acts as a learnt scale and shift.
+        linear_path: add a linear map beside the convolutions of encoder and decoder. Training can then begin at
+            probabilistic PCA, and the convolutions learn what is left. Not in the paper. It lets the compact size train
+            in minutes on a CPU.
+        sample_latent: in `forward`, draw z from the posterior, as the published code does, instead of taking its mean.
+        frozen_norm: keep the batch normalisation in evaluation mode while training. Its running statistics then stay as
+            they are, and it acts as a learnt scale and shift. The published training does so without saying it.
 
     Raises:
-        ValueError: when the image size is not divisible by 2 ** len(channels), or the stride is not 1 or 2.
+        ValueError: the image size is not divisible by 2 ** len(channels), or the stride is not 1 or 2.
     """
 
     def __init__(
@@ -191,7 +202,7 @@ class SoftIntroVAE(nn.Module):
 
     @torch.jit.unused
     def freeze_linear_path(self) -> None:
-        """Let training leave the linear path as it is; also for weights that began so and are trained further."""
+        """Keep the linear path as it is during training, at the start and when trained weights are trained further."""
         self.encoder.linear.requires_grad_(False)
         self.decoder.linear.requires_grad_(False)
 
@@ -204,9 +215,13 @@ class SoftIntroVAE(nn.Module):
         return self.decoder(z)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The coarse pseudo-healthy reconstruction, from the posterior's mean: (B, 1, H, W) in [0, 1].
+        """The coarse pseudo-healthy reconstruction, from the posterior's mean (see `sample_latent`).
 
-        Of x, (B, C, H, W), channel 0 is seen: this network knows one level, and needs no height.
+        Args:
+            x: (B, C, H, W); channel 0 is the image in [0, 1]. This network knows one level, and ignores heights.
+
+        Returns:
+            (B, 1, H, W) in [0, 1].
         """
         mu, log_var, _ = self.encoder(x[:, :1])
         return self.decoder(sample_posterior(mu, log_var) if self.sample_latent else mu)

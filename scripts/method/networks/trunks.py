@@ -1,7 +1,7 @@
 """Convolutional trunks that hand out their features at several depths, in torchvision's layout and key names.
 
-Own definitions of the layers torchvision calls `features`, so that nothing has to be imported or downloaded to build
-them: SqueezeNet 1.1 in any width (Iandola et al. 2016), AlexNet, VGG19.
+They are SqueezeNet 1.1 in any width (Iandola et al. 2016), AlexNet and VGG19. The layers, which torchvision calls
+`features`, are defined here. So building them imports and downloads nothing.
 """
 
 from collections.abc import Sequence
@@ -29,17 +29,17 @@ class Fire(nn.Module):
 
 
 class Trunk(nn.Module):
-    """Layers with taps: the features after the tapped layers, shallowest first.
+    """Layers with taps. The result holds the features after the tapped layers, shallowest first.
 
-    The input, (B, 1, H, W) in [0, 1], is taken to (x - mean) / std of each input channel; with three of them the grey
-    image is thereby repeated.
+    The input, (B, 1, H, W) in [0, 1], becomes (x - mean) / std for each input channel. With three channels, this
+    repeats the grey image.
 
     Args:
         layers: the convolutional part of a network.
         channels: number of channels at each tap.
         taps: indices of the tapped layers.
         mean: of each input channel, for images in [0, 1].
-        std: likewise.
+        std: standard deviation of each input channel, for images in [0, 1].
     """
 
     mean: Tensor  # TorchScript reads these two: no postponed evaluation of annotations in this module
