@@ -53,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser().error("OUT is missing: give a folder for the results.")
     named = {name: value for name, value in vars(given).items() if name not in ("input", "out", "version")}
     options = {name: _value(value) for name, value in named.items() if value is not None} | _options(others)
+    if "config_file" in options:
+        parser().error("--config_file is not understood: it needs python -m monai.bundle run (docs/usage.md).")
     _run(given.input, given.out or "demo", demo, options)
 
 

@@ -49,6 +49,7 @@ def test_all_options_of_the_help_are_entries_of_the_config() -> None:
         (["in", "out", "--slices"], "expected one argument"),
         (["in", "out", "more"], "'more' is not understood"),
         (["in", "out", "--save_mask"], "'--save_mask' is not understood"),
+        (["in", "out", "--config_file", "a.json"], "--config_file is not understood"),
     ],
 )
 def test_a_wrong_command_line_is_one_sentence(words: list, sentence: str, capsys: pytest.CaptureFixture) -> None:
