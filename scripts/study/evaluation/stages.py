@@ -110,8 +110,8 @@ def painted_heads(files: Sequence[Path], shapes: Sequence[LesionShape], seed: in
         clean = read_prepared(files[number])
         rng = np.random.default_rng([seed, number])
         painted, lesion = paint(clean, level_affine(), np.eye(4), recipe, rng)
-        images = [volume(levels, painted) for levels in (clean, painted)]
-        heads.append(PaintedHead(*images, torch.from_numpy(lesion)[None, None]))
+        truth = torch.from_numpy(lesion)[None, None]
+        heads.append(PaintedHead(volume(clean, painted), volume(painted, painted), truth))
     return heads
 
 
