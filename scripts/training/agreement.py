@@ -1,4 +1,7 @@
-"""How well the distilled perceptual distance agrees with its teacher: correlations of maps, handler, report."""
+"""How well the distilled perceptual distance agrees with its teacher.
+
+The module holds the correlations of maps, a training handler that follows them, and a report.
+"""
 
 from __future__ import annotations
 
@@ -34,15 +37,15 @@ def spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def fixed_pairs(slices: Tensor, components: PrincipalComponents, seed: int = 0) -> dict[str, tuple[Tensor, Tensor]]:
-    """Slices and changed versions of them, the same every time, each kind as it is and equalised.
+    """Pairs of slices and changed versions of them, the same every time. Each kind comes plain and equalised.
 
     Args:
         slices: (N, 1, H, W) held-out slices in [0, 1].
-        components: of the training slices.
+        components: principal components of the training slices.
         seed: of the painted lesions, which are drawn on the CPU.
 
     Returns:
-        kind -> two (N, 1, H, W) in [0, 1].
+        kind -> two tensors (N, 1, H, W) in [0, 1].
     """
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
@@ -67,7 +70,7 @@ def distance_maps(model: SpatialLPIPS, pairs: Pairs, batch_size: int = 32) -> di
 
 
 def agreement(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
-    """Correlations of the maps of each kind: mean over the images, and pooled over all pixels of all images."""
+    """Correlations of the maps of each kind: the mean over the images, and one over all pixels of all images."""
     table = {}
     for kind, target in teacher.items():
         rows = student[kind].double().cpu().numpy(), target.double().cpu().numpy()
@@ -89,12 +92,12 @@ def mean_agreement(table: Mapping[str, Mapping[str, float]]) -> float:
 class AgreementHandler:
     """After every epoch, prints the agreement on fixed pairs and keeps the weights that agree best so far.
 
-    `engine.state.metrics` gets `agreement`, the number they are chosen by, and `pearson_<kind>`, `spearman_<kind>`. Its
-    state belongs into the checkpoint of a run that can be resumed.
+    The weights are chosen by `agreement`. `engine.state.metrics` gets it, and also `pearson_<kind>` and
+    `spearman_<kind>`. A run that can be resumed keeps the handler's state in its checkpoint.
 
     Args:
-        student: evaluated.
-        teacher: its maps are computed once.
+        student: the network that is evaluated.
+        teacher: the network it is compared with; its maps are computed once.
         pairs: kind -> two batches of images.
         path: file for the best weights, a state dict in half precision.
     """
@@ -105,7 +108,7 @@ class AgreementHandler:
         self.best = -1.0
 
     def state_dict(self) -> dict[str, float]:
-        """What was achieved."""
+        """The best agreement so far."""
         return {"best": self.best}
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
@@ -133,7 +136,7 @@ class AgreementHandler:
 def report(
     student: SpatialLPIPS, teacher: SpatialLPIPS, pairs: Pairs, path: str, facts: Mapping[str, str]
 ) -> dict[str, dict[str, float]]:
-    """Write the agreement on some pairs as JSON, beside the facts that say how it came about, and print it.
+    """Print the agreement on some pairs, and write it as JSON with facts on how it came about.
 
     Args:
         student: the distilled distance.

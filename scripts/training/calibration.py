@@ -1,4 +1,8 @@
-"""Thresholds of bias field, masks (equation 3, refined) and label (equation 4) from healthy slices; their record."""
+"""Thresholds from healthy slices, and their record.
+
+The thresholds are those of the bias field, of the mask (equation 3), of the refined mask, and of the label (equation
+4).
+"""
 
 from __future__ import annotations
 
@@ -27,12 +31,12 @@ from .skull import template_brain_mask
 
 logger = logging.getLogger(__name__)
 
-FIELD_MM, SLICE_MM = 233.0, 1.0  # side of the network's grid, and what a slice stands for
+FIELD_MM, SLICE_MM = 233.0, 1.0  # side of the network's grid; thickness that a slice stands for
 RESAMPLES = 2000  # of the bootstrap over subjects
 
 
 def storable(network: nn.Module) -> dict[str, Tensor]:
-    """State dict of CPU tensors, weights in half precision; small tensors and running statistics stay in single."""
+    """State dict of CPU tensors. Weights are in half precision; small tensors and running statistics stay in single."""
     state = {}
     for name, value in network.state_dict().items():
         half = value.is_floating_point() and value.ndim > 1
@@ -43,7 +47,8 @@ def storable(network: nn.Module) -> dict[str, Tensor]:
 def maps_of(network: Phanes, batches: Iterable[Any], device: torch.device, what: str) -> Tensor:
     """Maps of every image, (N, 1, H, W) on the CPU.
 
-    `coarse`: of eq. (3); `anomaly`: the final ones of eq. (4); `first anomaly`: of one filling.
+    `what` is `coarse` for the maps of eq. (3), `anomaly` for the final maps of eq. (4), or `first anomaly` for the maps
+    after one filling.
     """
     compute = {
         "coarse": lambda image: network.coarse(image)[1],
@@ -59,10 +64,10 @@ def maps_of(network: Phanes, batches: Iterable[Any], device: torch.device, what:
 
 
 def threshold_at(maps: Tensor, quantile: float, region: Tensor | None = None) -> float:
-    """Pooled quantile of healthy maps (N, 1, H, W), over all pixels or those of a (H, W) region.
+    """Quantile of all healthy maps (N, 1, H, W) together, over all pixels or over those of a (H, W) region.
 
     Raises:
-        PhanesInputError: the maps hold NaN: a threshold that they are made with has not been calibrated.
+        PhanesInputError: the maps hold NaN, because a threshold that made them has not been calibrated.
     """
     values = maps[:, 0][:, region] if region is not None else maps
     threshold = float(np.quantile(values.numpy(), quantile))
@@ -74,7 +79,14 @@ def threshold_at(maps: Tensor, quantile: float, region: Tensor | None = None) ->
 
 
 def false_positive_interval(shares: np.ndarray, resamples: int, seed: int, level: float = 0.95) -> tuple[float, float]:
-    """Percentile bootstrap over subjects of the mean false-positive share; shares: (N,)."""
+    """Interval of the mean false-positive share, by percentile bootstrap over subjects.
+
+    Args:
+        shares: (N,), one a subject.
+        resamples: number of resamples.
+        seed: of the resampling.
+        level: share of the resampled means within the interval.
+    """
     rng = np.random.default_rng(seed)
     means = shares[rng.integers(0, len(shares), (resamples, len(shares)))].mean(axis=1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
@@ -85,9 +97,9 @@ class FalsePositives(NamedTuple):
     """What a label threshold marks in healthy slices.
 
     Attributes:
-        rate: share of the brain's pixels above it, averaged over subjects.
-        interval: 95 % interval of it, from a bootstrap over subjects.
-        volume: marked anywhere in a slice, on average, mm3.
+        rate: share of the brain's pixels above the threshold, averaged over subjects.
+        interval: 95 % interval of the rate, from a bootstrap over subjects.
+        volume: mean volume marked in a slice, inside and outside of the brain, mm3.
     """
 
     rate: float
@@ -113,9 +125,9 @@ def false_positives(
         brain: (H, W) boolean; the share is over these pixels.
         pixel_mm: side of a pixel, mm.
         slice_mm: thickness that a slice stands for, mm.
-        resamples: of the bootstrap.
+        resamples: number of the bootstrap's resamples.
         seed: of the bootstrap.
-        subjects: N names, slices of one subject are drawn together; None for a subject a slice.
+        subjects: N names; slices of one subject are drawn together. None: every slice is of another subject.
     """
     above = maps[:, 0] > threshold
     shares = above[:, brain].float().mean(dim=1).numpy()
@@ -141,7 +153,9 @@ def calibrate_mask(network: Phanes, batches: Iterable[Any], device: torch.device
 
 
 def calibrate_refinement(network: Phanes, batches: Iterable[Any], device: torch.device, brain: Tensor) -> float | None:
-    """Set the refinement's threshold to its percentile of the smoothed healthy maps of one filling over the brain.
+    """Set the refinement's threshold to its percentile of healthy maps, over the brain.
+
+    The maps are those after one filling, and are smoothed.
 
     Args:
         network: with a calibrated mask and, where it has one, bias field.
@@ -161,7 +175,7 @@ def calibrate_refinement(network: Phanes, batches: Iterable[Any], device: torch.
 
 
 def calibrate_bias(network: Phanes, batches: Iterable[Any], device: torch.device) -> float | None:
-    """Set the bias field's threshold to `MARGIN` times its percentile of the strength of healthy slices' fields.
+    """Set the bias field's threshold from healthy slices: `MARGIN` times its percentile of their fields' strength.
 
     Args:
         network: with a trained first stage.
@@ -200,12 +214,13 @@ def calibrate(
 
     Args:
         network: PHANES with all its weights, on `device`.
-        batches: healthy validation slices, dictionaries with `image` (B, 1, H, W) in [0, 1]; iterated once for each.
+        batches: healthy validation slices, dictionaries with `image` (B, 1, H, W) in [0, 1]; iterated once for each
+            threshold.
         device: where to compute.
         output_dir: folder of both files: one state dict of CPU tensors, and the record.
-        label_quantile: of the anomaly map over the brain's pixels.
+        label_quantile: the label's threshold is this quantile of the anomaly maps over the brain's pixels.
         seed: of the bootstrap over subjects.
-        brain: (H, W) boolean; the label's false-positive share is defined over these pixels; default: the template's.
+        brain: (H, W) boolean; the label's false-positive share is taken over these pixels. None: the template's brain.
         training: how the weights were trained, for the record.
 
     Returns:

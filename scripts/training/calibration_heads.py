@@ -1,6 +1,7 @@
-"""What healthy heads and slices show on their way through the whole pipeline: thresholds, peaks, scores.
+"""Calibration on healthy heads and slices: thresholds, peaks and scores of their maps.
 
-Run as an overlay of `inference.json` (`configs/calibrate_heads.json`), so that the maps are those that users get.
+It runs as an overlay of `inference.json` (`configs/calibrate_heads.json`), through the whole pipeline. So the maps are
+those that users get.
 """
 
 from __future__ import annotations
@@ -34,25 +35,25 @@ from .calibration import false_positive_interval
 
 logger = logging.getLogger(__name__)
 
-BRAIN_SHARE = 0.002  # of a healthy brain that the label may mark, on average
-FINDINGS = 1.0  # in a healthy image, on average
-STEPS = 14  # of the search for a threshold; halves the interval each time
-SMALLEST = {"heads": 100.0, "slices": 20.0}  # finding, mm3 and mm2
-# A voxel of a finding has at least this share of its peak. On val (10 painted heads, 8 gliomas) the Dice of the label
-# is 74.6 and 64.3 at 0.1, 74.9 and 62.3 at 0.15; the best Dice of any threshold is 75.9 and 66.9.
+BRAIN_SHARE = 0.002  # share of a healthy brain that the label may mark, on average
+FINDINGS = 1.0  # number of findings that a healthy image may have, on average
+STEPS = 14  # of the search for a threshold; each halves the interval
+SMALLEST = {"heads": 100.0, "slices": 20.0}  # the smallest finding that counts, mm3 and mm2
+# A voxel of a finding has at least this share of the finding's peak. On val, the Dice of the label was, for 10 painted
+# heads and 8 gliomas: 74.6 and 64.3 at 0.1, 74.9 and 62.3 at 0.15. The best Dice of any threshold is 75.9 and 66.9.
 PEAK_SHARE = 0.1
 RESAMPLES, SEED = 2000, 0  # of the bootstrap over images
-PARTS = ("restoration", "linear")  # of the network, that are trained by themselves
-LEAST = 5  # images of a kind; fewer say nothing of it
+PARTS = ("restoration", "linear")  # parts of the network that are trained by themselves
+LEAST = 5  # images of a kind that are needed; fewer say nothing of it
 
 
 class Healthy(NamedTuple):
     """The map of a healthy image on its own grid.
 
     Attributes:
-        anomaly: of the voxels around the brain, (X, Y, Z); 0 where not analysed.
-        analysed: how many voxels were.
-        voxel: their size: mm3 of a head, mm2 of a slice.
+        anomaly: (X, Y, Z), the map in a box around the brain; 0 in voxels that were not analysed.
+        analysed: number of analysed voxels.
+        voxel: size of a voxel: mm3 in a head, mm2 in a slice.
         score: the anomaly score.
     """
 
@@ -65,25 +66,26 @@ class Healthy(NamedTuple):
 def choose(
     healthy: Sequence[Healthy], smallest: float, brain_share: float = BRAIN_SHARE, findings: float = FINDINGS
 ) -> dict[str, Any]:
-    """The label's threshold, of healthy images of one kind.
+    """Choose the label's threshold from healthy images of one kind.
 
-    The lowest that leaves at most the given share of the brain in findings, and at most the given number of findings,
-    on average over healthy images. These are few: the upper end of the number's 95 % interval keeps the limit. The
-    share hangs on one or two images: its upper end would leave no finding in a slice.
+    It is the lowest threshold that keeps two limits: the share of the brain in findings, and the number of findings.
+    The mean share over the images keeps its limit. For the number, the upper end of the mean's 95 % interval keeps the
+    limit, because the images are few. The share does not use its upper end: it depends on one or two images, and its
+    upper end would leave no finding in a slice.
 
     Args:
-        healthy: their maps.
-        smallest: finding that counts, mm3 or mm2.
-        brain_share: see above.
-        findings: see above.
+        healthy: the maps of the images.
+        smallest: size of the smallest finding that counts, mm3 or mm2.
+        brain_share: limit of the share of the brain in findings.
+        findings: limit of the number of findings in an image.
 
     Returns:
-        The record: `label_threshold`, `peak_share`, `smallest`; `brain_share` and `findings` that they leave, with
-        intervals from a bootstrap over images; `healthy_peaks`, `healthy_findings` (peak and size of each),
-        `healthy_scores`, `healthy_images`.
+        The record. `label_threshold`, `peak_share` and `smallest` define the label. `brain_share` and `findings` are
+        what it leaves in healthy images, with intervals from a bootstrap over images. `healthy_findings` has peak and
+        size of each finding. `healthy_peaks`, `healthy_scores` and `healthy_images` describe the images.
 
     Raises:
-        PhanesInputError: too few images, or maps that are not finite.
+        PhanesInputError: there are too few images, or maps that are not finite.
     """
     if len(healthy) < LEAST:
         raise PhanesInputError(
@@ -131,10 +133,13 @@ def choose(
 
 
 def _with_new_parts(network: HeadPhanes, weights_file: str, new: Mapping[str, str]) -> dict[str, Any]:
-    """Fill the network from `weights_file` and from the files of newly trained parts; what else the former holds.
+    """Fill the network from `weights_file` and from the files of newly trained parts.
+
+    Returns:
+        What else `weights_file` holds.
 
     Raises:
-        PhanesInputError: weights that do not fit, or are not there.
+        PhanesInputError: weights are missing or do not fit.
     """
     parts: dict[str, nn.Module] = {n: part for n, part in network.network.named_children() if n in PARTS}
     if not parts:  # the linear network alone
@@ -162,15 +167,17 @@ def calibrate_mask(
     """Set the mask's threshold from the coarse maps of healthy heads, and write the weights, in half precision.
 
     Args:
-        network: whose `mask.percentile` says which of the smoothed maps' values within the brains it is.
+        network: its threshold is set to the percentile `mask.percentile` of the smoothed maps within the brains.
         dataset: preprocessed cases; single slices and cases that failed are passed over.
         device: where to compute.
-        weights_file: what else it holds is kept; it may be missing when all parts of the network were trained anew.
-        trained: files of newly trained parts, `restoration` and `linear`; empty for those in `weights_file`.
+        weights_file: the network's weights; what else it holds is kept. It may be missing when all parts of the network
+            were trained anew.
+        trained: files of newly trained parts, `restoration` and `linear`; an empty name stands for `weights_file`.
         out: the file that is written.
 
     Raises:
-        SystemExit: one sentence on the command line (`PhanesInputError` elsewhere): weights that do not fit, no heads.
+        SystemExit: on the command line, with one sentence: the weights do not fit, or there are no heads.
+        PhanesInputError: the same, elsewhere.
     """
     new = {name: file for name, file in trained.items() if file}
     try:
@@ -193,12 +200,12 @@ def calibrate_mask(
 
 
 class HeadsCalibrator:
-    """Collects the maps of an inference run over healthy images, and writes what they say into the record.
+    """Collects the maps of an inference run over healthy images, and writes their thresholds into the record.
 
     Args:
-        calibration_file: the record; `heads` and `slices` are put into it, what else it holds stays. A record of other
+        calibration_file: the record. `heads` and `slices` are put into it; what else it holds stays. A record of other
             weights is begun anew.
-        weights_file: the weights that the maps are made with.
+        weights_file: the weights that make the maps.
     """
 
     def __init__(self, calibration_file: str, weights_file: str) -> None:
@@ -213,7 +220,7 @@ class HeadsCalibrator:
         engine.add_event_handler(CaseEvents.CASE_FAILED, self.case_failed)
 
     def case_failed(self, engine: Any) -> None:
-        """Remember why."""
+        """Remember why the case failed."""
         self.failed.append(f"{engine.state.case}: {engine.state.error}")
 
     def case_completed(self, engine: Any) -> None:
@@ -234,8 +241,8 @@ class HeadsCalibrator:
         """Choose the thresholds, write the record.
 
         Raises:
-            SystemExit: one sentence on the command line (`PhanesInputError` elsewhere): a case failed, or there are too
-                few.
+            SystemExit: on the command line, with one sentence: a case failed, or there are too few.
+            PhanesInputError: the same, elsewhere.
         """
         if self.failed:
             fail(f"{len(self.failed)} healthy images failed ({self.failed[0]}): leave them out or mend them.")

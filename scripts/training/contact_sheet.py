@@ -1,4 +1,4 @@
-"""All prepared heads at a glance, the template's brain outlined: a wrong registration shows at once."""
+"""All prepared heads at a glance, with the template's brain outlined: a wrong registration shows at once."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from .prepared import read_prepared
 
 COLUMNS, ROWS = 4, 50  # heads on one sheet
 GAP, TEXT = 4, 14  # pixels
-WHITE = 1.8  # brain medians
+WHITE = 1.8  # shown as white, in units of the brain's median
 OUTLINE = (230, 60, 60)
 
 
 def write_contact_sheets(folder: Path, heads: Sequence[tuple[Path, str]]) -> list[str]:
-    """`contact_sheet.png`, and `contact_sheet_2.png`, ... for more heads than one holds.
+    """Write `contact_sheet.png`; more heads than one sheet holds go on in `contact_sheet_2.png` and so on.
 
     Args:
-        folder: where.
-        heads: prepared files and what is written below each, in order.
+        folder: where the sheets are written.
+        heads: prepared files in order, each with the text below it.
 
     Returns:
         The names of the sheets.
@@ -70,7 +70,7 @@ def _tile(levels: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def _as_high(view: NDArray, height: int) -> NDArray:
-    """Padded or cut to a height, in the middle."""
+    """The view, padded or cut to a height on both sides alike."""
     missing = height - view.shape[0]
     if missing < 0:
         return view[-missing // 2 : -missing // 2 + height]

@@ -1,4 +1,4 @@
-"""Training steps as CUDA graphs: one launch instead of thousands, where the host cannot keep the GPU busy."""
+"""Training steps as CUDA graphs: one launch instead of thousands. It helps where the host cannot keep the GPU busy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 class GraphedStep:
     """Runs a training step eagerly a few times, then captures it and replays the capture.
 
-    The step must not synchronise with the host, must take batches of one fixed shape (`drop_last=True`), and its
+    The step must not synchronise with the host. Its batches must have one fixed shape (`drop_last=True`). Its
     optimisers must keep step count and learning rate on the device (`optimization.adam`). On the CPU every step is
     eager.
 
@@ -46,7 +46,7 @@ class GraphedStep:
         if self.graph is None or self.images is None:
             self.images = images.clone()
             self.graph = torch.cuda.CUDAGraph()
-            # Thread-local: the loader's thread pins memory meanwhile, which is no fault of the capture.
+            # Thread-local: the loader's thread may pin memory meanwhile, and that must not end the capture.
             with torch.cuda.graph(self.graph, stream=self.stream, capture_error_mode="thread_local"):
                 self.outputs = self.step(self.images)
         self.images.copy_(images)

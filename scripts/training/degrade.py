@@ -1,7 +1,7 @@
-"""Random changes of image batches, on the device and without waiting for it: what a pair of images may differ by.
+"""Random changes of image batches: the ways in which a pair of images may differ. They serve training only.
 
-Everything takes and returns (B, 1, H, W) in [0, 1], draws independently for every image from torch's global random
-state, and serves training only.
+The changes take and return (B, 1, H, W) in [0, 1]. They draw for every image independently, from torch's global random
+state. They run on the device without waiting for it.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from .ellipses import random_ellipse_masks
 
 
 def uniform(images: Tensor, low: float, high: float) -> Tensor:
-    """One number an image, (B, 1, 1, 1)."""
+    """One number an image, uniform between `low` and `high`: (B, 1, 1, 1)."""
     return low + (high - low) * torch.rand(images.shape[0], 1, 1, 1, device=images.device)
 
 
 def log_uniform(images: Tensor, low: float, high: float) -> Tensor:
-    """One number an image, (B, 1, 1, 1), all orders of magnitude alike."""
+    """One number an image, uniform in its logarithm: (B, 1, 1, 1)."""
     return torch.exp(uniform(images, math.log(low), math.log(high)))
 
 
 def coin(images: Tensor, probability: float) -> Tensor:
-    """True with a probability, one an image, (B, 1, 1, 1)."""
+    """One coin an image, True with a probability: (B, 1, 1, 1)."""
     return uniform(images, 0.0, 1.0) < probability
 
 
 def smooth_noise(images: Tensor, cells: int) -> Tensor:
     """Gaussian noise on a coarse grid of `cells` x `cells`, interpolated to the images' size; variance about 1/2."""
     coarse = torch.randn(images.shape[0], 1, cells, cells, device=images.device)
-    # Bicubic on the coarse grid only: on the fine one it would cost more than all the rest.
+    # Bicubic on the coarse grid only; on the fine grid it would cost more than all the rest.
     finer = F.interpolate(coarse, scale_factor=2.0, mode="bicubic", align_corners=False)
     return F.interpolate(finer, size=images.shape[2:], mode="bilinear", align_corners=False)
 
@@ -47,12 +47,12 @@ def texture(images: Tensor) -> Tensor:
 
 
 def blob_masks(images: Tensor, smallest: float = 0.02, largest: float = 0.2) -> Tensor:
-    """One ellipse-like blob an image with a ragged or smooth, sharp or soft border: weights in [0, 1].
+    """One ellipse-like blob an image, (B, 1, H, W) weights in [0, 1]. Borders are ragged or smooth, sharp or soft.
 
     Args:
-        images: for number, size and device.
-        smallest: half-axis as a share of the image's side.
-        largest: likewise.
+        images: give number, size and device.
+        smallest: shortest half-axis, as a share of the image's side.
+        largest: longest half-axis, likewise.
     """
     rows = torch.linspace(-0.5, 0.5, images.shape[2], device=images.device).view(1, 1, -1, 1)
     columns = torch.linspace(-0.5, 0.5, images.shape[3], device=images.device).view(1, 1, 1, -1)
@@ -126,7 +126,7 @@ def paint(images: Tensor) -> Tensor:
 
 
 def paint_ellipses(images: Tensor, count: int = 3, **shape: float) -> Tensor:
-    """Up to `count` ellipses, each of one grey value; `shape`: half-axes, see `random_ellipse_masks`."""
+    """Up to `count` ellipses, each of one grey value; for `shape`, their half-axes, see `random_ellipse_masks`."""
     for _ in range(count):
         masks = random_ellipse_masks(images.shape[0], images.shape[2], 1, device=images.device, **shape)  # type: ignore
         images = torch.where((masks > 0) & coin(images, 0.6), uniform(images, 0.0, 1.0), images)

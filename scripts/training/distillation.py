@@ -1,8 +1,8 @@
-"""Distilling LPIPS' ImageNet trunk into a small network of our own: pairs of images, loss, training step, agreement.
+"""Distilling LPIPS' ImageNet trunk into a small network of our own: pairs of images, loss and training step.
 
-The student sees the same two images as its teacher and learns the teacher's map of their distance, the sum over the
-taps. Everything between the slices and the optimiser runs on the device, without waiting for it, so that the step can
-be captured.
+The student sees the same two images as its teacher. It learns the teacher's distance map, which is the sum over the
+taps. Everything between the slices and the optimiser runs on the device without waiting for it. So the step can be
+captured as a CUDA graph.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from . import degrade
 from .principal_components import PrincipalComponents
 
 Lesson = tuple[Tensor, Tensor, Tensor]  # two batches of images, the teacher's distance maps
-# Kinds of changes, each as often as it is named.
+# Kinds of changes; a kind named twice is used twice as often.
 KINDS = ("pca", "pca", "pca_moved", "blur", "blend", "paint", "patch", "fill", "noise", "contrast", "move", "strip")
 SECOND = 0.3  # share of pairs with a second, slight change
-# Share of slices that carry painted lesions before they are changed: what the method compares is a lesioned slice with
-# a reconstruction that has lost the lesion.
+# Share of slices that carry painted lesions before they are changed. In the method, too, one image has a lesion and the
+# other, its reconstruction, has lost it.
 LESIONED = 0.4
-# Pairs and the teacher's maps cost more than a step of a small student, so one batch in four is new where steps are not
-# captured, and the others are drawn from the newest ones.
+# Pairs and the teacher's maps cost more than a step of a small student. Where steps are not captured, only one batch in
+# REUSE is new; the others are drawn from the MEMORY newest ones.
 REUSE, MEMORY = 4, 200
 
 
@@ -37,7 +37,10 @@ def stack_slices(dataset: Iterable[Mapping[str, Tensor]], device: torch.device |
 
 
 def with_stripped(slices: Tensor, brain_mask: Tensor, percentile: float = 98.0) -> Tensor:
-    """Slices, then the same without skull and divided by their percentile again: (N, 1, H, W) -> (2N, 1, H, W)."""
+    """Slices, then the same without skull: (N, 1, H, W) -> (2N, 1, H, W).
+
+    The slices without skull are divided by their percentile again.
+    """
     stripped = slices * brain_mask.to(slices)
     scale = torch.quantile(stripped.flatten(1), percentile / 100, dim=1).clamp(min=1e-3).view(-1, 1, 1, 1)
     return torch.cat([slices, (stripped / scale).clamp(0, 1)])
@@ -45,10 +48,10 @@ def with_stripped(slices: Tensor, brain_mask: Tensor, percentile: float = 98.0) 
 
 @torch.no_grad()
 def initialize(student: SpatialLPIPS, teacher: SpatialLPIPS, slices: Tensor) -> SpatialLPIPS:
-    """Make a student trainable: He's initialisation, each tap's mean distance that of the teacher's same tap.
+    """Make a student trainable. It gets He's initialisation; each tap's mean distance is set to the teacher's.
 
     Args:
-        student: of any weights.
+        student: with any weights.
         teacher: on the same device, with as many taps.
         slices: (N, 1, H, W), two or more; neighbours in the batch are the pairs.
     """
@@ -85,13 +88,13 @@ class SliceBatches:
 class PairMaker:
     """Training pairs: slices, augmented, and changed versions of them.
 
-    The batch is split into equal parts, one for each kind of change; a second, slight change is added to some, and both
-    images of every other pair are equalised, as in eq. (3).
+    The batch is split into equal parts, one for each kind of change. Some pairs get a second, slight change. In every
+    other pair, both images are equalised, as in eq. (3).
 
     Args:
         slices: (N, 1, H, W) training slices, for blends and patches.
-        components: of the same slices.
-        brain_mask: (H, W).
+        components: principal components of the same slices.
+        brain_mask: (H, W), the template's brain.
         kinds: some of `KINDS`.
         second: probability of the second change.
         lesioned: share of slices with a painted lesion.
@@ -158,14 +161,14 @@ class PairMaker:
 
 
 class DistillationLoss:
-    """Distance between the student's and the teacher's maps, alike for large and small distances.
+    """Error of the student's maps. Large and small distances count alike.
 
-    Mean over the batch of the squared error relative to the teacher's squared map (a linear fit's 1 - r^2), and the
-    mean absolute difference of the logarithms.
+    The first term is the squared error relative to the teacher's squared map, averaged over the batch; for a linear fit
+    this is 1 - r^2. The second term is the mean absolute difference of the logarithms.
 
     Args:
-        logarithm: weight of the logarithmic term.
-        floor: distance below which differences stop to matter.
+        logarithm: weight of the second term.
+        floor: distance below which differences no longer matter.
     """
 
     def __init__(self, logarithm: float = 0.1, floor: float = 0.002) -> None:
@@ -188,7 +191,7 @@ class DistillationStep:
         pairs: slices -> two batches of images.
         optimizer: of the student.
         loss: between their maps.
-        captured: the step is replayed as a graph, which cannot choose among batches: every one is new.
+        captured: the step is replayed as a CUDA graph. A graph cannot choose among batches, so every batch is new.
     """
 
     def __init__(

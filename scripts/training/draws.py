@@ -1,4 +1,4 @@
-"""Random numbers of a batch, one a slice, and smooth random fields, from a generator of their own."""
+"""Random numbers, one for each slice of a batch, and smooth random fields. They have a generator of their own."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-FIELDS = 96  # stored a scale
-MARGIN = 64  # pixels by which a stored field is larger than what is read from it
+FIELDS = 96  # number of stored fields of each scale
+MARGIN = 64  # pixels by which a stored field is larger than the part that is read
 
 
 class Draws:
@@ -26,15 +26,15 @@ class Draws:
         self.device = torch.device(device)
 
     def uniform(self, count: int, low: float, high: float) -> Tensor:
-        """Between two ends."""
+        """Uniform between two ends."""
         return low + (high - low) * torch.rand(count, 1, 1, 1, generator=self.generator, device=self.device)
 
     def log_uniform(self, count: int, low: float, high: float) -> Tensor:
-        """Between two ends, all orders of magnitude alike."""
+        """Between two ends, uniform in the logarithm."""
         return torch.exp(self.uniform(count, math.log(low), math.log(high)))
 
     def normal(self, count: int, spread: float) -> Tensor:
-        """About 0."""
+        """Normal about 0, with the standard deviation `spread`."""
         return spread * torch.randn(count, 1, 1, 1, generator=self.generator, device=self.device)
 
     def coin(self, count: int, probability: float) -> Tensor:
@@ -65,7 +65,8 @@ class Draws:
 class SmoothNoise:
     """Smooth random fields of unit spread, at several scales.
 
-    Fields are made once and read at random places, mirrored and with either sign, which costs a tenth of making them.
+    Fields are made once. They are read at random places, mirrored and with either sign. This costs a tenth of making
+    them anew.
 
     Args:
         draws: where randomness comes from.
@@ -96,7 +97,7 @@ class SmoothNoise:
 
 
 def blur(images: Tensor, sigma: Tensor) -> Tensor:
-    """Gaussian blur, another width for every slice; at the border the kernel is cut and weighs 1 again.
+    """Gaussian blur, with another width for every slice. At the border the kernel is cut and normalised to 1 again.
 
     Args:
         images: (B, 1, H, W).

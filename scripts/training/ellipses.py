@@ -18,7 +18,8 @@ def random_ellipse_masks(
 ) -> Tensor:
     """Unions of random ellipses, drawn on the device without a host synchronisation.
 
-    Centres are uniform in the middle half of the image, half-axes max(min, int |N(mean, std)|) pixels, angles uniform.
+    Centres are uniform in the middle half of the image. Half-axes are max(min, int |N(mean, std)|) pixels. Angles are
+    uniform.
 
     Args:
         batch: number of masks.

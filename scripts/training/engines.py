@@ -48,11 +48,11 @@ def prepare_image_as_target(
 
 
 def train_loader(dataset: Dataset, batch_size: int, num_workers: int = 0) -> DataLoader:
-    """Batches of one size in random order; in a distributed run `batch_size` is that of all processes together.
+    """Batches of one size in random order.
 
     Args:
-        dataset: fewer items than a batch holds make a smaller batch.
-        batch_size: slices a step.
+        dataset: where it has fewer items than a batch, the batch is smaller.
+        batch_size: slices a step; in a distributed run, those of all processes together.
         num_workers: processes that load and augment, for each process that trains.
     """
     size = min(batch_size, len(dataset))  # type: ignore[arg-type]
@@ -80,8 +80,8 @@ class StepTrainer(SupervisedTrainer):
         step: images -> dict of scalars, kept in `state.output`.
         networks: set to training mode before every epoch; the first one is the trainer's `network`.
         warmup_step: another step for the first epochs.
-        warmup_epochs: how many.
-        max_seconds: stop cleanly after this time (checked after every step).
+        warmup_epochs: number of these first epochs.
+        max_seconds: stop cleanly after this time, which is checked after every step.
         checkpoint: objects of a resumable state; the trainer adds its own.
         checkpoint_dir: where `checkpoint.pt` is kept after every epoch.
         resume: continue from that checkpoint when there is one.
@@ -166,7 +166,7 @@ class EpochSeed:
 
 
 class StepProgress:
-    """A progress bar for each epoch with the step's scalars, read from the device now and then only."""
+    """A progress bar for each epoch with the step's scalars. They are read from the device only now and then."""
 
     def attach(self, engine: Engine) -> None:
         """Called by MONAI's engines."""
@@ -176,14 +176,15 @@ class StepProgress:
 
 
 class BestKeeper:
-    """After each validation keeps the network with the lowest error, and stops when the error no longer falls.
+    """After each validation, keeps the network with the lowest error; stops when the error no longer falls.
 
-    The epochs of a trainer's warm-up, which have another objective, do not compete. Ignite's `EarlyStopping` and
-    `Checkpoint` would count them, hold two states for this one, and remove the old best before the new one is written.
+    The epochs of a trainer's warm-up have another objective, and do not compete. Ignite's `EarlyStopping` and
+    `Checkpoint` would count them. They would also hold two states instead of one, and remove the old best file before
+    the new one is written.
 
     Args:
-        validator: engine whose metric counts.
-        metric: name of that metric; lower is better.
+        validator: engine that computes the metric.
+        metric: name of the metric; lower is better.
         network: its state dict is written, under the key `network`.
         path: file of the best weights.
         patience: validations without improvement before training stops; None for never.
@@ -205,7 +206,7 @@ class BestKeeper:
         self.error, self.epoch, self.waited = float("inf"), 0, 0
 
     def state_dict(self) -> dict[str, float]:
-        """What was achieved."""
+        """The best error so far, its epoch, and the number of validations since."""
         return {"error": self.error, "epoch": self.epoch, "waited": self.waited}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -213,7 +214,7 @@ class BestKeeper:
         self.error, self.epoch, self.waited = state["error"], state["epoch"], state["waited"]
 
     def best_state(self) -> dict[str, Any]:
-        """What is written of the best epoch."""
+        """The content of the best weights' file."""
         return {"network": {name: value.detach().cpu() for name, value in self.network.state_dict().items()}}
 
     def attach(self, engine: Engine) -> None:
@@ -237,13 +238,13 @@ class BestKeeper:
 
 
 class StateExporter:
-    """At the end of training, takes the best weights into the network and writes it with a record of its making.
+    """At the end of training, loads the best weights into the network, and writes them with a record of the training.
 
     Args:
-        best: what kept the best weights; the last state serves when it has none, or None is given.
+        best: keeper of the best weights. Where it has none, or is None, the last weights are written.
         network: the trained network.
-        path: file to write: a state dict of CPU tensors; the record beside it ends in `.json`.
-        record: how it was trained, plain values; epochs, steps and seconds are added.
+        path: file to write, a state dict of CPU tensors. The record beside it ends in `.json`.
+        record: plain values that say how the network was trained; epochs, steps and seconds are added.
     """
 
     def __init__(
@@ -292,12 +293,12 @@ class StateExporter:
 
 
 class Inpainting(nn.Module):
-    """What stage 2 is validated on: the pseudo-healthy image of a healthy slice with the same holes every time.
+    """The validation of stage 2: it inpaints healthy slices, with the same holes every time.
 
     Args:
         inpainter: fills the holes.
-        holes: how they are made, as in training.
-        seed: the same one, the same holes in every validation; a slice's hole depends on its place in its batch.
+        holes: makes the holes, as in training.
+        seed: of the holes, for every validation. A slice's hole depends on the slice's place in its batch.
     """
 
     def __init__(self, inpainter: nn.Module, holes: Callable[[Tensor], Tensor], seed: int = 0) -> None:
@@ -316,7 +317,7 @@ class Inpainting(nn.Module):
 
 
 def is_continued(handlers: Sequence) -> bool:
-    """Whether a trainer's handlers load weights to go on from, as MONAI Label's does."""
+    """Whether a handler of the trainer loads weights from which training goes on. MONAI Label has such a handler."""
     return any(isinstance(handler, CheckpointLoader) for handler in handlers)
 
 

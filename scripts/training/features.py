@@ -1,4 +1,4 @@
-"""The pretrained trunk of stage 2's style and perceptual losses, and which of its features each of them compares."""
+"""The pretrained trunk of stage 2's style and perceptual losses, and the features that each loss compares."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class FeatureTrunk(nn.Module):
     """Features of images for the two losses; frozen.
 
     Args:
-        trunk: `vgg19`, the paper's, with AOT-GAN's taps for each loss; `imagenet`, `file` or `distilled`, see
-            `SpatialLPIPS`, whose taps all serve both losses.
-        weights: path of the trunk's state dict; None takes torchvision's cache (TORCH_HOME) or download.
+        trunk: `vgg19` is the paper's, with AOT-GAN's taps for each loss. `imagenet`, `file` and `distilled` are those
+            of `SpatialLPIPS`; all their taps serve both losses.
+        weights: path of the trunk's state dict. None takes torchvision's cache (TORCH_HOME), or downloads them.
 
     Raises:
-        PhanesInputError: the weights are not at hand; nothing stands in for them.
+        PhanesInputError: the trunk is unknown, or its weights were not found. No other weights take their place.
     """
 
     def __init__(self, trunk: str, weights: str | None = None) -> None:

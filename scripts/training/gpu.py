@@ -1,8 +1,9 @@
 """Train the restoration network on a GPU that is at hand for a few minutes only.
 
-Beforehand, on any machine: `python -m scripts pack_heads` puts the prepared training heads into one small file. On the
-GPU's machine, `python -m scripts gpu` checks CUDA and trains until the time is over, with heads, lessons and network on
-the device. What comes back are small files: weights in half precision, the curve, and how fast it was.
+1. On any machine, `python -m scripts pack_heads` puts the prepared training heads into one small file.
+2. On the GPU's machine, `python -m scripts gpu` checks CUDA and trains until the time is over. Heads, lessons and
+   network lie on the device.
+3. It writes small files: the weights in half precision, the training curve, and the speed.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from .restoration import fit, read_heads, start
 
 LARGEST_PACKED = 50 * 2**20  # bytes
 LARGEST_WEIGHTS = 16 * 2**20
-COARSENESS = 2  # grey values stored as one: half a percent of the brightness; noise is larger
-BATCH = 64  # a GPU is not busy with less
-RESERVE = 30.0  # seconds left for writing and for the way back
+COARSENESS = 2  # grey values that are stored as one; they differ by less than noise does
+BATCH = 64  # less does not keep a GPU busy
+RESERVE = 30.0  # seconds kept for writing the files and for copying them back
 
 
 def pack(dataset_dir: str, out: str = "heads.packed") -> str:
@@ -41,7 +42,7 @@ def pack(dataset_dir: str, out: str = "heads.packed") -> str:
         The file.
 
     Raises:
-        PhanesInputError: no heads, or too many for the file's limit.
+        PhanesInputError: there are no heads, or too many for the file's limit.
     """
     heads = read_heads(Path(dataset_dir) / "train")
     seen = heads[:, slice(*ROWS), slice(*COLUMNS)].numpy() // COARSENESS
@@ -59,7 +60,7 @@ def unpack(file: str | Path) -> Tensor:
     """The heads of a packed file: (N, 128, 128, D) uint8, 0 outside of the part of the field that is looked at.
 
     Raises:
-        PhanesInputError: it is no packed file.
+        PhanesInputError: the file is not one of packed heads.
     """
     try:
         header, _, content = bz2.decompress(Path(file).read_bytes()).partition(b"\n")
@@ -90,8 +91,8 @@ def train_on_gpu(
     Args:
         packed: file that `pack_heads` made.
         out: folder for `restoration.pt` (averaged weights, half precision), `curve.csv` and `gpu.json`.
-        minutes: from the start of this function to its end.
-        steps: of training, at most.
+        minutes: time from the start of this function to its end.
+        steps: number of training steps, at most.
         batch: lessons a step.
         device: `cuda`, or `cpu` for a rehearsal.
         seed: of weights and lessons.
@@ -100,7 +101,7 @@ def train_on_gpu(
         The file of weights.
 
     Raises:
-        PhanesInputError: no CUDA device, or too little time.
+        PhanesInputError: there is no CUDA device, the time is too short, or the weights are too large.
     """
     began = time.monotonic()
     if device.startswith("cuda") and not torch.cuda.is_available():

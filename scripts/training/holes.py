@@ -1,4 +1,4 @@
-"""What stage 2 learns from: healthy slices, the holes the model's own mask leaves in them, and how these are filled."""
+"""The lessons of stage 2: healthy slices, holes that the model's own mask makes in them, and the holes' filling."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .ellipses import random_ellipse_masks
 
 
 class PublishedHoles:
-    """Lessons as published: a slice's own mask, and random ellipses besides.
+    """Lessons as published: the hole is the slice's own mask and random ellipses.
 
     Args:
         network: PHANES with a trained first stage and a calibrated mask.
@@ -36,10 +36,10 @@ class PublishedHoles:
 
 
 class LesionHoles:
-    """Lessons as in use: the first stage sees a lesion painted into the slice, and the hole is what its mask finds.
+    """Lessons as in use: a lesion is painted into the slice, and the hole is what the first stage's mask finds of it.
 
-    Mask and coarse reconstruction are then as a lesion leaves them, and around the hole the generator sees what was
-    missed. Its target stays the healthy slice.
+    Mask and coarse reconstruction are then like those of a real lesion. Around the hole, the generator sees the parts
+    of the lesion that the mask missed. Its target stays the healthy slice.
 
     Args:
         network: PHANES with a trained first stage and a calibrated mask.
@@ -47,7 +47,7 @@ class LesionHoles:
 
     KINDS = ((0.5, "ellipses"), (0.2, "blobs"), (0.3, "tissue"))  # shares of the slices
     ELLIPSES = MappingProxyType({"count": 4, "half_axis_mean": 3.0, "half_axis_std": 5.0})  # of one grey each; pixels
-    THRESHOLD_FACTOR = (0.8, 1.3)  # of the mask's threshold, drawn for each slice
+    THRESHOLD_FACTOR = (0.8, 1.3)  # range of the factor of the mask's threshold, drawn for each slice
 
     def __init__(self, network: Phanes) -> None:
         self.network = network
@@ -77,16 +77,18 @@ class LesionHoles:
 
 
 class StoredHoles(Dataset):
-    """Lessons made once and kept in memory as bytes: stage 1 and its mask cost as much as a small generator's own step.
+    """Lessons that are made once and kept in memory as bytes.
+
+    This saves time: stage 1 and its mask cost as much as a small generator's own step.
 
     Args:
         dataset: healthy slices under `image`, augmented anew at each access.
-        maker: of the lessons.
-        count: number of lessons, drawn from the slices in turn.
-        seed: of augmentation and holes; the same lessons for the same seed.
-        device: where they are made.
-        batch_size: of their making.
-        amp: bfloat16 autocast of their making.
+        maker: makes the lessons.
+        count: number of lessons, made of the slices in turn.
+        seed: of augmentation and holes; the same seed gives the same lessons.
+        device: where the lessons are made.
+        batch_size: number of lessons made at once.
+        amp: make them with bfloat16 autocast.
     """
 
     def __init__(

@@ -1,8 +1,12 @@
-"""Lesions painted into healthy slices: shapes, what they are filled with, the oedema around them.
+"""Lesions painted into healthy slices: their shapes, their fillings, and the oedema around them.
 
-No real lesion and no real mask is used. Shapes are smooth noise above a percentile (ragged, often several pieces) or
-rough ellipses; edges are sharp or soft. A lesion is a grey value with texture, tissue made darker or brighter, tissue
-from elsewhere, its own tissue blurred, or dark as fluid; it may be half transparent and have a rim of changed tissue.
+No real lesion and no real mask is used.
+
+- A shape is a rough ellipse, or smooth noise above a percentile, which is ragged and often in several pieces. Its edges
+  are sharp or soft.
+- A filling is a grey value with texture, tissue made darker or brighter, tissue from elsewhere, the lesion's own tissue
+  blurred, or dark as fluid.
+- A lesion may be half transparent, and may have a rim of changed tissue.
 """
 
 from __future__ import annotations
@@ -17,15 +21,15 @@ from .draws import Draws, SmoothNoise, blur
 # Distances between the grid points of the noise, pixels: shapes use the first seven, textures the last four.
 SCALES = (43.0, 32.0, 25.0, 18.0, 13.0, 9.0, 6.4, 4.6)
 SHAPES, TEXTURES, ROUGHNESS = range(7), range(4, 8), range(4, 7)
-PERCENTILES = (85.0, 99.5)  # of the noise within the brain, above which a shape lies
+PERCENTILES = (85.0, 99.5)  # a shape is where the noise exceeds such a percentile of it within the brain
 RADII = (1.5, 28.0)  # half-axes of ellipses, pixels
 EDGES = (0.3, 6.0)  # half the width of the edge, pixels
-NOISE_SHARE = 0.5  # of shapes from noise; the others are ellipses
-KINDS = (0.2, 0.25, 0.1, 0.35, 0.1)  # grey value, scaled tissue, tissue from elsewhere, blurred tissue, fluid
+NOISE_SHARE = 0.5  # share of shapes from noise; the others are ellipses
+KINDS = (0.2, 0.25, 0.1, 0.35, 0.1)  # shares: grey, scaled tissue, tissue from elsewhere, blurred tissue, fluid
 DARK = 0.85  # share of lesions darker than the tissue
 OPAQUE = 0.5  # share of lesions that hide what is below
 RIM = 0.35  # share of lesions with a rim of changed tissue
-AIR = 0.25  # tissue from elsewhere that is darker than this is none
+AIR = 0.25  # what is darker elsewhere is air, not tissue
 
 
 class LesionPainter:
@@ -44,7 +48,7 @@ class LesionPainter:
 
         Args:
             images: (B, 1, H, W), in units of the head's median brightness.
-            brain: (B, 1, H, W) bool, nowhere empty: lesions lie inside.
+            brain: (B, 1, H, W) bool, with brain in every slice: lesions lie inside.
 
         Returns:
             (B, 1, H, W) slices with lesions; (B, 1, H, W) how much of each pixel was changed, in [0, 1].
@@ -77,7 +81,12 @@ class LesionPainter:
         return soft(depth, width), soft(wide, 1.5 * width)
 
     def _ragged(self, brain: Tensor, edge: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Noise above a percentile, above a lower one (how far: signed), and the edge's width in the same numbers."""
+        """Ragged shapes from noise, (B, 1, H, W).
+
+        Returns:
+            How far the noise is above a percentile, > 0 in the lesion. How far it is above a lower percentile, > 0 in
+            the larger region. The edge's width in the same numbers, (B, 1, 1, 1).
+        """
         draws, count = self.draws, len(brain)
         scale = SHAPES[draws.integer(len(SHAPES))]
         field = self.noise(count, scale)
@@ -96,7 +105,7 @@ class LesionPainter:
         return field - value_with_above(share), field - value_with_above(wider), 1.4 * edge / SCALES[scale]
 
     def _elliptic(self, brain: Tensor, edge: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The same three for ellipses with rough borders, centred anywhere in the brain."""
+        """As `_ragged`, for ellipses with rough borders, centred anywhere in the brain."""
         draws, (count, _, height, width) = self.draws, brain.shape
         centre = torch.multinomial(brain.flatten(1).float(), 1, generator=draws.generator).view(-1, 1, 1, 1)
         rows = torch.arange(height, device=brain.device).view(1, 1, -1, 1) - centre // width
@@ -110,7 +119,7 @@ class LesionPainter:
         return depth, depth + draws.uniform(count, 0.2, 0.8), edge / radius
 
     def filling(self, images: Tensor, own: Tensor) -> Tensor:
-        """What lesions are made of, everywhere in the slices.
+        """The fillings of lesions, for every pixel of the slices.
 
         Args:
             images: (B, 1, H, W), in units of the head's median brightness.

@@ -1,7 +1,7 @@
-"""What the restoration network learns from: healthy slices, changed as scans of other hospitals differ, with lesions.
+"""The restoration network's lessons: healthy slices with painted lesions, changed as scans of other hospitals differ.
 
 Everything is made on the device, a batch at a time. A change of contrast, brightness, sharpness or noise is the same in
-the slice with the lesion and in its target: what differs between the two is the lesion alone.
+the slice with the lesion and in its target. The two differ by the lesion alone.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from .prepared import BRAIN_VALUE
 CLEAN = 0.2  # share of slices without a lesion
 SECOND = 0.4  # share of the others with a second one
 HOLES = 0.3  # share of slices with hidden pixels
-LEAST_BRAIN = 250  # pixels of brain a level needs; less is skull base and vertex
-THICK = 0.5  # share of slices from a scan with thicker slices, up to a standard deviation of 1.5 levels (7 mm)
+LEAST_BRAIN = 250  # pixels of brain a level needs; levels with less are skull base and vertex
+THICK = 0.5  # share of slices blurred along z, as in scans with thick slices: up to 1.5 levels (7 mm) of deviation
 ROTATION, SCALING, SHIFT = 3.0, 0.04, 0.015  # standard deviations: degrees, share, share of half the field
 BEND = 1.5  # largest standard deviation of a smooth displacement, pixels
-BENDS = range(2, 4)  # scales of it
-CONTRAST = 0.3  # of the logarithm of a factor of the distance from the median
+BENDS = range(2, 4)  # numbers of the displacement's scales in `SCALES`
+CONTRAST = 0.3  # standard deviation of the log factor by which the distance from the median changes
 GAMMA = 0.3  # standard deviation of log gamma
-GAIN = 0.15  # of the logarithm of a factor: lesions move a head's median brightness
+GAIN = 0.15  # standard deviation of the log brightness factor: lesions move a head's median brightness
 BIAS = 0.2  # largest standard deviation of the log bias field
-SOFT = (0.6, 0.3, 1.4)  # share of blurred slices, and by how many pixels
-NOISE = (0.7, 0.005, 0.1)  # share of noisy slices, and the noise's standard deviation
+SOFT = (0.6, 0.3, 1.4)  # share of blurred slices; least and largest blur, pixels
+NOISE = (0.7, 0.005, 0.1)  # share of noisy slices; least and largest standard deviation of the noise
 
 
 class Lessons(NamedTuple):
-    """A batch; every tensor but the last (B, 1, h, w), images in units of the head's median brightness.
+    """A batch. Every tensor but the last is (B, 1, h, w). Images are in units of the head's median brightness.
 
     Attributes:
         image: what the network sees.
         target: the same slice without lesions.
         lesion: how much of a pixel was changed, in [0, 1].
-        hole: 1 where pixels are hidden from the network.
+        hole: 1 where pixels are hidden from the network, 0 elsewhere.
         brain: 1 in the template's brain.
         level: (B,) index of the level.
     """
@@ -78,7 +78,7 @@ class LessonMaker:
         self.painter = LesionPainter(self.draws, self.noise)
 
     def state(self) -> Tensor:
-        """Of the random numbers, for a checkpoint."""
+        """State of the random numbers, for a checkpoint."""
         return self.draws.generator.get_state()
 
     def resume(self, state: Tensor) -> None:
@@ -101,7 +101,7 @@ class LessonMaker:
         return Lessons(image, target, lesion, self.holes(lesion, brain), brain.to(target.dtype), level)
 
     def healthy(self, count: int) -> tuple[Tensor, Tensor]:
-        """Levels of heads, moved and bent a little: (count, 1, h, w) and their levels (count,)."""
+        """Healthy slices, moved and bent a little, (count, 1, h, w), and their levels, (count,)."""
         draws, levels = self.draws, self.heads.shape[1]
         level = draws.index(self.weights, count)
         head = draws.integers(len(self.heads), count)
@@ -117,7 +117,7 @@ class LessonMaker:
         return self._moved((images / BRAIN_VALUE).clamp(max=BRIGHTNESS)), level
 
     def _moved(self, images: Tensor) -> Tensor:
-        """Rotated, scaled, shifted, mirrored in half of the cases, bent; all about the template's frame."""
+        """Slices rotated, scaled, shifted and bent; half of them mirrored."""
         draws, (count, _, height, width) = self.draws, images.shape
         angle = draws.normal(count, math.radians(ROTATION))
         zoom_x, zoom_y = 1 + draws.normal(count, SCALING), 1 + draws.normal(count, SCALING)
@@ -134,7 +134,10 @@ class LessonMaker:
         return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
     def acquired(self, image: Tensor, target: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
-        """Both as another scanner might have shown them: contrast, bias field, sharpness, noise; without the skull."""
+        """Both images as another scanner might have shown them, without the skull.
+
+        Contrast, bias field, sharpness and noise change alike in both.
+        """
         draws, count = self.draws, len(image)
         both = torch.cat([image, target], dim=1).clamp(min=1e-3) ** draws.normal(count, GAMMA).exp()
         field = draws.uniform(count, 0.0, BIAS) * self.noise(count, draws.integer(3))
@@ -151,7 +154,7 @@ class LessonMaker:
         return both[:, :1], both[:, 1:]
 
     def holes(self, lesion: Tensor, brain: Tensor) -> Tensor:
-        """Holes as in use: over what was painted and a little more, or elsewhere, or both; (B, 1, h, w), 0 or 1."""
+        """Holes as in use, (B, 1, h, w), 0 or 1: over the lesion and a little more, or elsewhere, or both."""
         hole = torch.zeros_like(lesion)
         chosen = self.draws.chosen(len(lesion), HOLES)
         if len(chosen):

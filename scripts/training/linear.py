@@ -1,9 +1,11 @@
-"""Fit the closed-form stage: means and principal components of every axial level, from sums that can be added up.
+"""Fit the closed-form network: means and principal components of every axial level.
 
-Each level is described by the deviations of itself and of its two neighbours, each from its own level's mean: with 123
-heads these are 369 deviations for 30 components. `LevelMoments` holds what the fit needs, in a form in which two sets
-of heads add up to their union: they are read one block after the other. It is no summary to send to others, for the
-deviations of up to 133 heads are kept as they are, and give the heads away.
+A level learns from its own deviations and from those of its two neighbours, each from its own level's mean. With 123
+heads these are 369 deviations for 30 components.
+
+`LevelMoments` holds what the fit needs. The moments of two sets of heads add up to those of their union, so heads are
+read one block after the other. Do not send moments to others: the deviations of up to 133 heads are kept as they are,
+and reveal the heads.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from ..space.levels import LEVELS_MM, brain_of_levels
 from .prepared import prepared_files, read_prepared
 
 REACH = 1  # neighbouring levels on either side that a level learns from
-RANK = 400  # most deviations kept a level: exact for 133 heads; beyond that the smallest variances are dropped
+RANK = 400  # most deviations kept for a level: exact up to 133 heads; beyond, the smallest variances are dropped
 BLOCK = 64  # heads whose deviations are taken at once; bounds the memory
 
 
@@ -33,11 +35,12 @@ class LevelMoments:
     """Number, mean and scatter of a set of registered heads.
 
     Attributes:
-        heads: how many.
+        heads: number of heads.
         mean: (H, W, D) the mean head, in units of the median brightness.
-        brain: (H, W, D) bool, the template's brain; scatter is kept of its pixels only.
-        factors: a matrix (R, P) for each level, R at most RANK, P the brain's pixels: factor' factor is the sum, over
-            heads and over the level and its neighbours, of the outer products of the deviations from the mean.
+        brain: (H, W, D) bool, the template's brain; only its pixels have a scatter.
+        factors: a matrix F (R, P) for each level, where R is at most RANK and P is the number of the brain's pixels.
+            F' F is the scatter: the outer products of the deviations from the mean, summed over the heads and over the
+            level and its neighbours.
     """
 
     heads: int
@@ -74,7 +77,7 @@ def level_moments(heads: Tensor, brain: Tensor) -> LevelMoments:
 
 
 def _level_pixels(heads: Tensor, brain: Tensor) -> Iterable[Tensor]:
-    """For each level its brain's pixels in the heads (N, H, W, D), at this level and at its neighbours: (N, 3, P)."""
+    """For each level, the heads' pixels in its brain, at this level and its neighbours: (N, H, W, D) -> (N, 3, P)."""
     levels = brain.shape[2]
     for level in range(levels):
         near = heads[..., max(level - REACH, 0) : level + REACH + 1]
@@ -82,7 +85,7 @@ def _level_pixels(heads: Tensor, brain: Tensor) -> Iterable[Tensor]:
 
 
 def _compressed(rows: Tensor) -> Tensor:
-    """At most RANK rows with the same (or, beyond that, nearly the same) sum of outer products."""
+    """At most RANK rows with the same sum of outer products; nearly the same where there were more."""
     if len(rows) <= RANK:
         return rows
     _, directions = torch.linalg.eigh((rows @ rows.T).double())
@@ -90,9 +93,10 @@ def _compressed(rows: Tensor) -> Tensor:
 
 
 def fit_linear(network: LinearAutoencoder, moments: LevelMoments) -> None:
-    """Fill the network's buffers: mean and components (scaled by their standard deviations) of each level.
+    """Fill the network's buffers with mean and components of each level.
 
-    Levels with fewer deviations than components, as in training with a few heads, get components of zero.
+    Components are scaled by their standard deviations. Where there are fewer deviations than components, as with few
+    heads, the other components are zero.
 
     Raises:
         PhanesInputError: fewer than two heads.
@@ -144,15 +148,16 @@ def train_linear(network: LinearAutoencoder, heads: Iterable[Tensor], brain: Ten
 
 
 class LinearTrainer:
-    """What `train_linear.json` runs: one pass over the prepared heads, and the file of the fitted network.
+    """Fits the linear network in one pass over the prepared heads, and writes its file. `train_linear.json` runs it.
 
     Args:
         dataset_dir: folder that `prepare` wrote; the heads of its `train` are read, one after the other.
         output_dir: gets `model.pt`; made when missing.
-        max_epochs: None. Who gives another number (MONAI's federated client, MONAI Label) wants rounds of training.
+        max_epochs: must be None. MONAI's federated client and MONAI Label give a number, for rounds of training that
+            this network does not have.
 
     Raises:
-        PhanesInputError: epochs are asked for.
+        PhanesInputError: `max_epochs` was given.
     """
 
     def __init__(self, dataset_dir: str, output_dir: str, max_epochs: int | None = None) -> None:
@@ -168,8 +173,8 @@ class LinearTrainer:
         """Fit, write, and say what was done.
 
         Raises:
-            SystemExit: one sentence on the command line (`PhanesInputError` elsewhere): too few heads, or files that
-                are none.
+            SystemExit: on the command line, with one sentence: there are too few heads, or a file is not a head.
+            PhanesInputError: the same, elsewhere.
         """
         started = time.monotonic()
         brain = brain_of_levels()

@@ -28,11 +28,11 @@ def kl_divergence(mu: Tensor, log_var: Tensor) -> Tensor:
 def reversed_embedding_similarity(embeddings: Sequence[Tensor], reconstructed: Sequence[Tensor]) -> Tensor:
     """L_Reversed of eq. (2): the distance of image and reconstruction in the encoder's own embeddings.
 
-    Sum over the levels of half the mean squared error and one minus the cosine similarity of the flattened
-    embeddings, averaged over the batch.
+    Each level adds two terms: half the mean squared error, and one minus the cosine similarity of the flattened
+    embeddings. The sum is averaged over the batch.
 
     Args:
-        embeddings: levels (B, C_l, H_l, W_l) of the image.
+        embeddings: the image's embeddings, (B, C_l, H_l, W_l) for each level l.
         reconstructed: the same of its reconstruction.
 
     Returns:
@@ -75,15 +75,15 @@ class SoftIntroLoss:
 
     @property
     def noise_variance(self) -> float:
-        """Of a pixel, in the Gaussian likelihood that the weights amount to."""
+        """Variance of a pixel's noise in the Gaussian likelihood that the weights amount to."""
         return self.beta_kl / (2.0 * self.beta_rec)
 
     def elbo(self, rec: Tensor, kl: Tensor, pixels: int) -> Tensor:
-        """Negative evidence lower bound of real images, a scalar; rec, kl: (B,); scaled by 1 / pixels."""
+        """Negative evidence lower bound of real images, scaled by 1 / pixels: rec (B,), kl (B,) -> scalar."""
         return (self.beta_rec * rec.mean() + self.beta_kl * kl.mean()) / pixels
 
     def exp_elbo(self, rec: Tensor, kl: Tensor, pixels: int) -> Tensor:
-        """Soft exponential ELBO of generated images, which the encoder minimises: their likelihood falls."""
+        """Soft exponential ELBO of generated images. The encoder minimises it, so their likelihood falls."""
         return torch.exp(-self.alpha * (self.beta_rec * rec + self.beta_neg * kl) / pixels).mean() / self.alpha
 
     def encoder(
@@ -99,7 +99,7 @@ class SoftIntroLoss:
         Args:
             rec_real: (B,) reconstruction error of the real images.
             kl_real: (B,) KL divergence of the real images.
-            generated: (rec, kl) pairs of the generated batches (reconstructions and samples), which share the weight 1.
+            generated: (rec, kl) pairs of the generated batches: reconstructions and samples. They share the weight 1.
             reversed_similarity: scalar from `reversed_embedding_similarity`.
             pixels: number of pixels an image, the common scale.
         """
@@ -111,7 +111,7 @@ class SoftIntroLoss:
 
         Args:
             rec_real: (B,) reconstruction error of the real images.
-            generated: (rec, kl) pairs of the generated batches; rec against the detached generated image.
+            generated: (rec, kl) pairs of the generated batches; rec compares with the detached generated image.
             pixels: number of pixels an image.
         """
         loss = self.beta_rec * rec_real.mean()
@@ -141,8 +141,8 @@ def perceptual_loss(prediction: Sequence[Tensor], target: Sequence[Tensor]) -> T
 class SoftMaskAdversarialLoss:
     """SM-PatchGAN: the discriminator learns where the image was inpainted, softly along the mask's edge.
 
-    The labels are those of the AOT-GAN paper, 1 for real and 0 for inpainted; the published code has them the other way
-    round for the discriminator alone.
+    The labels are those of the AOT-GAN paper: 1 for real and 0 for inpainted. The published code swaps them for the
+    discriminator alone.
     """
 
     SIGMA, RADIUS = 10.0, 35  # of the Gaussian that softens the mask, pixels

@@ -10,9 +10,9 @@ from ..common.processes import process_count
 
 
 class SynchronizedNorm(nn.BatchNorm2d):
-    """`BatchNorm2d` whose statistics are those of all processes' images together, which have equal shapes.
+    """`BatchNorm2d` with the statistics of all processes' images together. All batches have the same shape.
 
-    `torch.nn.SyncBatchNorm` does the same on GPUs alone, where no test of this project could see it.
+    `torch.nn.SyncBatchNorm` does the same, but on GPUs alone; the tests of this project run on CPUs.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ class SynchronizedNorm(nn.BatchNorm2d):
 
 
 def synchronize_norms(network: nn.Module) -> None:
-    """Let all batch normalisation of a network synchronise, in place: its parameters stay those of the optimisers."""
+    """Make all batch normalisation of a network synchronise, in place. The optimisers keep their parameters."""
     for module in network.modules():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = SynchronizedNorm

@@ -16,12 +16,12 @@ SCHEDULES = ("constant", "cosine")
 
 
 def adam(parameters: Iterable[nn.Parameter], learning_rate: float, cuda_graph: bool = False) -> Adam:
-    """Adam as the paper has it (betas 0.9 and 0.999, no decay), in one launch for all parameters.
+    """Adam as in the paper, with betas 0.9 and 0.999 and no decay. It updates all parameters in one launch.
 
     Args:
         parameters: on the device where they are trained.
         learning_rate: of the first step.
-        cuda_graph: keep step count and rate on the device: a captured graph reads them there at each replay. A rate on
+        cuda_graph: keep step count and rate on the device, where a captured graph reads them at each replay. A rate on
             the host would be frozen into the graph.
     """
     optimizer = Adam(parameters, learning_rate, fused=True, capturable=cuda_graph)
@@ -34,8 +34,8 @@ def adam(parameters: Iterable[nn.Parameter], learning_rate: float, cuda_graph: b
 class LearningRate:
     """Sets the learning rate before every step of a trainer, by the number of the step alone.
 
-    `constant`, or `cosine`: a short linear warm-up, and half a cosine to zero at the last step, or at the time limit
-    where that comes first.
+    The schedule `constant` keeps the peak. `cosine` is a short linear warm-up, and then half a cosine. It reaches zero
+    at the last step, or at the time limit if that comes first.
 
     Args:
         optimizers: whose rate is set.
@@ -71,7 +71,13 @@ class LearningRate:
         self.started = time.monotonic()
 
     def rate(self, step: int, steps: int, share: float = 0.0) -> float:
-        """The rate of a step, counted from 0, of a training of so many, when this share of the time is over."""
+        """The rate of a step.
+
+        Args:
+            step: number of the step, from 0.
+            steps: how many there are in the training.
+            share: share of the training's time that is over.
+        """
         if self.schedule == "constant":
             return self.peak
         rising, falling = (

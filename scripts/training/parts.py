@@ -42,11 +42,11 @@ def load_perceptual(network: SpatialLPIPS, path: str | None) -> None:
 
     Args:
         network: the distilled one, or LPIPS' SqueezeNet.
-        path: of the distilled one's state dict, or SqueezeNet's in torchvision's layout; None for SqueezeNet takes
-            torchvision's cache (TORCH_HOME) or download.
+        path: a state dict: the distilled network's own, or SqueezeNet's in torchvision's layout. None takes SqueezeNet
+            from torchvision's cache (TORCH_HOME), or downloads it.
 
     Raises:
-        PhanesInputError: the weights are not at hand; nothing stands in for them.
+        PhanesInputError: the weights were not found. No other weights take their place.
     """
     if network.distilled:
         load_part(network, str(path), "distill_perceptual.json")
@@ -62,7 +62,7 @@ def load_perceptual(network: SpatialLPIPS, path: str | None) -> None:
 
 
 def load_first_stage(network: Phanes, autoencoder_file: str, perceptual_file: str | None) -> None:
-    """What stage 2 builds upon: the trained autoencoder and the perceptual network."""
+    """Load what stage 2 builds upon: the trained autoencoder and the perceptual network."""
     load_part(network.autoencoder, autoencoder_file, "train.json")
     load_perceptual(cast(SpatialLPIPS, network.perceptual), perceptual_file)
 
@@ -74,13 +74,13 @@ def load_trained(
 
     Args:
         network: PHANES.
-        model_file: such a file; empty for the other three.
-        autoencoder_file: stage 1's.
-        inpainter_file: stage 2's.
+        model_file: a whole `model.pt`; empty to read the other three files.
+        autoencoder_file: weights of stage 1.
+        inpainter_file: weights of stage 2.
         perceptual_file: see `load_perceptual`.
 
     Returns:
-        The records of its training that lie beside the files, by stage.
+        The training records beside the files, by stage.
 
     Raises:
         PhanesInputError: a file is missing or belongs to another network.
@@ -95,5 +95,5 @@ def load_trained(
 
 
 def _record(path: Path) -> dict[str, Any]:
-    """A JSON file's content; nothing where there is no file."""
+    """A JSON file's content; empty where there is no file."""
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -1,6 +1,6 @@
 """Raw healthy heads to training data: registered, resampled onto the grid of levels, checked, and shown on one sheet.
 
-The steps up to the registration, and the resampling, are those of inference: a head is trained on as it is analysed.
+Registration, resampling and the steps before them are those of inference. So heads look alike in training and in use.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ from .prepared import BRIGHTEST, write_prepared
 
 SPLITS = ("train", "val")
 TABLE = "prepare.csv"
-LEAST_SCANNED = 0.98  # of the template's brain: what a scan does not hold would be learnt as air
-MANY_BRIGHT = 0.01  # of the brain's voxels beyond what 8 bits hold
+LEAST_SCANNED = 0.98  # share of the template's brain that a scan must hold; the rest would be learnt as air
+MANY_BRIGHT = 0.01  # share of the brain's voxels that are too bright for 8 bits; more makes a warning
 
 logger = logging.getLogger(__name__)
 
@@ -51,18 +51,18 @@ class Row:
     """A line of `prepare.csv`.
 
     Attributes:
-        split: `train` or `val`: the folder that the head lies in, `train` where there are no such folders.
+        split: the folder that the head lies in, `train` or `val`; `train` where there are no such folders.
         subject: name of the prepared file, without `.nii.gz`.
         status: `prepared` or `failed`.
         similarity: correlation with the template within the brain.
-        scales: image mm a template mm along the three principal directions, ascending.
+        scales: image mm for one template mm along the three principal directions, ascending.
         rotation: degrees.
-        scanned_percent: of the template's brain that the scan holds.
-        brain_median: in the scan's own units; stored as `prepared.BRAIN_VALUE`.
+        scanned_percent: percent of the template's brain that the scan holds.
+        brain_median: the brain's median in the scan's own units; it is stored as `prepared.BRAIN_VALUE`.
         warnings: what to look at.
         error: why it failed.
         source: the raw image.
-        source_checksum: of its contents, whatever the files are called.
+        source_checksum: of the image's contents, without the names of its files.
     """
 
     split: str
@@ -80,15 +80,15 @@ class Row:
 
     @property
     def file(self) -> Path:
-        """Of the prepared head, in the folder of all."""
+        """Path of the prepared head, in the folder of all heads."""
         return Path(self.split) / f"{self.subject}.nii.gz"
 
 
 def prepare(heads: str, out: str, workers: int = 0) -> None:
     """Turn raw healthy heads into training data: OUT/train and OUT/val, or OUT/train alone where HEADS is not split.
 
-    OUT/prepare.csv has a row a head. OUT/contact_sheet.png shows all heads with the template's outline: look at it. A
-    head that fails is named and left out. A second run goes on where the first was stopped.
+    OUT/prepare.csv has a row for each head. OUT/contact_sheet.png shows all heads with the template's outline: look at
+    it. A head that fails is named and left out. A second run goes on where the first was stopped.
 
     Args:
         heads: folder of T1w heads of healthy people, in any orientation, resolution and format that inference takes.

@@ -1,4 +1,4 @@
-"""Prepared heads on disk: 8-bit NIfTI on the grid of levels, their brightness in units of the brain's median."""
+"""Prepared heads on disk: 8-bit NIfTI on the grid of levels. Brightness is in units of the brain's median."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from ..common.files import write_atomically
 from ..space.geometry import NIFTI_MNI152
 from ..space.levels import GRID, level_affine
 
-BRAIN_VALUE = 100  # what the median of a head's brain is stored as
-BRIGHTEST = 255 / BRAIN_VALUE  # in units of that median; what is brighter is cut off
+BRAIN_VALUE = 100  # the stored value of the brain's median
+BRIGHTEST = 255 / BRAIN_VALUE  # in units of that median; brighter voxels are cut off here
 
 
 def prepared_files(folder: str | Path) -> list[Path]:
@@ -53,7 +53,7 @@ def read_prepared(path: str | Path) -> NDArray[np.float32]:
     """(H, W, D) on the grid of levels, in units of the brain's median, 0 to 2.55.
 
     Raises:
-        PhanesInputError: it is no prepared head.
+        PhanesInputError: the file is not a prepared head.
     """
     try:
         image: Any = nib.load(path)

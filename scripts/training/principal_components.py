@@ -43,7 +43,12 @@ class PrincipalComponents:
         return len(self.axes)
 
     def reconstruct(self, images: Tensor, components: Tensor | int) -> Tensor:
-        """Images from their first components, one number for all or one an image; clipped to [0, 1]."""
+        """Reconstruct images from their first components; the result is clipped to [0, 1].
+
+        Args:
+            images: (B, 1, H, W).
+            components: how many components are used; one number for all images, or one for each.
+        """
         weights = (images.flatten(1) - self.mean) @ self.axes.T
         order = torch.arange(len(self), device=images.device)
         keep = order < (components if isinstance(components, int) else components.view(-1, 1))
@@ -54,8 +59,8 @@ class PrincipalComponents:
 def start_from_principal_components(network: SoftIntroVAE, slices: Tensor, noise_variance: float) -> None:
     """Begin at the probabilistic PCA of the slices (Tipping and Bishop 1999).
 
-    At `noise_variance` beta_kl / (2 beta_rec) it is the linear VAE with the best evidence lower bound. It stays fixed,
-    and the convolutions, which start at zero, learn what is left.
+    At `noise_variance` beta_kl / (2 beta_rec) it is the linear VAE with the best evidence lower bound. It stays fixed.
+    The convolutions start at zero and learn what is left.
 
     Args:
         network: with `linear_path`.
@@ -72,7 +77,7 @@ def start_from_principal_components(network: SoftIntroVAE, slices: Tensor, noise
             "add slices."
         )
     components = PrincipalComponents(slices, network.latent_dim)
-    variances = components.variances.clamp(min=noise_variance)  # what explains less than the noise is left out
+    variances = components.variances.clamp(min=noise_variance)  # leaves out components that explain less than the noise
     gain = (variances - noise_variance).sqrt()[:, None]
     decoder.weight.copy_((components.axes * gain).T)
     decoder.bias.copy_(components.mean)
@@ -85,13 +90,13 @@ def start_from_principal_components(network: SoftIntroVAE, slices: Tensor, noise
 
 
 def begin(network: SoftIntroVAE, dataset: Sequence, noise_variance: float, continued: bool = False) -> None:
-    """Make stage 1 ready for training: its linear path, if it has one, at the training slices' components, and fixed.
+    """Make stage 1 ready for training. Its linear path, if any, starts at the slices' components and stays fixed.
 
     Args:
         network: stage 1.
         dataset: items with `image`, (1, H, W), augmented anew at each access.
         noise_variance: see `start_from_principal_components`.
-        continued: the network has its weights already; its path is fixed as it is.
+        continued: the network already has its weights; its linear path is fixed as it is.
     """
     if not isinstance(network.encoder.linear, nn.Linear):
         return

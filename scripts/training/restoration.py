@@ -1,7 +1,7 @@
-"""Train the restoration network: `train_restoration` on what `prepare` wrote; `fit` is the loop, readable in one go.
+"""Train the restoration network. `train_restoration` reads what `prepare` wrote; `fit` is the training loop.
 
-The network published with the bundle is the running average of the weights (`model.pt` in the run's folder). A run that
-was stopped goes on from its `checkpoint.pt`, with optimiser, average, random numbers and step.
+`model.pt` in the run's folder holds the running average of the weights. A run that was stopped goes on from its
+`checkpoint.pt`, with optimiser, average, random numbers and step.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LEARNING_RATE = 1e-3
 WARMUP = 200  # steps from 0 to the full learning rate; then it falls as a cosine
 WEIGHT_DECAY = 1e-2
 LARGEST_GRADIENT = 5.0  # norm; smaller limits slow the start down
-AVERAGED = 0.999  # how much of the average of the weights a step keeps, once 10,000 steps are done
+AVERAGED = 0.999  # share of the weights' average that a step keeps, once 10,000 steps are done
 EDGES = 0.3  # weight of the error of the gradient beside the error of the grey value
 JUDGEMENT = 0.03  # weight of saying where the lesion is
 VISIBLE = 0.06  # change of brightness that counts as a whole lesion
@@ -37,11 +37,12 @@ COLUMNS = ("step", "seconds", "loss", "error", "edges", "judgement", "lesion_err
 
 
 def restoration_loss(network: RestorationNetwork, lessons: Lessons) -> dict[str, Tensor]:
-    """What a step minimises, `loss`, and the parts that the curve shows; scalars.
+    """The loss of a step, and the parts that the curve shows.
 
-    `error`: mean absolute error over the brain; `edges`: the same of the gradient, which keeps the restored slice
-    sharp; `judgement`: cross-entropy of the lesion's place; `lesion_error`: mean absolute error where a lesion shows;
-    `lesion_contrast`: the same of the input.
+    Returns:
+        Scalars. `loss`: what the step minimises. `error`: mean absolute error over the brain. `edges`: the same of the
+        gradient; it keeps the restored slice sharp. `judgement`: cross-entropy of the lesion's place. `lesion_error`:
+        mean absolute error where a lesion shows. `lesion_contrast`: the same of the input.
     """
     image, target, lesion, hole, brain, level = lessons
     restored, logit = network.correct(image, level, hole)
@@ -75,13 +76,13 @@ def fit(
     minutes: float = math.inf,
     resume: bool = True,
 ) -> Path:
-    """Train until `steps` are done or the time is over, whichever comes first; the learning rate falls towards both.
+    """Train until the steps are done or the time is over, whichever comes first. The learning rate falls towards it.
 
     Args:
         network: on the device of the maker's lessons, its levels described.
-        maker: of the lessons.
+        maker: makes the lessons.
         out: folder of `checkpoint.pt`, `model.pt` and `curve.csv`.
-        steps: of training, those of earlier runs in the same folder counted.
+        steps: number of training steps; those of earlier runs in the same folder count.
         batch: slices a step.
         minutes: time limit of this run.
         resume: go on from the folder's checkpoint when there is one.
@@ -164,7 +165,7 @@ def _write_row(path: Path, row: list[object]) -> None:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether the processor computes in bfloat16 itself; where it does not, bfloat16 is slower than float32."""
+    """Whether the device computes in bfloat16 itself. Where it does not, bfloat16 is slower than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
@@ -174,7 +175,7 @@ def read_heads(folder: str | Path) -> Tensor:
     """All prepared heads of a folder, in the order of their names: (N, 128, 128, D) uint8.
 
     Raises:
-        PhanesInputError: no heads, or a file that is none.
+        PhanesInputError: there are no heads, or a file is not a prepared head.
     """
     files = prepared_files(folder)
     heads = [torch.from_numpy(read_prepared(file) * BRAIN_VALUE).round().to(torch.uint8) for file in files]
@@ -194,13 +195,16 @@ def train_restoration(
     Args:
         dataset_dir: folder that `prepare` wrote; its `train` is read.
         out: folder of the run; a run stopped there goes on.
-        steps: of training, batches of 16 slices.
+        steps: number of training steps, each with a batch of 16 slices.
         minutes: time limit.
         seed: of weights and lessons.
-        device: where everything lies.
+        device: where heads, lessons and network lie.
 
     Returns:
         The file of the trained weights.
+
+    Raises:
+        PhanesInputError: there are no heads, or a file is not a prepared head.
     """
     heads = read_heads(Path(dataset_dir) / "train")
     network, maker = start(heads, seed, device)

@@ -12,15 +12,15 @@ from scipy.ndimage import binary_dilation
 from ..pipeline.transforms import slice_scale
 from ..space.geometry import LEVEL_MM
 
-PERCENTILE = 98.0  # that the preprocessing takes to 1
+PERCENTILE = 98.0  # the preprocessing scales this percentile to 1
 
 
 @lru_cache(maxsize=4)
 def template_brain_mask(size: int = 128, dilation: int = 1) -> torch.Tensor:
     """Brain mask of the MNI152 template (carried by nilearn) at the trained level, on the network's grid.
 
-    The template's grid is that of the training slices (197x233, 1 mm); the mask is dilated there, padded to the square
-    of 233 mm and resized like a slice.
+    The template has the grid of the training slices, 197 x 233 at 1 mm. The mask is dilated there, padded to a square
+    of 233 mm, and resized like a slice.
 
     Args:
         size: pixels a side of the network's grid.
@@ -44,10 +44,10 @@ def template_brain_mask(size: int = 128, dilation: int = 1) -> torch.Tensor:
 
 
 def strip_skull(image: torch.Tensor) -> torch.Tensor:
-    """Set everything outside the template's brain mask to 0 and normalise again, (1, H, W[, D]) -> same, in [0, 1].
+    """Set everything outside the template's brain mask to 0 and normalise again: (1, H, W[, D]) -> same, in [0, 1].
 
-    For preprocessed square slices on the template's grid only (the training data). The normalisation is the
-    preprocessing's own, taken on the stripped slice, so the network sees what a skull-stripped scan would have given.
+    It serves preprocessed square slices on the template's grid, such as the training data. The normalisation is that of
+    the preprocessing, taken on the stripped slice. So the network sees what a skull-stripped scan would have given.
     """
     mask = template_brain_mask(image.shape[-1] if image.ndim == 3 else image.shape[1])
     mask = mask.to(image.device).reshape(1, *mask.shape, *([1] * (image.ndim - 3)))

@@ -33,7 +33,7 @@ def _autocast(device: torch.device, enabled: bool) -> AbstractContextManager[Non
 
 
 def _at_least_single(tensor: Tensor) -> Tensor:
-    """Half precision, which autocast leaves, as float32; anything else as it is."""
+    """Half precision, as autocast returns it, becomes float32; anything else stays."""
     return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
 
 
@@ -43,7 +43,7 @@ def descend(
     optimizer: Optimizer,
     retain_graph: bool = False,
 ) -> None:
-    """One optimiser step of `parameters` alone; gradients are averaged over the processes of a distributed run."""
+    """One optimiser step of `parameters` alone. A distributed run averages the gradients over its processes."""
     trained = [p for p in parameters if p.requires_grad]
     gradients = torch.autograd.grad(loss, trained, retain_graph=retain_graph)
     if process_count() > 1:
@@ -67,8 +67,8 @@ class AutoencoderStep:
         encoder_optimizer: optimiser of `network.encoder`.
         decoder_optimizer: optimiser of `network.decoder`.
         loss: the objectives.
-        detach_rereconstruction: stop the encoder's gradient at re-reconstructed images (published PHANES code); the
-            paper and soft-introspective VAE let it through.
+        detach_rereconstruction: stop the encoder's gradient at re-reconstructed images, as the published PHANES code
+            does. The paper and the soft-introspective VAE let it through.
         amp: bfloat16 autocast.
     """
 
@@ -105,8 +105,8 @@ class AutoencoderStep:
         pixels = images[0].numel()
         mu, log_var, embeddings = self.encode(images)
         z = sample_posterior(mu, log_var)
-        # A leaf between encoder and decoder: the decoder's graph is walked once for dz (the encoder's update) and once
-        # for its own parameters (the decoder's), without touching encoder weights that have changed in between.
+        # A leaf between encoder and decoder. The decoder's graph is walked twice: for dz, in the encoder's update, and
+        # for its own parameters. Neither walk touches encoder weights, which change in between.
         latent = z.detach().requires_grad_(True)
         reconstruction = self.decode(latent)
         sample = self.decode(torch.randn_like(mu))
@@ -127,7 +127,7 @@ class AutoencoderStep:
             self.loss.beta_rec * rec_real.mean() / pixels, latent, retain_graph=True
         )
         encoder_loss = self.loss.encoder(rec_real.detach(), kl_real, generated, reversed_similarity, pixels)
-        # d(rec)/d(encoder) enters through z: the gradient at the leaf, contracted with z, has that derivative.
+        # d(rec)/d(encoder) enters through z. The sum of leaf gradient times z has the same derivative.
         descend(encoder_loss + (latent_gradient * z).sum(), self.network.encoder.parameters(), self.encoder_optimizer)
 
         # Decoder: its images must look likely to the encoder as it is now.
@@ -151,10 +151,10 @@ class AutoencoderStep:
 
 
 class VAEWarmupStep:
-    """A plain VAE step (both networks, one loss), the cheap start that soft-introspective VAE offers as an option.
+    """A plain VAE step: both networks, one loss. The soft-introspective VAE offers this cheap start as an option.
 
     Args:
-        step: the step that follows later, whose networks, optimisers and weights it shares.
+        step: the step that follows later; both share networks, optimisers and weights.
     """
 
     def __init__(self, step: AutoencoderStep) -> None:
@@ -181,15 +181,15 @@ class InpainterStep:
         discriminator: patch discriminator.
         generator_optimizer: optimiser of `network.inpainter`.
         discriminator_optimizer: optimiser of `discriminator`.
-        trunk: of style and perceptual loss; left out where their weights are 0.
-        holes: makes lessons of slices; not needed where the batches are lessons already (`StoredHoles`).
-        hole_weight: of the mean absolute error within the hole. Not in the paper: a generator that begins at the slice
-            itself is right outside the hole, whose many pixels then hold it there. The whole raw prediction's mean
-            absolute error has the weight 1.
-        style_weight: of `style_loss`.
-        perceptual_weight: of `perceptual_loss`.
-        adversarial_weight: of the generator's adversarial term; 0, as in effect in the published code, leaves the
-            discriminator out.
+        trunk: gives the features of style and perceptual loss; unused where both weights are 0.
+        holes: makes lessons of slices; not needed where the batches are already lessons (`StoredHoles`).
+        hole_weight: weight of the mean absolute error within the hole; over the whole raw prediction the error has
+            weight 1. Not in the paper. A generator that begins at the slice itself is right outside of the hole. The
+            many pixels there would hold it at its start.
+        style_weight: weight of `style_loss`.
+        perceptual_weight: weight of `perceptual_loss`.
+        adversarial_weight: weight of the generator's adversarial term. 0 leaves the discriminator out; so does, in
+            effect, the published code.
         amp: bfloat16 autocast.
     """
 
@@ -230,7 +230,7 @@ class InpainterStep:
             images: (B, 1, H, W) healthy slices in [0, 1], or (B, 3, H, W) lessons made of them (`holes.py`).
 
         Returns:
-            detached scalars `loss`, its terms, `discriminator`, `mask_area`.
+            Detached scalars `loss`, its terms, `discriminator`, `mask_area`.
         """
         lessons = images if self.holes is None or images.shape[1] == 3 else self.holes(images)
         images, filled, masks = lessons.split(1, dim=1)
