@@ -180,8 +180,8 @@ def two_captions(rgba: np.ndarray) -> None:
     rgba[70:75, 30:44] = (0, 255, 0, 255)
 
 
-GREY_PICTURES = [(transparent, 0), (caption, 0), (two_captions, 0), (tinted, 3), (sepia, 7)]
-DRAWN_ON = [contour, colour_map]
+GREY_PICTURES = [(transparent, 0), (caption, 0), (tinted, 3), (sepia, 7)]
+DRAWN_ON = [contour, colour_map, two_captions]
 PICTURES = [*GREY_PICTURES, *DRAWN_ON]
 
 
@@ -190,7 +190,7 @@ def test_a_grey_slice_that_was_kept_as_a_picture(tmp_path: Path, alter: Callable
     Image.fromarray(picture(alter)).save(tmp_path / "x.png")
     image = load(tmp_path / "x.png")
     np.testing.assert_allclose(image.numpy()[..., 0].T, GREY, atol=tolerance)
-    assert ("coloured pixels" in str(image.meta.get("warnings"))) == (alter in (caption, two_captions))
+    assert ("coloured pixels" in str(image.meta.get("warnings"))) == (alter is caption)
 
 
 @pytest.mark.parametrize("alter", DRAWN_ON)

@@ -47,7 +47,6 @@ def expected(packaged: Path, scan: Path, tmp_path_factory: pytest.TempPathFactor
         labels[name] = np.asarray(nib.load(out / name / "head" / "head_label.nii.gz").dataobj)
         labels[f"{name}_map"] = np.asarray(nib.load(out / name / "head" / "head_anomaly.nii.gz").dataobj)
     assert 0 < (labels["mid"] > 0).sum() < (labels["brain"] > 0).sum()
-    assert labels["brain"].max() > 1
     return labels
 
 

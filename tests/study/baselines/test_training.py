@@ -283,4 +283,6 @@ def test_the_best_weights_are_kept_and_training_stops_when_nothing_improves(buil
     assert keeper.path.is_file()
     again = BestSystemKeeper(validator, build("vae"), str(tmp_path / "best.pt"))
     again.load_state_dict(keeper.state_dict())
-    assert again.state_dict() == {"error": 2.0, "epoch": 2, "waited": 2}
+    state = again.state_dict()
+    assert state.pop("curve") == [[1, 3.0], [2, 2.0], [3, 2.5], [4, 2.4]]
+    assert state == {"error": 2.0, "epoch": 2, "waited": 2}
