@@ -269,13 +269,30 @@ class WithHeightsd(MapTransform):
 
     Args:
         keys: keys of images that went through `LevelsOfHeadd`.
+        known: MNI z of the levels that the network was trained on, mm.
+
+    Raises:
+        PhanesInputError: a level lies more than a level's step beyond them.
     """
+
+    def __init__(
+        self, keys: KeysCollection, known: Sequence[float] = LEVELS_MM, allow_missing_keys: bool = False
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.known = known
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         for key in self.key_iterator(d):
             image: MetaTensor = d[key]
             heights = torch.tensor([float(height) for height in image.meta["heights"]], dtype=image.dtype)
+            lowest, highest = float(self.known[0]), float(self.known[-1])
+            if heights.min() < lowest - STEP_MM or heights.max() > highest + STEP_MM:
+                asked = f"{float(heights.min()):+.0f} to {float(heights.max()):+.0f}"
+                raise PhanesInputError(
+                    f"'{_name(image)}' is analysed at MNI z = {asked} mm, but this network knows {lowest:+.0f} to "
+                    f"{highest:+.0f} mm alone: leave out mid_axial.json."
+                )
             planes = heights.expand(image.shape)
             d[key] = MetaTensor(torch.cat([image.as_tensor(), planes]), meta=dict(image.meta))
         return d

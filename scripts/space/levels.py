@@ -6,6 +6,7 @@ upwards. In the plane it covers the field of view of the mid-axial slices, a squ
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -49,9 +50,14 @@ def level_affine(first_mm: float = LEVELS_MM[0]) -> NDArray[np.float64]:
     )
 
 
+def brain_of_levels(heights: Sequence[float] = LEVELS_MM) -> NDArray[np.bool_]:
+    """The template's brain at the levels nearest to some heights, MNI z in mm: (H, W, D)."""
+    brain = _brain_of_all_levels()
+    return brain if tuple(heights) == LEVELS_MM else brain[..., [nearest_level(z) for z in heights]]
+
+
 @lru_cache(maxsize=1)
-def brain_of_levels() -> NDArray[np.bool_]:
-    """The template's brain on the grid of all levels, (H, W, D)."""
+def _brain_of_all_levels() -> NDArray[np.bool_]:
     brain = brain_on_grid(level_affine(), GRID)
     brain.setflags(write=False)  # it is shared
     return brain

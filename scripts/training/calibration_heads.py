@@ -168,7 +168,7 @@ def calibrate_mask(
 
     Args:
         network: its threshold is set to the percentile `mask.percentile` of the smoothed maps within the brains.
-        dataset: preprocessed cases; single slices and cases that failed are passed over.
+        dataset: preprocessed cases. Cases that failed are passed over; so are single slices where there are heads.
         device: where to compute.
         weights_file: the network's weights; what else it holds is kept. It may be missing when all parts of the network
             were trained anew.
@@ -185,15 +185,17 @@ def calibrate_mask(
     except PhanesInputError as error:
         fail(str(error))
     network = network.to(device).eval()
-    values = []
-    for item in tqdm(dataset, desc="Masks of healthy heads"):
-        if "error" not in item and item["image"].meta["whole"]:
+    values: dict[bool, list[NDArray]] = {True: [], False: []}  # of whole heads; of single slices
+    for item in tqdm(dataset, desc="Masks of healthy images"):
+        if "error" not in item:
             volume = item["image"].as_tensor()[None].to(device)
             smooth = network.mask.smooth(network.coarse(volume)[1])
-            values.append(smooth[0][item["analysed"].as_tensor().to(device) > 0].cpu().numpy())
-    if not values:
-        fail("No whole heads among the healthy images: give a folder that holds some.")
-    threshold = np.quantile(np.concatenate(values), network.mask.percentile / 100)
+            inside = item["analysed"].as_tensor().to(device) > 0
+            values[item["image"].meta["whole"]].append(smooth[0][inside].cpu().numpy())
+    taken = values[True] or values[False]
+    if not taken:
+        fail("There are no healthy images that can be analysed: give a folder that holds some.")
+    threshold = np.quantile(np.concatenate(taken), network.mask.percentile / 100)
     network.mask.threshold.fill_(float(threshold))
     own = {name: value.half() if value.is_floating_point() else value for name, value in network.state_dict().items()}
     save_state({**others, **own, "mask.threshold": network.mask.threshold}, Path(out))

@@ -14,7 +14,7 @@ from scipy import ndimage
 from ..common.files import write_atomically
 from ..space.geometry import LEVEL_MM
 from ..space.levels import GRID, PIXEL_MM, STEP_MM, brain_of_levels, nearest_level
-from .prepared import read_prepared
+from .prepared import heights_of, read_prepared
 
 COLUMNS, ROWS = 4, 50  # heads on one sheet
 GAP, TEXT = 4, 14  # pixels
@@ -41,8 +41,8 @@ def write_contact_sheets(folder: Path, heads: Sequence[tuple[Path, str]]) -> lis
 
 
 def _sheet(heads: Sequence[tuple[Path, str]]) -> Image.Image:
-    tiles = [(_tile(read_prepared(path)), text) for path, text in heads]
-    height, width = tiles[0][0].shape[:2]
+    tiles = [(_tile(path), text) for path, text in heads]
+    height, width = (max(tile.shape[axis] for tile, _ in tiles) for axis in (0, 1))
     columns, rows = min(COLUMNS, len(tiles)), -(-len(tiles) // COLUMNS)
     sheet = Image.new("RGB", (columns * (width + GAP), rows * (height + TEXT + GAP)))
     draw = ImageDraw.Draw(sheet)
@@ -53,15 +53,19 @@ def _sheet(heads: Sequence[tuple[Path, str]]) -> Image.Image:
     return sheet
 
 
-def _tile(levels: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Axial, sagittal and coronal section side by side, (rows, columns, 3)."""
-    brain = brain_of_levels()
-    middle = GRID[0] // 2, GRID[1] // 2, nearest_level(LEVEL_MM)
+def _tile(path: Path) -> NDArray[np.uint8]:
+    """Axial, sagittal and coronal section of a head side by side, or the slice alone: (rows, columns, 3)."""
+    heights = heights_of(path)
+    middle = GRID[0] // 2, GRID[1] // 2
     sections = []
-    for volume in (levels, brain.astype(np.float32)):
+    for volume in (read_prepared(path, heights), brain_of_levels(heights).astype(np.float32)):
+        if len(heights) == 1:
+            sections.append([volume[..., 0]])
+            continue
         upright = ndimage.zoom(volume[:, middle[1]].T[::-1], (STEP_MM / PIXEL_MM, 1.0), order=1)
         across = ndimage.zoom(volume[middle[0]].T[::-1], (STEP_MM / PIXEL_MM, 1.0), order=1)
-        sections.append([volume[..., middle[2]], *(_as_high(view, GRID[0]) for view in (upright, across))])
+        axial = volume[..., nearest_level(LEVEL_MM)]
+        sections.append([axial, *(_as_high(view, GRID[0]) for view in (upright, across))])
     grey = np.clip(np.concatenate(sections[0], axis=1) / WHITE, 0.0, 1.0)
     inside = np.concatenate(sections[1], axis=1) > 0.5
     picture = np.repeat((255 * grey).astype(np.uint8)[..., None], 3, axis=2)

@@ -11,7 +11,7 @@ and reveal the heads.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -153,6 +153,7 @@ class LinearTrainer:
     Args:
         dataset_dir: folder that `prepare` wrote; the heads of its `train` are read, one after the other.
         output_dir: gets `model.pt`; made when missing.
+        levels_mm: MNI z of the levels to learn, evenly spaced, rising; None for all.
         max_epochs: must be None. MONAI's federated client and MONAI Label give a number, for rounds of training that
             this network does not have.
 
@@ -160,7 +161,13 @@ class LinearTrainer:
         PhanesInputError: `max_epochs` was given.
     """
 
-    def __init__(self, dataset_dir: str, output_dir: str, max_epochs: int | None = None) -> None:
+    def __init__(
+        self,
+        dataset_dir: str,
+        output_dir: str,
+        levels_mm: Sequence[float] | None = None,
+        max_epochs: int | None = None,
+    ) -> None:
         if max_epochs is not None:
             raise PhanesInputError(
                 "The linear network is fitted in one pass, without epochs, and not by several sites: run "
@@ -168,6 +175,7 @@ class LinearTrainer:
             )
         self.folder = Path(dataset_dir) / "train"
         self.out = Path(output_dir) / "model.pt"
+        self.heights = LEVELS_MM if levels_mm is None else levels_mm
 
     def run(self) -> None:
         """Fit, write, and say what was done.
@@ -177,11 +185,11 @@ class LinearTrainer:
             PhanesInputError: the same, elsewhere.
         """
         started = time.monotonic()
-        brain = brain_of_levels()
-        network = LinearAutoencoder(brain, LEVELS_MM)
+        brain = brain_of_levels(self.heights)
+        network = LinearAutoencoder(brain, self.heights)
         try:
             files = prepared_files(self.folder)
-            heads = (torch.from_numpy(read_prepared(file) / BRIGHTNESS).clamp(max=1) for file in files)
+            heads = (torch.from_numpy(read_prepared(file, self.heights) / BRIGHTNESS).clamp(max=1) for file in files)
             train_linear(network, heads, torch.from_numpy(brain.copy()))
         except PhanesInputError as error:
             fail(str(error))

@@ -1,6 +1,7 @@
 """Raw healthy heads to training data: registered, resampled onto the grid of levels, checked, and shown on one sheet.
 
 Registration, resampling and the steps before them are those of inference. So heads look alike in training and in use.
+Single slices are taken too; each is stored as the level at which it lies.
 """
 
 from __future__ import annotations
@@ -30,9 +31,10 @@ from ..common.sources import source_files
 from ..pipeline.cases import find_cases
 from ..pipeline.inference import sentence_of
 from ..pipeline.readers import CaseLoadImaged
+from ..pipeline.transforms import LevelsOfHeadd
 from ..space.alignment import AlignHeadd
 from ..space.intensities import from_air
-from ..space.levels import brain_of_levels
+from ..space.levels import LEVELS_MM, brain_of_levels, nearest_level
 from ..space.registration import describe
 from ..space.resampling import into_mni_of, median_of_brain, onto_levels, scanned
 from .contact_sheet import write_contact_sheets
@@ -91,7 +93,8 @@ def prepare(heads: str, out: str, workers: int = 0) -> None:
     it. A head that fails is named and left out. A second run goes on where the first was stopped.
 
     Args:
-        heads: folder of T1w heads of healthy people, in any orientation, resolution and format that inference takes.
+        heads: folder of T1w heads of healthy people, in any orientation, resolution and format that inference takes;
+            or of single axial slices.
         out: folder; made when missing.
         workers: processes; 0 for one a core.
 
@@ -155,9 +158,9 @@ def prepare_head(row: Row, item: dict[str, Any], folder: Path) -> Row:
             ]
         )(dict(item))["image"]
         found = _described(image)
-        levels, measured, bright = _on_levels(image)
+        levels, first_mm, measured, bright = _on_levels(image)
         found |= measured
-        write_prepared(folder / row.file, levels)
+        write_prepared(folder / row.file, levels, first_mm)
     except Exception as error:  # whatever is wrong with one head, the others go on
         logger.debug("head %s", row.subject, exc_info=True)
         return replace(row, **found, status="failed", error=one_line(sentence_of(error)))
@@ -166,8 +169,8 @@ def prepare_head(row: Row, item: dict[str, Any], folder: Path) -> Row:
 
 
 def _described(image: MetaTensor) -> dict[str, str]:
-    if image.shape[-1] == 1:
-        raise PhanesInputError("It holds a single slice; give whole heads (train.json takes slices as they are).")
+    if "alignment_similarity" not in image.meta:  # a slice that was made in the template's place
+        return {}
     placing = np.asarray(image.meta["placing"], dtype=float).reshape(4, 4)
     found = describe(np.linalg.inv(placing), float(image.meta["alignment_similarity"]))
     return {
@@ -177,22 +180,29 @@ def _described(image: MetaTensor) -> dict[str, str]:
     }
 
 
-def _on_levels(image: MetaTensor) -> tuple[np.ndarray, dict[str, str], str]:
-    """The head on the grid of levels in units of its brain's median, what was measured, and a warning ("" for none)."""
-    volume, into_mni = from_air(image.as_tensor()[0].numpy())[0], into_mni_of(image, image.affine.numpy())
-    brain = brain_of_levels()
-    there = brain & scanned(volume.shape, into_mni)
+def _on_levels(image: MetaTensor) -> tuple[np.ndarray, float, dict[str, str], str]:
+    """The head in units of its brain's median, the lowest level's MNI z, what was measured, a warning ("" for none)."""
+    if image.shape[-1] == 1:
+        placed = LevelsOfHeadd("image")({"image": image})
+        levels, there = (placed[key].as_tensor()[0].numpy() for key in ("image", "analysed"))
+        (height,), median = placed["image"].meta["heights"], placed["image"].meta["brain_median"]
+        first_mm = LEVELS_MM[nearest_level(height)]
+        brain = brain_of_levels([first_mm])
+    else:
+        volume, into_mni = from_air(image.as_tensor()[0].numpy())[0], into_mni_of(image, image.affine.numpy())
+        brain, first_mm = brain_of_levels(), LEVELS_MM[0]
+        there = brain & scanned(volume.shape, into_mni)
+        levels = onto_levels(volume, into_mni)
+        median = median_of_brain(levels, there) if there.any() else 0.0
     share = there.sum() / brain.sum()
     if share < LEAST_SCANNED:
         raise PhanesInputError(f"The scan holds only {100 * share:.0f} % of the brain; give whole heads.")
-    levels = onto_levels(volume, into_mni)
-    median = median_of_brain(levels, there)
     if not median > 0:
         raise PhanesInputError("The brain is blank, or mostly negative; give a T1w image with positive intensities.")
     bright = float((levels[brain] > BRIGHTEST * median).mean())
     warning = f"{100 * bright:.1f} % of the brain is brighter than 8 bits hold" if bright > MANY_BRIGHT else ""
     measured = {"scanned_percent": f"{100 * share:.1f}", "brain_median": f"{median:.4g}"}
-    return levels / np.float32(median), measured, warning
+    return levels / np.float32(median), first_mm, measured, warning
 
 
 def _tasks(heads: Path) -> list[tuple[str, dict[str, Any]]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -171,20 +172,24 @@ def has_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
-def read_heads(folder: str | Path) -> Tensor:
-    """All prepared heads of a folder, in the order of their names: (N, 128, 128, D) uint8.
+def read_heads(folder: str | Path, heights: Sequence[float] = LEVELS_MM) -> Tensor:
+    """Levels of all prepared heads of a folder, in the order of their names: (N, 128, 128, D) uint8.
+
+    Args:
+        folder: of prepared heads.
+        heights: MNI z of the levels, mm.
 
     Raises:
-        PhanesInputError: there are no heads, or a file is not a prepared head.
+        PhanesInputError: there are no heads, a file is not a prepared head, or lacks a level.
     """
-    files = prepared_files(folder)
-    heads = [torch.from_numpy(read_prepared(file) * BRAIN_VALUE).round().to(torch.uint8) for file in files]
-    return torch.stack(heads)
+    heads = [read_prepared(file, heights) * BRAIN_VALUE for file in prepared_files(folder)]
+    return torch.stack([torch.from_numpy(head).round().to(torch.uint8) for head in heads])
 
 
 def train_restoration(
     dataset_dir: str,
     out: str,
+    levels_mm: Sequence[float] | None = None,
     steps: int = 16000,
     minutes: float = math.inf,
     seed: int = 0,
@@ -195,6 +200,7 @@ def train_restoration(
     Args:
         dataset_dir: folder that `prepare` wrote; its `train` is read.
         out: folder of the run; a run stopped there goes on.
+        levels_mm: MNI z of the levels to learn, evenly spaced, rising; None for all.
         steps: number of training steps, each with a batch of 16 slices.
         minutes: time limit.
         seed: of weights and lessons.
@@ -204,18 +210,21 @@ def train_restoration(
         The file of the trained weights.
 
     Raises:
-        PhanesInputError: there are no heads, or a file is not a prepared head.
+        PhanesInputError: there are no heads, a file is not a prepared head, or lacks a level.
     """
-    heads = read_heads(Path(dataset_dir) / "train")
-    network, maker = start(heads, seed, device)
+    heights = LEVELS_MM if levels_mm is None else levels_mm
+    heads = read_heads(Path(dataset_dir) / "train", heights)
+    network, maker = start(heads, seed, device, heights)
     return str(fit(network, maker, Path(out), steps, minutes=minutes))
 
 
-def start(heads: Tensor, seed: int, device: str | torch.device) -> tuple[RestorationNetwork, LessonMaker]:
-    """An untrained network and its lessons, from prepared heads (N, 128, 128, D) uint8."""
+def start(
+    heads: Tensor, seed: int, device: str | torch.device, heights: Sequence[float] = LEVELS_MM
+) -> tuple[RestorationNetwork, LessonMaker]:
+    """An untrained network and its lessons, from prepared heads (N, 128, 128, D) uint8 at D heights, MNI z in mm."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = RestorationNetwork(LEVELS_MM)
+        network = RestorationNetwork(heights)
     network.describe_levels(heads, BRAIN_VALUE)
-    brain = torch.from_numpy(brain_of_levels().copy())
+    brain = torch.from_numpy(brain_of_levels(heights).copy())
     return network.to(device), LessonMaker(heads, brain, seed, device)

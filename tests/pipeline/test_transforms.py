@@ -196,6 +196,13 @@ def test_heights_are_a_channel() -> None:
     assert image[1, 5, 7].tolist() == list(LEVELS_MM)
 
 
+def test_a_level_that_the_network_does_not_know_is_refused():
+    slice_at = levels_of(template_head(), "mid")
+    assert WithHeightsd("image", known=[23])({"image": slice_at})["image"].shape[0] == 2
+    with pytest.raises(PhanesInputError, match=r"z = \+23 to \+23 mm, but this network knows -5 to \+19 mm alone"):
+        WithHeightsd("image", known=[-5, 19])({"image": slice_at})
+
+
 def test_percentile_looks_at_the_middle_columns() -> None:
     image = torch.zeros(1, 10, 233, 1)
     image[:, :, 18:215] = torch.linspace(0, 1, 197)[None, None, :, None]

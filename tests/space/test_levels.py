@@ -42,6 +42,10 @@ def test_every_level_holds_brain_and_none_is_left_out() -> None:
         assert brain_on_grid(level_affine(beyond), (SIZE, SIZE, 1)).sum() * PIXEL_MM**2 < 100
 
 
+def test_the_brain_of_some_levels_is_that_of_all_there() -> None:
+    np.testing.assert_array_equal(brain_of_levels([21, 23]), brain_of_levels()[..., [46, 47]])
+
+
 def test_the_brain_has_the_templates_volume() -> None:
     template, _ = read_template()
     volume = brain_of_levels().sum() * PIXEL_MM**2 * STEP_MM

@@ -97,7 +97,7 @@ def prepared(folder, count):
     return folder
 
 
-def train(folder, out):
+def train(folder, out, **options):
     workflow = ConfigWorkflow(
         str(BUNDLE / CONFIG),
         logging_file=False,
@@ -106,6 +106,7 @@ def train(folder, out):
         bundle_root=str(BUNDLE),
         dataset_dir=str(folder),
         output_dir=str(out),
+        **options,
     )
     workflow.initialize()
     workflow.run()
@@ -121,6 +122,13 @@ def test_the_config_fits_prepared_heads(tmp_path, capsys):
     assert network.mean.float().mean() == pytest.approx(1.0, abs=0.01)  # in units of the median
     deviation = 0.1 * (2 / 3) ** 0.5  # of three heads from their mean
     assert network.components.float().square().sum(dim=1).mean() ** 0.5 == pytest.approx(deviation, rel=0.1)
+
+
+def test_one_level_is_fitted_to_that_level_alone(tmp_path):
+    train(prepared(tmp_path / "data", 3), tmp_path / "out", levels_mm=[23])
+    network = LinearAutoencoder(brain_of_levels([23]), [23])
+    network.load_state_dict(torch.load(tmp_path / "out" / "model.pt", weights_only=True))
+    assert network.mean.float().mean() == pytest.approx(1.0, abs=0.01)
 
 
 def test_on_the_command_line_a_folder_without_heads_is_one_sentence(tmp_path):

@@ -18,11 +18,12 @@ from scripts.common.errors import PhanesInputError
 from scripts.pipeline.readers import CaseLoadImaged
 from scripts.pipeline.transforms import LevelsOfHeadd, NormalizeHeadd
 from scripts.space import alignment
-from scripts.space.levels import LEVELS_MM, brain_of_levels, level_affine
+from scripts.space.geometry import LEVEL_MM
+from scripts.space.levels import LEVEL_BRIGHTNESS, LEVELS_MM, brain_of_levels, level_affine
 from scripts.space.resampling import onto_levels
 from scripts.training import contact_sheet
 from scripts.training.prepare import prepare
-from scripts.training.prepared import BRAIN_VALUE, read_prepared, write_prepared
+from scripts.training.prepared import BRAIN_VALUE, heights_of, read_prepared, write_prepared
 
 from ..conftest import REPOSITORY
 from ..synthetic_heads import PLACE, found_at_once, head_affine, head_image, write_heads
@@ -130,7 +131,7 @@ def test_a_second_run_does_only_what_is_new_changed_or_gone(tmp_path, registered
 def test_heads_that_fail_are_named_and_the_others_are_kept(tmp_path, registered, phantom):
     heads, out = write_heads(tmp_path / "in", 1), tmp_path / "out"
     (heads / "broken.nii.gz").write_bytes(b"no image")
-    Image.fromarray(phantom).save(heads / "slice.png")
+    Image.fromarray(np.zeros_like(phantom)).save(heads / "slice.png")
     whole = head_image(3)
     nib.save(whole.slicer[:, :, :], heads / "whole.nii.gz")
     nib.save(whole.slicer[:, 18:, :], heads / "cut.nii.gz")  # stored PSR: without its lower part
@@ -143,7 +144,7 @@ def test_heads_that_fail_are_named_and_the_others_are_kept(tmp_path, registered,
     assert {key for key, row in rows.items() if row["status"] == "prepared"} == {"train/copy", "train/whole"}
     reasons = {
         "train/broken": "broken.nii.gz",
-        "train/slice": "single slice",
+        "train/slice": "blank",
         "train/cut": r"only 7\d % of the brain|only 8\d % of the brain",
         "train/blank": "blank",
         "train/head0": "same image as train/copy",
@@ -152,6 +153,16 @@ def test_heads_that_fail_are_named_and_the_others_are_kept(tmp_path, registered,
         assert re.search(reason, rows[key]["error"]), rows[key]
         assert not (out / f"{key}.nii.gz").exists()
     assert "\n" not in "".join(row["error"] for row in rows.values())
+
+
+def test_a_slice_is_stored_as_its_level(tmp_path, phantom):
+    (tmp_path / "in").mkdir()
+    Image.fromarray(phantom).save(tmp_path / "in/a.png")
+    prepare(str(tmp_path / "in"), str(tmp_path / "out"), workers=1)
+    assert heights_of(tmp_path / "out/train/a.nii.gz") == (LEVEL_MM,)
+    levels = read_prepared(tmp_path / "out/train/a.nii.gz", [LEVEL_MM])
+    share = LEVEL_BRIGHTNESS[LEVELS_MM.index(LEVEL_MM)]  # what the level's brain has of the whole brain's brightness
+    assert np.median(levels[brain_of_levels([LEVEL_MM])]) == pytest.approx(share, abs=1 / BRAIN_VALUE)
 
 
 def test_a_head_that_cannot_be_registered_is_left_out(tmp_path, monkeypatch):

@@ -105,7 +105,8 @@ def test_the_curve_has_a_row_every_so_many_steps(heads, tmp_path, monkeypatch):
     assert all(math.isfinite(float(value)) for row in rows[1:] for value in row)
 
 
-def test_it_trains_on_what_prepare_wrote(tmp_path):
+@pytest.mark.parametrize("heights", [LEVELS_MM, [23]])
+def test_it_trains_on_what_prepare_wrote(tmp_path, heights):
     for name in ("a", "b"):
         write_prepared(tmp_path / "data/train" / f"{name}.nii.gz", np.where(brain_of_levels(), 1.0, 0.2))
     workflow = ConfigWorkflow(
@@ -115,13 +116,14 @@ def test_it_trains_on_what_prepare_wrote(tmp_path):
         bundle_root=str(BUNDLE),
         dataset_dir=str(tmp_path / "data"),
         output_dir=str(tmp_path / "run"),
+        levels_mm=heights,
         steps=2,
         device=torch.device("cpu"),
     )
     workflow.initialize()
     (weights,) = workflow.run()
     workflow.finalize()
-    network = RestorationNetwork(LEVELS_MM)
+    network = RestorationNetwork(heights)
     network.load_state_dict(torch.load(weights, weights_only=True))
     assert not network(torch.full((1, 2, 128, 128), 0.5)).isnan().any()
 
