@@ -29,13 +29,7 @@ TOGETHER = 5  # cases that report.html shows itself
 NO_ICON = "data:,"  # so that no browser asks for one
 COLOUR_MAPS = ("inferno", "cividis", "viridis")  # even in lightness; the latter two made for colour-blind readers
 # Headings of the columns that need another than their field's name; a new field of `CaseResult` needs no entry.
-HEADINGS = {
-    "contrast": "White to grey",
-    "anomaly_score": "Anomaly score",
-    "healthy_below": "Healthy images below",
-    "volume_mm3": "Volume (mm³)",
-    "warnings": "Notes",
-}
+HEADINGS = {"volume_mm3": "Volume (mm³)", "warnings": "Notes"}
 SHARES = ("contrast", "healthy_below")
 LONGEST = 12  # entries of a list that is shown
 SHOWN = tuple(field.name for field in fields(CaseResult) if field.name not in ("source", "error"))  # those are told
@@ -204,8 +198,9 @@ def colour_table(name: str) -> str:
 
 
 def _short(table: Mapping[str, object]) -> Iterator[tuple[str, object]]:
-    """A table's entries, those of inner tables one by one. Long lists and matrices are left out."""
-    for name, value in table.items():
+    """A table's entries, those of inner tables one by one, in words. Long lists and matrices are left out."""
+    for key, value in table.items():
+        name = key.replace("_", " ")
         if isinstance(value, Mapping):
             yield from ((f"{name}: {inner}", one) for inner, one in _short(value))
         elif not _is_list(value) or (len(value) <= LONGEST and not any(map(_is_list, value))):
