@@ -28,7 +28,7 @@ from .networks.levels import level_index
 from .networks.linear import BRIGHTNESS
 from .phanes import OF_SLICES, leave_out, with_head
 from .slices import CHUNK, chunks, fold, joined, unfold
-from .volume_map import local_contrast, relative_map
+from .volume_map import WINDOW_RADIUS, largest_in_cubes, local_contrast, relative_map
 
 SMOOTHING = 0.7  # of the coarse map before its threshold, voxels
 GROWTH = 2  # voxels by which the mask grows, in a cube
@@ -39,6 +39,12 @@ NEIGHBOURHOOD = 2.0  # standard deviation of S's window, voxels
 def surroundings(brain: Tensor) -> Tensor:
     """The brain at each level, and `SEEN` pixels around it: (D, 1, H, W), > 0 inside -> same shape, bool."""
     return F.max_pool2d((brain > 0).float(), 2 * SEEN + 1, 1, SEEN) > 0
+
+
+def _span(inside: Tensor) -> tuple[int, int]:
+    """First and last + 1 position along the last axis at which anything is inside; (0, length) where nothing is."""
+    found = inside.flatten(0, -2).any(dim=0).nonzero().flatten().tolist()
+    return (found[0], found[-1] + 1) if found else (0, inside.shape[-1])
 
 
 class VolumeMask(nn.Module):
@@ -65,7 +71,8 @@ class VolumeMask(nn.Module):
     def forward(self, coarse_map: Tensor) -> Tensor:
         """(B, 1, H, W, D), >= 0 -> same shape, 0 or 1."""
         above = (self.smooth(coarse_map) > self.threshold).to(coarse_map.dtype)
-        return F.max_pool3d(above, 2 * self.growth + 1, 1, self.growth) + 0.0 * self.threshold
+        grown = largest_in_cubes(F.pad(above, [self.growth] * 6), [2 * self.growth + 1] * 3)
+        return grown + 0.0 * self.threshold
 
 
 class HeadPhanes(nn.Module):
@@ -91,10 +98,11 @@ class HeadPhanes(nn.Module):
         super().__init__()
         self.network = network
         self.mask = VolumeMask() if mask is None else mask
-        self.neighbourhood, self.brightness = NEIGHBOURHOOD, BRIGHTNESS
+        self.neighbourhood, self.brightness, self.radius = NEIGHBOURHOOD, BRIGHTNESS, WINDOW_RADIUS
         self.first, self.last = float(heights[0]), float(heights[-1])
         self.chunk = CHUNK  # slices that go through the network together; fewer take less memory
         levels = torch.asarray(brain, copy=True).permute(2, 0, 1)[:, None] > 0
+        self.rows, self.columns = _span(levels.any(dim=3)), _span(levels.any(dim=2))
         self.register_buffer("brain", levels.contiguous(), persistent=False)
         self.register_buffer("seen", surroundings(levels), persistent=False)
 
@@ -122,9 +130,10 @@ class HeadPhanes(nn.Module):
             pseudo-healthy image, outside of the mask the image itself; mask, 0 or 1; coarse reconstruction.
         """
         volume = image if image.dim() == 5 else image[..., None]
-        coarse, coarse_map = self.coarse(volume)
+        contrast = self.contrast(volume)
+        coarse, coarse_map = self.coarse(volume, contrast)
         mask = self.mask(coarse_map) * self.inside(volume)
-        anomaly, pseudo_healthy = self.complete(volume, mask, coarse, coarse_map)
+        anomaly, pseudo_healthy = self.complete(volume, mask, coarse, coarse_map, contrast)
         result = torch.cat([anomaly, pseudo_healthy, mask, coarse.mean(dim=1, keepdim=True)], dim=1)
         return result if image.dim() == 5 else result[..., 0]
 
@@ -138,12 +147,15 @@ class HeadPhanes(nn.Module):
         Returns:
             (B, 1, H, W, D) each: anomaly map; pseudo-healthy image.
         """
-        coarse, coarse_map = self.coarse(image)
+        contrast = self.contrast(image)
+        coarse, coarse_map = self.coarse(image, contrast)
         mask = mask * self.inside(image)
-        anomaly, pseudo_healthy = self.complete(image, mask, coarse, coarse_map)
+        anomaly, pseudo_healthy = self.complete(image, mask, coarse, coarse_map, contrast)
         return anomaly * mask, pseudo_healthy
 
-    def complete(self, volume: Tensor, mask: Tensor, coarse: Tensor, coarse_map: Tensor) -> tuple[Tensor, Tensor]:
+    def complete(
+        self, volume: Tensor, mask: Tensor, coarse: Tensor, coarse_map: Tensor, contrast: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The steps that follow the mask.
 
         Args:
@@ -151,37 +163,50 @@ class HeadPhanes(nn.Module):
             mask: (B, 1, H, W, D), 0 or 1.
             coarse: (B, K, H, W, D), the coarse reconstructions.
             coarse_map: (B, 1, H, W, D), their map.
+            contrast: see `map_of`.
 
         Returns:
             (B, 1, H, W, D) each: anomaly map; pseudo-healthy image.
         """
         filled = self.fill(volume, mask)
-        filled_map = self.map_of(volume, torch.where(mask > 0, filled, coarse))
+        filled_map = self.map_of(volume, torch.where(mask > 0, filled, coarse), contrast)
         neighbourhood = gaussian_filter(coarse_map, self.neighbourhood)
         anomaly = ((coarse_map + filled_map) * neighbourhood).sqrt() * self.inside(volume) + 0.0 * mask
         return anomaly, torch.where(mask > 0, filled.mean(dim=1, keepdim=True), volume[:, :1])
 
-    def map_of(self, volume: Tensor, reconstructions: Tensor) -> Tensor:
+    def contrast(self, volume: Tensor) -> Tensor:
+        """The local contrast of the part of (B, 2, H, W, D) that holds the brain: (B, 1, h, w, D)."""
+        (top, bottom), (left, right) = self.rows, self.columns
+        first_row, first_column = max(top - self.radius, 0), max(left - self.radius, 0)
+        around = volume[:, :1, first_row : bottom + self.radius, first_column : right + self.radius]
+        found = local_contrast(self.brightness * around)
+        return found[:, :, top - first_row : bottom - first_row, left - first_column : right - first_column]
+
+    def map_of(self, volume: Tensor, reconstructions: Tensor, contrast: Tensor | None = None) -> Tensor:
         """How far the head is from its reconstructions: the sum of their maps.
 
         Args:
             volume: (B, 2, H, W, D), as in `forward`.
             reconstructions: (B, K, H, W, D), in the volume's units.
+            contrast: of the volume, where it is known already.
 
         Returns:
             (B, 1, H, W, D), >= 0.
         """
-        head, inside = self.brightness * volume[:, :1], self.inside(volume)
-        contrast = local_contrast(head)
+        (top, bottom), (left, right) = self.rows, self.columns  # elsewhere the map is 0
+        head = self.brightness * volume[:, :1, top:bottom, left:right]
+        inside = self.inside(volume)[:, :, top:bottom, left:right]
+        if contrast is None:
+            contrast = self.contrast(volume)
         total = torch.zeros_like(head)
         for number in range(reconstructions.shape[1]):
-            one = self.brightness * reconstructions[:, number : number + 1]
+            one = self.brightness * reconstructions[:, number : number + 1, top:bottom, left:right]
             total = total + relative_map(head, one, inside, contrast)
-        return total
+        return F.pad(total, [0, 0, left, volume.shape[3] - right, top, volume.shape[2] - bottom])
 
     def inside(self, volume: Tensor) -> Tensor:
         """The template's brain at the levels of a volume (B, 2, H, W, D): (B, 1, H, W, D), 0 or 1."""
-        return unfold(self.at(self.brain, fold(volume)), volume)
+        return unfold(self.at(self.brain, fold(volume[:, :, :1, :1])), volume)  # a pixel knows the height
 
     def at(self, levels: Tensor, slices: Tensor) -> Tensor:
         """For each slice, the plane of `levels` that lies at its height.
@@ -195,15 +220,18 @@ class HeadPhanes(nn.Module):
         """
         return levels[level_index(slices[:, 1], self.first, self.last, levels.shape[0])].to(slices.dtype)
 
-    def coarse(self, volume: Tensor) -> tuple[Tensor, Tensor]:
-        """Stage 1: (B, 2, H, W, D) -> coarse reconstructions (B, K, H, W, D), and their map (B, 1, H, W, D)."""
+    def coarse(self, volume: Tensor, contrast: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Stage 1: (B, 2, H, W, D) -> coarse reconstructions (B, K, H, W, D), and their map (B, 1, H, W, D).
+
+        `contrast` is that of `map_of`.
+        """
         parts: list[Tensor] = []
         for part in chunks(fold(volume), self.chunk):
             seen = self.at(self.seen, part)
             drawn = self.network(with_head(part, part[:, :1] * seen))
             parts.append(torch.where(seen > 0, drawn, part[:, :1]))
         coarse = unfold(joined(parts), volume)
-        return coarse, self.map_of(volume, coarse)
+        return coarse, self.map_of(volume, coarse, contrast)
 
     def fill(self, volume: Tensor, mask: Tensor) -> Tensor:
         """Stage 2: complete the slices in the mask.

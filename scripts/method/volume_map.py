@@ -19,64 +19,71 @@ from .filters import gaussian_filter
 
 SIZES = (2, 3, 4)  # of the cubes, voxels
 WINDOW = 3.0  # standard deviation of the window of the local contrast, voxels
+WINDOW_RADIUS = 12  # voxels farther away have no part in the local contrast: see `gaussian_filter`
 LEAST_CONTRAST = 0.15  # added to the local contrast; in units of the median brightness
 LEAST_ERROR = 0.01  # added to the head's median error; in units of the median brightness
 
 
-def opening(maps: Tensor, size: int) -> Tensor:
-    """Grey-scale opening by a cube: it keeps the parts into which the cube fits.
-
-    Beyond the border there is nothing, so a cube has to fit into the volume. Along an axis shorter than `size`, the
-    cube is as long as the axis.
-
-    Args:
-        maps: (B, 1, H, W, D).
-        size: side of the cube, voxels.
-
-    Returns:
-        (B, 1, H, W, D), nowhere larger than `maps`.
-    """
-    sides = [min(size, length) for length in maps.shape[2:]]
-    result = -maps
-    for dim, side in enumerate(sides, start=2):
-        result = _running_maximum(result, side, dim)
-    margins: list[int] = []
-    for side in sides[::-1]:
-        margins += [side - 1, side - 1]
-    result = F.pad(-result, margins, value=float("-inf"))
-    for dim, side in enumerate(sides, start=2):
-        result = _running_maximum(result, side, dim)
-    return result
-
-
 def _running_maximum(maps: Tensor, size: int, dim: int) -> Tensor:
     """The largest of every `size` consecutive voxels along an axis; the axis gets shorter by `size` - 1."""
-    if torch.compiler.is_compiling():  # one node of an exported program in place of ten
+    if torch.compiler.is_compiling():  # one node of an exported program in place of many
         sides = [1, 1, 1]
         sides[dim - 2] = size
         return F.max_pool3d(maps, sides, 1)
-    rest = maps.shape[dim] - size + 1
-    largest = maps.narrow(dim, 0, rest)
-    for offset in range(1, size):
-        largest = torch.maximum(largest, maps.narrow(dim, offset, rest))
+    largest, window = maps, 1
+    while window < size:  # the window doubles as long as it may
+        step = min(window, size - window)
+        rest = largest.shape[dim] - step
+        largest = torch.maximum(largest.narrow(dim, 0, rest), largest.narrow(dim, step, rest))
+        window += step
     return largest
 
 
-def opened_difference(difference: Tensor, sizes: tuple[int, int, int] = SIZES) -> Tensor:
-    """The absolute difference, opened by cubes: the mean over their sizes.
+def largest_in_cubes(maps: Tensor, sides: list[int]) -> Tensor:
+    """The largest value of every cube that fits into the volume.
 
-    Voxels that are too dark and voxels that are too bright are opened apart.
+    Args:
+        maps: (B, C, H, W, D).
+        sides: of the cubes along the last three axes, voxels.
+
+    Returns:
+        (B, C, H, W, D), each axis shorter by its side - 1.
+    """
+    for dim, side in enumerate(sides, start=2):
+        maps = _running_maximum(maps, side, dim)
+    return maps
+
+
+def opened_difference(difference: Tensor, sizes: tuple[int, int, int] = SIZES) -> Tensor:
+    """The absolute difference, opened by cubes (grey-scale opening keeps the parts into which the cube fits): the mean
+    over the cubes' sizes.
+
+    Voxels that are too dark and voxels that are too bright are opened apart. Beyond the border there is nothing, so a
+    cube has to fit into the volume. Along an axis shorter than `size`, the cube is as long as the axis.
 
     Args:
         difference: (B, 1, H, W, D) image minus reconstruction, either sign.
-        sizes: sides of the cubes, voxels.
+        sizes: sides of the cubes, voxels, rising.
 
     Returns:
-        (B, 1, H, W, D), >= 0.
+        (B, 1, H, W, D), >= 0, nowhere larger than the absolute difference.
     """
     total = torch.zeros_like(difference)
+    least_dark, least_bright = -difference, difference  # with the sign changed, the least is the largest
+    done = [1, 1, 1]
     for size in sizes:
-        total = total + opening(difference.clamp(min=0), size) + opening((-difference).clamp(min=0), size)
+        sides = [min(size, length) for length in difference.shape[2:]]
+        # A cube is what a smaller one sweeps over, so that each size goes on where the last one ended.
+        further = [side - before + 1 for side, before in zip(sides, done)]  # noqa: B905 - TorchScript knows no strict
+        least_dark = largest_in_cubes(least_dark, further)
+        least_bright = largest_in_cubes(least_bright, further)
+        done = sides
+        # A cube is too dark or too bright, never both, and no voxel lies in cubes of both kinds.
+        eroded = (-torch.minimum(least_dark, least_bright)).clamp(min=0)
+        margins: list[int] = []
+        for side in sides[::-1]:
+            margins += [side - 1, side - 1]
+        total = total + largest_in_cubes(F.pad(eroded, margins), sides)
     return total / len(sizes)
 
 
@@ -103,8 +110,11 @@ def median_within(maps: Tensor, region: Tensor) -> Tensor:
     """
     inside = (region > 0).expand_as(maps).flatten(1)
     count = inside.sum(dim=1, keepdim=True)
-    values = torch.where(inside, maps.flatten(1), float("inf")).sort(dim=1).values
-    median = values.gather(1, ((count - 1) // 2).clamp(min=0))
+    if torch.compiler.is_compiling():  # ONNX knows no median
+        values = torch.where(inside, maps.flatten(1), float("inf")).sort(dim=1).values
+        median = values.gather(1, ((count - 1) // 2).clamp(min=0))
+    else:
+        median = torch.where(inside, maps.flatten(1), float("nan")).nanmedian(dim=1, keepdim=True)[0]
     median = torch.where(count > 0, median, torch.zeros_like(median))
     return median.reshape([-1] + [1] * (maps.dim() - 1))
 

