@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from monai.networks.nets import DiffusionModelUNet
+from monai.networks.nets import AutoencoderKL, DiffusionModelUNet
 from monai.networks.schedulers import DDPMScheduler
 from torch import Tensor
 
@@ -25,6 +25,7 @@ from scripts.study.baselines.mkd import MKD
 from scripts.study.baselines.patchcore import PatchCore
 from scripts.study.baselines.phanes import PhanesGroundTruth, PhanesSystem
 from scripts.study.baselines.protocol import AnomalySystem
+from scripts.study.baselines.reflect import Reflect
 from scripts.study.baselines.residual_autoencoder import ResidualAutoencoder
 from scripts.study.baselines.simplex import SimplexNoise
 from scripts.study.baselines.vae import VAE
@@ -83,6 +84,14 @@ def _fae() -> AnomalySystem:
     return FAE(backbone, image_size=SIZE, grid=16, channels=(8, 8))
 
 
+def _reflect() -> AnomalySystem:
+    small = {"spatial_dims": 2, "num_res_blocks": 1, "channels": (8, 8), "norm_num_groups": 4}
+    plain = {"attention_levels": (False, False), "latent_channels": 2}
+    autoencoder = AutoencoderKL(**small, **plain, with_encoder_nonlocal_attn=False, with_decoder_nonlocal_attn=False)
+    flow = DiffusionModelUNet(**small, in_channels=2, out_channels=2, attention_levels=(False, False))
+    return Reflect(ResidualMap(), autoencoder, flow)
+
+
 def _zscore() -> AnomalySystem:
     system = ZScore(image_size=SIZE)
     system.fit([brain_like(4, seed=5)])
@@ -118,6 +127,7 @@ BUILDERS: dict[str, Callable[[], AnomalySystem]] = {
     "patchcore": _patchcore,
     "mkd": _mkd,
     "fae": _fae,
+    "reflect": _reflect,
     "ra": _ra,
     "phanes": lambda: PhanesSystem(_phanes()),
     "phanes_gt": lambda: PhanesGroundTruth(_phanes()),
