@@ -30,7 +30,7 @@ class Reflect(Trainable, ReconstructionSystem):
     Args:
         comparison: the map, `maps.ResidualMap`.
         autoencoder: with a latent image.
-        flow: (latent and, with `level`, a plane of the height; time) -> velocity; `monai.networks.nets.DiffusionModelUNet`.
+        flow: (latent, time) -> velocity, `DiffusionModelUNet`; with `level` it needs one channel more, the height.
         level: the flow is shown the slice's height.
     """
 
