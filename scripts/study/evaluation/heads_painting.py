@@ -7,13 +7,14 @@ softened mask m (Gaussian of 0.7 voxels) tissue x becomes
     x (1 - m (1 - max(0.1, d (1 + 0.125 n)))).
 
 A head has one d, uniform in 0.35 to 0.7. The noise n has unit variance and is smooth over 1.5 voxels. The truth is
-m > 0.5 where the head is not empty. Nothing here is a setting: a darker or larger lesion would buy any score.
+m > 0.5 where the head is not empty. `FIXED` is the model of all reported numbers: a darker or larger lesion would buy
+any score. `sensitivity.py` alone paints otherwise, to show how much.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,29 @@ from ...space.template import BRAIN_CUT, read_template
 
 STROKE_SIZES_ML = ((0.3, 2.0), (2.0, 15.0), (15.0, 120.0))
 ANY_SIZE_ML = ((0.3, 120.0),)
-EDGE_VOXELS, TEXTURE_VOXELS, TEXTURE = 0.7, 1.5, 0.125
-DARKEST, LIGHTEST, LEAST = 0.35, 0.7, 0.1  # of the tissue's brightness
+TEXTURE_VOXELS = 1.5
+LEAST = 0.1  # of the tissue's brightness
 MIRROR = np.diag([-1.0, 1.0, 1.0, 1.0])  # of MNI world, left to right
+
+
+@dataclass(frozen=True)
+class Painting:
+    """What a painted lesion looks like.
+
+    Attributes:
+        depth: range of d, shares of the tissue's brightness.
+        edge: deviation of the Gaussian that softens the mask, voxels.
+        texture: weight of the noise.
+        ellipsoids: in place of the masks, the ellipsoids of the same place, volume and axes.
+    """
+
+    depth: tuple[float, float] = (0.35, 0.7)
+    edge: float = 0.7
+    texture: float = 0.125
+    ellipsoids: bool = False
+
+
+FIXED = Painting()
 
 
 @dataclass(frozen=True)
@@ -95,6 +116,16 @@ def read_shapes(folder: str | Path, part: int | None = None) -> list[LesionShape
     return shapes
 
 
+def ellipsoid(shape: LesionShape) -> LesionShape:
+    """The ellipsoid with the mask's centre, second moments and number of voxels; within the template's brain."""
+    points = np.argwhere(shape.mask)
+    inverse = np.linalg.inv(np.cov(points.T) + 0.1 * np.eye(3))
+    away = np.moveaxis(np.indices(shape.mask.shape), 0, -1) - points.mean(axis=0)
+    distance = np.einsum("...i,ij,...j->...", away, inverse, away)
+    distance[~brain_in_head(np.eye(4), shape.affine, shape.mask.shape)] = np.inf
+    return replace(shape, mask=distance <= np.partition(distance, len(points) - 1, axis=None)[len(points) - 1])
+
+
 @dataclass(frozen=True)
 class Recipe:
     """The lesion that one head gets."""
@@ -105,7 +136,13 @@ class Recipe:
     size: int
 
 
-def recipes(shapes: Sequence[LesionShape], heads: int, seed: int, sizes: Sequence[tuple[float, float]]) -> list[Recipe]:
+def recipes(
+    shapes: Sequence[LesionShape],
+    heads: int,
+    seed: int,
+    sizes: Sequence[tuple[float, float]],
+    depth: tuple[float, float] = FIXED.depth,
+) -> list[Recipe]:
     """One recipe for each head. The first head's size moves on with the seed, so that each head gets every size.
 
     Args:
@@ -113,6 +150,7 @@ def recipes(shapes: Sequence[LesionShape], heads: int, seed: int, sizes: Sequenc
         heads: how many.
         seed: of the choice.
         sizes: ranges of volume, ml.
+        depth: see `Painting`.
 
     Raises:
         PhanesInputError: a range without any shape.
@@ -129,12 +167,17 @@ def recipes(shapes: Sequence[LesionShape], heads: int, seed: int, sizes: Sequenc
     for head in range(heads):
         size, turn = (head + seed) % len(sizes), head // len(sizes)
         shape = pools[size][orders[size][turn % len(pools[size])]]
-        made.append(Recipe(shape, turn % 2 == 1, float(rng.uniform(DARKEST, LIGHTEST)), size))
+        made.append(Recipe(shape, turn % 2 == 1, float(rng.uniform(*depth)), size))
     return made
 
 
 def paint(
-    head: NDArray, affine: NDArray, registration: NDArray, recipe: Recipe, rng: np.random.Generator
+    head: NDArray,
+    affine: NDArray,
+    registration: NDArray,
+    recipe: Recipe,
+    rng: np.random.Generator,
+    painting: Painting = FIXED,
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """The head with its lesion, and the lesion, both (X, Y, Z).
 
@@ -144,13 +187,15 @@ def paint(
         registration: (4, 4), MNI world -> head world, mm.
         recipe: what to paint.
         rng: of the texture.
+        painting: how.
     """
+    shape = ellipsoid(recipe.shape) if painting.ellipsoids else recipe.shape
     from_head = np.linalg.inv(registration) @ affine
-    into = np.linalg.inv(recipe.shape.affine) @ (MIRROR if recipe.mirrored else np.eye(4)) @ from_head
-    carried = ndimage.affine_transform(recipe.shape.mask.astype(np.float32), into, output_shape=head.shape, order=1)
+    into = np.linalg.inv(shape.affine) @ (MIRROR if recipe.mirrored else np.eye(4)) @ from_head
+    carried = ndimage.affine_transform(shape.mask.astype(np.float32), into, output_shape=head.shape, order=1)
     inside = (carried > 0.5) & brain_in_head(registration, affine, head.shape)
-    soft = ndimage.gaussian_filter(inside.astype(np.float32), EDGE_VOXELS)
+    soft = ndimage.gaussian_filter(inside.astype(np.float32), painting.edge)
     noise = ndimage.gaussian_filter(rng.standard_normal(head.shape).astype(np.float32), TEXTURE_VOXELS)
     noise /= noise.std()
-    kept = np.maximum(LEAST, recipe.darkness * (1.0 + TEXTURE * noise))
+    kept = np.maximum(LEAST, recipe.darkness * (1.0 + painting.texture * noise))
     return (head * (1.0 - soft * (1.0 - kept))).astype(np.float32), (soft > 0.5) & (head > 0)

@@ -11,9 +11,13 @@ from nibabel.affines import apply_affine
 from scripts.common.errors import PhanesInputError
 from scripts.study.evaluation.heads_painting import (
     ANY_SIZE_ML,
+    FIXED,
     STROKE_SIZES_ML,
+    LesionShape,
+    Painting,
     Recipe,
     brain_in_head,
+    ellipsoid,
     paint,
     read_shapes,
     recipes,
@@ -82,3 +86,38 @@ def test_the_truth_holds_nothing_empty(shapes):
     painted, truth = paint(head, head_affine(), PLACE, Recipe(shapes[2], False, 0.5, 2), np.random.default_rng(0))
     assert not truth.any()
     assert not painted.any()
+
+
+def test_the_ellipsoid_of_a_box_has_its_place_volume_and_axes(shapes):
+    mask = np.zeros(shapes[2].mask.shape, dtype=bool)
+    centre = np.round(np.argwhere(shapes[2].mask).mean(axis=0)).astype(int)
+    half = np.array([9, 5, 3])
+    mask[tuple(slice(c - h, c + h + 1) for c, h in zip(centre, half, strict=True))] = True
+    made = ellipsoid(LesionShape("box", mask, shapes[2].affine, 0.0)).mask
+    assert abs(int(made.sum()) - int(mask.sum())) < 0.02 * mask.sum()
+    points = np.argwhere(made)
+    np.testing.assert_allclose(points.mean(axis=0), centre, atol=0.2)
+    assert not made[tuple(centre + half)]  # its corners are off
+    # Half-axes in the box's proportions, and as large as the equal volume says.
+    expected = (half + 0.5) * (6 / np.pi) ** (1 / 3)
+    np.testing.assert_allclose((points.max(axis=0) - points.min(axis=0)) / 2, expected, atol=1)
+
+
+def test_another_painting_changes_what_it_says_and_no_place(shapes):
+    values, affine = np.asarray(head_image().dataobj, dtype=np.float32), head_affine()
+    kinds = {
+        "fixed": FIXED,
+        "plain": Painting(texture=0.0, edge=0.0),
+        "faint": Painting(depth=(0.9, 0.9), texture=0.0, edge=0.0),
+    }
+    made = {}
+    for name, painting in kinds.items():
+        recipe = recipes(shapes, 3, 0, STROKE_SIZES_ML, painting.depth)[2]
+        painted, truth = paint(values, affine, PLACE, recipe, np.random.default_rng(0), painting)
+        made[name] = recipe, painted / np.maximum(values, 1e-6), truth
+    assert made["fixed"][0].shape.name == made["faint"][0].shape.name
+    ratio, truth = made["plain"][1:]
+    np.testing.assert_allclose(ratio[truth], made["plain"][0].darkness, rtol=1e-4)
+    assert (ratio[~truth & (values > 0)] > 0.999).all()
+    np.testing.assert_allclose(made["faint"][1][truth], 0.9, rtol=1e-4)
+    assert (made["faint"][2] == truth).all()
