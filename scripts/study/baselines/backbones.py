@@ -1,4 +1,4 @@
-"""ImageNet networks as feature extractors for PatchCore and MKD.
+"""ImageNet networks as feature extractors for PatchCore, MKD and FAE.
 
 SqueezeNet 1.1 and AlexNet are this project's own definitions; any other name is torchvision's (WideResNet50-2 and VGG16
 as published). Weights come from a file in torchvision's layout, or from torchvision's cache or download.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 from urllib.error import URLError
 
 import torch
@@ -18,6 +19,7 @@ from ...common.errors import PhanesInputError
 from ...common.safe_loading import tensors_only
 from ...common.torchvision_shim import make_torchvision_importable
 from ...method.networks.trunks import IMAGENET_MEAN, IMAGENET_STD, Trunk, alexnet, squeezenet
+from .protocol import AnomalySystem
 
 OWN = {"squeezenet1_1": squeezenet, "alexnet": alexnet}
 
@@ -74,6 +76,22 @@ class Backbone(nn.Module):
         """(C, h, w) of each layer's features for square images."""
         probe = torch.zeros(1, 1, image_size, image_size, device=self.mean.device)
         return [(f.shape[1], f.shape[2], f.shape[3]) for f in self(probe)]
+
+
+class FeatureSystem(AnomalySystem):
+    """A system on frozen features. They are named in its row, and left out of its saved weights.
+
+    Args:
+        backbone: the features; shallowest first.
+    """
+
+    title: ClassVar[str]
+    rebuilt: ClassVar[tuple[str, ...]] = ("backbone",)
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.name = f"{self.title} ({backbone.name})"
+        self.backbone = backbone
 
 
 def _read(path: str | Path, name: str) -> dict[str, Tensor]:

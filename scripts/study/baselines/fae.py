@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .backbones import Backbone
-from .protocol import AnomalySystem, Trainable
+from .backbones import Backbone, FeatureSystem
+from .protocol import Trainable
 
 WINDOW = 5  # of SSIM, positions of the grid
 STABLE = (0.01**2, 0.03**2)  # SSIM's constants for values in units of a feature's spread
@@ -37,7 +37,7 @@ def dissimilarity(a: Tensor, b: Tensor) -> Tensor:
     return (1 - likeness * structure).clamp(min=0).mean(dim=1, keepdim=True)
 
 
-class FAE(Trainable, AnomalySystem):
+class FAE(Trainable, FeatureSystem):
     """Frozen features and their autoencoder.
 
     Args:
@@ -48,7 +48,7 @@ class FAE(Trainable, AnomalySystem):
         dropout: share of whole channels left out in training.
     """
 
-    rebuilt = ("backbone",)
+    title = "FAE"
 
     def __init__(
         self,
@@ -58,9 +58,7 @@ class FAE(Trainable, AnomalySystem):
         channels: Sequence[int] = (100, 150, 200, 300),
         dropout: float = 0.1,
     ) -> None:
-        super().__init__()
-        self.name = f"FAE ({backbone.name})"
-        self.backbone = backbone
+        super().__init__(backbone)
         self.grid = grid
         total = sum(shape[0] for shape in backbone.shapes(image_size))
 

@@ -16,8 +16,8 @@ from torch.overrides import TorchFunctionMode
 
 from ...method.filters import gaussian_filter
 from ...method.slices import slice_quantile
-from .backbones import Backbone
-from .protocol import AnomalySystem, Trainable
+from .backbones import Backbone, FeatureSystem
+from .protocol import Trainable
 
 LOCALISATIONS = ("guided", "gradient")
 
@@ -112,7 +112,7 @@ def disagreement(taught: Sequence[Tensor], cloned: Sequence[Tensor], value_weigh
     return direction, value_weight * value
 
 
-class MKD(Trainable, AnomalySystem):
+class MKD(Trainable, FeatureSystem):
     """Teacher, cloner and the gradient map.
 
     Args:
@@ -131,7 +131,7 @@ class MKD(Trainable, AnomalySystem):
         ValueError: for another localisation, or fewer stages than layers.
     """
 
-    rebuilt = ("teacher",)
+    title = "MKD"
 
     def __init__(
         self,
@@ -144,14 +144,12 @@ class MKD(Trainable, AnomalySystem):
         sigma: float = 4.0,
         normalize_map: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(teacher)
         if localisation not in LOCALISATIONS:
             raise ValueError(f"localisation must be one of {LOCALISATIONS}, not {localisation!r}")
         taps = teacher.shapes(image_size)
         if len(stages) < len(taps):
             raise ValueError(f"the cloner has {len(stages)} stages, but the teacher {len(taps)} layers to imitate")
-        self.name = f"MKD ({teacher.name})"
-        self.teacher = teacher
         self.cloner = Cloner(stages, taps, image_size)
         self.value_weight = value_weight
         self.map_layers = map_layers
@@ -162,7 +160,7 @@ class MKD(Trainable, AnomalySystem):
     def training_loss(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Disagreement of teacher and cloner, mean over the batch."""
         with torch.no_grad():
-            taught = self.teacher(images)
+            taught = self.backbone(images)
         direction, value = disagreement(taught, self.cloner(images), self.value_weight)
         return (direction + value).mean(), {"direction": direction.mean(), "value": value.mean()}
 
@@ -173,9 +171,9 @@ class MKD(Trainable, AnomalySystem):
             images = images.detach().clone().requires_grad_(True)
             if self.localisation == "guided":
                 with GuidedBackpropagation():
-                    taught, cloned = self.teacher(images), self.cloner(images)
+                    taught, cloned = self.backbone(images), self.cloner(images)
             else:
-                taught, cloned = self.teacher(images), self.cloner(images)
+                taught, cloned = self.backbone(images), self.cloner(images)
             parts = disagreement(taught[-self.map_layers :], cloned[-self.map_layers :], self.value_weight)
             (gradient,) = torch.autograd.grad((parts[0] + parts[1]).sum(), images)
         return gradient.abs()

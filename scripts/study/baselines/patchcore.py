@@ -16,8 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...method.filters import gaussian_filter
-from .backbones import Backbone
-from .protocol import AnomalySystem
+from .backbones import Backbone, FeatureSystem
 
 
 def greedy_coreset(
@@ -78,7 +77,7 @@ def _pool_dimensions(features: Tensor, size: int) -> Tensor:
     return F.adaptive_avg_pool1d(features.transpose(1, 2), size).transpose(1, 2)
 
 
-class PatchCore(AnomalySystem):
+class PatchCore(FeatureSystem):
     """The memory bank.
 
     Args:
@@ -91,7 +90,7 @@ class PatchCore(AnomalySystem):
         seed: of the coreset.
     """
 
-    rebuilt = ("backbone",)
+    title = "PatchCore"
     bank: Tensor
 
     def __init__(
@@ -104,9 +103,7 @@ class PatchCore(AnomalySystem):
         sigma: float = 4.0,
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        self.name = f"PatchCore ({backbone.name})"
-        self.backbone = backbone
+        super().__init__(backbone)
         self.embedding_dim = embedding_dim
         self.patch_size = patch_size
         self.coreset_ratio = coreset_ratio

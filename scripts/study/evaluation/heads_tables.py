@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .statistics import resample_weights
 from .summary import Cell
-from .tables import NOTHING, Line, number, p_text
+from .tables import NOTHING, Line, score_table
 
 MAIN = {
     "own.auprc": "AUPRC",
@@ -35,7 +35,7 @@ def lesion_tables(
     Args:
         cells: from `summary.summarise`.
         name: of the set.
-        lines: the systems, in the tables' order; `seconds_per_slice` holds the seconds a head.
+        lines: the systems, in the tables' order.
     """
     found = {(cell.system, cell.measure): cell for cell in cells if cell.set == name}
     measures = dict.fromkeys(measure for _, measure in found)
@@ -48,33 +48,8 @@ def lesion_tables(
         ("Share of the lesions found, by their volume, at so many false findings a head", curves),
     ):
         if headings:
-            made.append((title, *_table(found, headings, lines, main=not title)))
+            made.append((title, *score_table(found, headings, lines, None if title else ("s / head", 1.0))))
     return made
-
-
-def _table(
-    found: Mapping[tuple[str, str], Cell], headings: Mapping[str, str], lines: Mapping[str, Line], main: bool
-) -> tuple[list[str], list[list[str]]]:
-    compared = {key for key, line in lines.items() if line.role not in ("oracle", "sanity")}
-    best = {
-        measure: max((c.value for (s, m), c in found.items() if m == measure and s in compared), default=math.nan)
-        for measure in headings
-    }
-    rows = []
-    for system, line in lines.items():
-        own = [found.get((system, measure)) for measure in headings]
-        if not any(own):
-            continue
-        row = [line.label]
-        for cell, measure in zip(own, headings, strict=True):
-            text = NOTHING if cell is None or math.isnan(cell.value) else number(cell.value, cell.std)
-            row.append(f"**{text}**" if cell is not None and cell.value == best[measure] > 0 else text)
-        if main:
-            p_value = own[0].p_value if own[0] is not None else math.nan
-            row.append(NOTHING if math.isnan(p_value) else p_text(p_value))
-            row.append(NOTHING if math.isnan(line.seconds_per_slice) else f"{line.seconds_per_slice:.1f}")
-        rows.append(row)
-    return ["System", *headings.values(), *(["p", "s / head"] if main else [])], rows
 
 
 def healthy_table(

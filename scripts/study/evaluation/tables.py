@@ -56,11 +56,11 @@ FIELDS = (
 
 @dataclass(frozen=True)
 class Line:
-    """A system as a table needs it: its name there and its role (see `systems.ROLES`)."""
+    """A system as a table needs it: its name there, its role (see `systems.ROLES`), and the time of an image."""
 
     label: str
     role: str
-    seconds_per_slice: float = float("nan")
+    seconds: float = float("nan")
 
 
 def tables(
@@ -90,18 +90,30 @@ def tables(
         if not known:
             headings = {measure: _size_heading(measure) for measure in there if measure.startswith("size.")}
         if headings:
-            made.append((title, *_table(found, headings, lines, paper or {}, paper_label, main=not title)))
+            timed = None if title else ("ms / slice", 1000.0)
+            made.append((title, *score_table(found, headings, lines, timed, paper or {}, paper_label)))
     return made
 
 
-def _table(
+def score_table(
     found: Mapping[tuple[str, str], Cell],
     headings: Mapping[str, str],
     lines: Mapping[str, Line],
-    paper: Mapping[str, Mapping[str, float]],
-    paper_label: str,
-    main: bool,
+    timed: tuple[str, float] | None = None,
+    paper: Mapping[str, Mapping[str, float]] | None = None,
+    paper_label: str = "paper",
 ) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of one table.
+
+    Args:
+        found: cells of the set, by system and measure.
+        headings: of the measures, in the table's order.
+        lines: the systems, likewise.
+        timed: adds the first measure's p and the time, under this heading, in so many units a second.
+        paper: see `tables`.
+        paper_label: see `tables`.
+    """
+    paper = paper or {}
     compared = [measure for measure in headings if any(measure in paper.get(system, {}) for system in lines)]
     best = {measure: _best(found, measure, lines) for measure in headings}
     rows = []
@@ -111,20 +123,20 @@ def _table(
         row = [line.label]
         for measure in headings:
             cell = found.get((system, measure))
-            text = NOTHING if cell is None else number(cell.value, cell.std)
-            row.append(f"**{text}**" if cell is not None and cell.value == best[measure] else text)
+            text = NOTHING if cell is None or math.isnan(cell.value) else number(cell.value, cell.std)
+            row.append(f"**{text}**" if cell is not None and cell.value == best[measure] != 0 else text)
             if measure in compared:
                 value = paper.get(system, {}).get(measure)
                 row.append(NOTHING if value is None else f"{value:.2f}")
-        if main:
-            p_value = found[system, next(iter(headings))].p_value
-            row.append(NOTHING if math.isnan(p_value) else p_text(p_value))
-            row.append(NOTHING if math.isnan(line.seconds_per_slice) else f"{1000 * line.seconds_per_slice:.1f}")
+        if timed:
+            first = found.get((system, next(iter(headings))))
+            row.append(NOTHING if first is None or math.isnan(first.p_value) else p_text(first.p_value))
+            row.append(NOTHING if math.isnan(line.seconds) else f"{timed[1] * line.seconds:.1f}")
         rows.append(row)
     top = ["System"]
     for measure, heading in headings.items():
         top += [heading, f"{heading}, {paper_label}"] if measure in compared else [heading]
-    return top + (["p", "ms / slice"] if main else []), rows
+    return top + (["p", timed[0]] if timed else []), rows
 
 
 def number(value: float, std: float = float("nan")) -> str:

@@ -60,7 +60,7 @@ def test_the_plain_gradient_is_that_of_finite_differences() -> None:
 
     def error(x: Tensor) -> Tensor:
         with torch.no_grad():
-            direction, value = disagreement(system.teacher(x), system.cloner(x), system.value_weight)
+            direction, value = disagreement(system.backbone(x), system.cloner(x), system.value_weight)
         return direction + value
 
     for row, column in ((1, 1), (3, 6), (7, 0)):
@@ -93,7 +93,7 @@ def test_the_map_is_the_same_in_inference_mode_in_which_evaluations_run() -> Non
 
 def test_a_cloner_that_agrees_leaves_no_map() -> None:
     system = MKD(Teacher(), stages=((4,),), image_size=8, map_layers=1, localisation="gradient", sigma=0)  # type: ignore[arg-type]
-    system.cloner = system.teacher
+    system.cloner = system.backbone
     system.normalize_map = False
     assert system.anomaly_map(torch.rand(1, 1, 8, 8)).max() < 1e-6
 
@@ -101,10 +101,10 @@ def test_a_cloner_that_agrees_leaves_no_map() -> None:
 def test_only_the_cloner_learns() -> None:
     teacher = Backbone("squeezenet1_1", ["features.1"], "random", normalize=False)
     system = MKD(teacher, stages=((4,),), image_size=32, map_layers=1).train()
-    assert not system.teacher.training
+    assert not system.backbone.training
     assert system.cloner.training
     system.training_loss(torch.rand(2, 1, 32, 32))[0].backward()
-    assert all(p.grad is None for p in system.teacher.parameters())
+    assert all(p.grad is None for p in system.backbone.parameters())
     assert all(p.grad is not None for p in system.cloner.parameters())
 
 

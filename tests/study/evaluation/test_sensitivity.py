@@ -77,3 +77,4 @@ def test_the_config_is_an_overlay_of_the_evaluation():
     assert [one.name for one in sets] == list(sensitivity.VARIANTS)
     assert {one.heads for one in sets} == {6}
     assert parser.get_parsed_content("set_names") is None
+    assert parser.get("evaluate") == ["@sensitivity"]
