@@ -37,6 +37,7 @@ SECTIONS = {
     "By size of the lesion": {},
 }
 SIZE_HEADINGS = {"auprc": "AUPRC", "best_dice": "⌈Dice⌉"}
+SHOWN_THE_TRUTH = ("oracle", "sanity")  # roles whose numbers are never the best
 LOWER_IS_BETTER = ("lpips.healthy", "lpips.anomaly")
 FIELDS = (
     "set",
@@ -124,7 +125,8 @@ def score_table(
         for measure in headings:
             cell = found.get((system, measure))
             text = NOTHING if cell is None or math.isnan(cell.value) else number(cell.value, cell.std)
-            row.append(f"**{text}**" if cell is not None and cell.value == best[measure] != 0 else text)
+            bold = cell is not None and cell.value == best[measure] != 0 and line.role not in SHOWN_THE_TRUTH
+            row.append(f"**{text}**" if bold else text)
             if measure in compared:
                 value = paper.get(system, {}).get(measure)
                 row.append(NOTHING if value is None else f"{value:.2f}")
@@ -216,7 +218,7 @@ def _best(found: Mapping[tuple[str, str], Cell], measure: str, lines: Mapping[st
     values = [
         cell.value
         for (system, key), cell in found.items()
-        if key == measure and lines[system].role not in ("oracle", "sanity") and not math.isnan(cell.value)
+        if key == measure and lines[system].role not in SHOWN_THE_TRUTH and not math.isnan(cell.value)
     ]
     if not values:
         return None
