@@ -1,4 +1,4 @@
-"""`evaluate_heads.json`: every system on every set of whole heads, resumable; then tables, pictures and a record."""
+"""`evaluate_heads.json`: every system on every set of whole heads, resumable; then tables and a record."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ from ...common.cli import fail
 from ...common.errors import PhanesInputError
 from ...common.fingerprint import fingerprint
 from ...common.versions import versions
-from .heads_data import HeadSet, load
-from .heads_pictures import best_middle_worst, heads_figure, most_lesion, shown_slice
+from .heads_data import HeadSet
 from .heads_registrations import HeadNotAnalysed
 from .heads_scoring import (
     OperatingPoint,
@@ -38,7 +37,7 @@ from .heads_tables import healthy_cells, healthy_table, lesion_tables
 from .metrics import average_precision, best_dice, rank
 from .scoring import Result
 from .statistics import resample_weights
-from .store import ResultStore, file_stem, to_plain, write_text
+from .store import ResultStore, to_plain, write_text
 from .summary import Cell, summarise
 from .tables import Line, show, to_csv, to_markdown
 
@@ -53,7 +52,6 @@ class HeadEvaluation:
 
         results/<set>[-<seed>]/<system>.json, .npz   one result each, found again when the evaluation is restarted
         table.md, table.csv, record.json             the tables; versions and checksums
-        heads_<set>.png                              the best, the middle and the worst head
 
     A system that cannot run costs its own rows only: the others get theirs, and `run` raises at the end.
 
@@ -67,7 +65,6 @@ class HeadEvaluation:
         chosen_sets: names of the sets, likewise.
         resamples: of the bootstrap over heads.
         seed: of the bootstrap.
-        pictures: draw them.
     """
 
     def __init__(
@@ -81,7 +78,6 @@ class HeadEvaluation:
         chosen_sets: Sequence[str] | str | None = None,
         resamples: int = 1000,
         seed: int = 0,
-        pictures: bool = True,
     ) -> None:
         self.title = title
         self.sets = {one.name: one for one in sets}
@@ -92,7 +88,6 @@ class HeadEvaluation:
         self.chosen_sets = _listed(chosen_sets)
         self.resamples = resamples
         self.seed = seed
-        self.pictures = pictures
         self.store = ResultStore(self.output_dir / "results")
 
     def run(self) -> list[Cell]:
@@ -176,9 +171,6 @@ class HeadEvaluation:
             scores = lesion_scores(heads, point)
             weights = resample_weights(len(heads), self.resamples, self.seed)
             arrays |= resampled_scores(heads, point, weights)
-            arrays |= {
-                f"slice.{case}": values.astype(np.float16) for case, values in zip(names, done.slices, strict=True)
-            }
             record |= _as_summary(scores, froc(heads), heads)
         record["each"] = [
             {"name": case, "age": age} | {measure: float(values[index]) for measure, values in each.items()}
@@ -189,7 +181,7 @@ class HeadEvaluation:
     def _report(
         self, results: dict[tuple[str, int | None, str], Result], keys: Sequence[str], failed: Mapping[str, str]
     ) -> list[Cell]:
-        """Write tables, pictures and the record; print the tables."""
+        """Write tables and the record; print the tables."""
         roles = {key: self.systems[key].role for key in keys}
         with_lesions = {index: result for index, result in results.items() if not self.sets[index[0]].healthy}
         cells = summarise(with_lesions, roles, "bootstrap")
@@ -205,8 +197,6 @@ class HeadEvaluation:
             else:
                 shown = lesion_tables(cells, name, lines)
                 caption = self._caption(group)
-                if self.pictures:
-                    self._draw(name, group, lines)
             for key, refused in _refused(group).items():
                 caption += f" {self.systems[key].label} refuses {', '.join(refused)}: nothing found there."
             text.append(f"## {name}\n\n{caption}\n")
@@ -227,7 +217,7 @@ class HeadEvaluation:
             "results": [result.record for result in results.values()],
         }
         write_text(self.output_dir / "record.json", json.dumps(to_plain(record), indent=1))
-        logger.info("Tables, pictures and record written to %s", self.output_dir)
+        logger.info("Tables and record written to %s", self.output_dir)
         return cells
 
     def _caption(self, group: Mapping[tuple[str, int | None, str], Result]) -> str:
@@ -241,27 +231,6 @@ class HeadEvaluation:
             "⌈Dice⌉: best achievable; p: paired bootstrap against the best baseline's AUPRC, corrected by Holm."
         )
 
-    def _draw(self, name: str, group: Mapping[tuple[str, int | None, str], Result], lines: Mapping[str, Line]) -> None:
-        """The best, the middle and the worst head of the first row, of the first seed."""
-        seed = self.sets[name].seeds[0]
-        shown = {key: result for (_, its, key), result in group.items() if its == seed and lines[key].role != "sanity"}
-        if not shown:
-            return
-        first = next(iter(shown.values())).record["each"]
-        kept = [first[index]["name"] for index in best_middle_worst([head["best_dice"] for head in first])]
-        cases = {case.name: case for case in self.sets[name].cases(seed) if case.name in kept}
-        heads_figure(
-            self.output_dir / f"heads_{file_stem(name)}.png",
-            [cases[case] for case in kept],
-            {lines[k].label: [r.arrays[f"slice.{case}"].astype(np.float32) for case in kept] for k, r in shown.items()},
-            {
-                lines[key].label: [
-                    next(head["best_dice"] for head in result.record["each"] if head["name"] == case) for case in kept
-                ]
-                for key, result in shown.items()
-            },
-        )
-
 
 @dataclass
 class Analysed:
@@ -271,7 +240,6 @@ class Analysed:
         heads: with their maps.
         names: of the cases.
         ages: years.
-        slices: of the maps, for pictures.
         refused: cases that the system did not analyse; their maps are empty.
         seconds: for all heads together.
     """
@@ -279,7 +247,6 @@ class Analysed:
     heads: list[ScoredHead] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     ages: list[float] = field(default_factory=list)
-    slices: list[NDArray] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -307,7 +274,6 @@ def analysed(system: HeadSystem, heads: HeadSet, seed: int | None) -> Analysed:
         done.heads.append(head)
         done.names.append(case.name)
         done.ages.append(case.age)
-        done.slices.append(shown_slice(found.anomaly, np.asarray(load(case.image).affine), most_lesion(case)))
     return done
 
 

@@ -21,7 +21,6 @@ from scripts.space.levels import GRID
 from scripts.study.evaluation import heads_registrations
 from scripts.study.evaluation.heads import HeadEvaluation, analysed
 from scripts.study.evaluation.heads_data import HealthyHeads, LesionHeads, PaintedHeads
-from scripts.study.evaluation.heads_pictures import best_middle_worst
 from scripts.study.evaluation.heads_registrations import HeadNotAnalysed, Registrations
 from scripts.study.evaluation.heads_systems import (
     CoarseHeads,
@@ -99,7 +98,6 @@ def test_every_system_has_its_rows_and_a_second_run_reads_them(made, tmp_path):
     assert "30 to 39 years (heads)" in text
     assert "60 to 69 years (heads)" in text
     assert "Share of the lesions found" in text
-    assert (tmp_path / "heads_strokes.png").stat().st_size > 10_000
     rows = list(csv.DictReader((tmp_path / "table.csv").open()))
     assert {row["set"] for row in rows} == {"strokes", "healthy"}
     record = json.loads((tmp_path / "record.json").read_text())
@@ -124,7 +122,7 @@ def test_maps_of_another_tool_score_as_the_system_that_made_them(made, tmp_path)
         maps = nib.Nifti1Image(system(case).anomaly, nib.load(case.image).affine)
         nib.save(maps, folder / f"{case.name}_anomaly.nii.gz")
     systems = {"own": system, "theirs": MapsOfAnotherTool(tmp_path / "maps", "theirs")}
-    cells = evaluation(made, tmp_path / "out", systems, chosen_sets="strokes", pictures=False).run()
+    cells = evaluation(made, tmp_path / "out", systems, chosen_sets="strokes").run()
     values = {(c.system, c.measure): c.value for c in cells}
     for measure in ("own.auprc", "label.dice", "mean.best_dice"):
         assert values["own", measure] == pytest.approx(values["theirs", measure], abs=1e-6)
@@ -202,11 +200,6 @@ def test_lesion_heads_are_pairs_of_a_split(made, tmp_path):
     (tmp_path / "a_mask.nii.gz").unlink()
     with pytest.raises(PhanesInputError, match=r"no mask 'a_mask.nii.gz'"):
         list(LesionHeads(*options).cases())
-
-
-def test_best_middle_and_worst():
-    assert best_middle_worst([0.2, 0.9, 0.5, 0.1, 0.4]) == [1, 4, 3]
-    assert best_middle_worst([0.3]) == [0]
 
 
 def test_a_head_that_is_not_registered_counts_as_analysed_without_a_finding(made, tmp_path, monkeypatch):

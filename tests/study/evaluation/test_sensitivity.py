@@ -34,7 +34,7 @@ def test_the_table_has_a_row_a_variant_and_a_row_a_stratum(tmp_path, monkeypatch
     assert [len(one.seeds) for one in sets] == [2, 1]
     systems = {"constant": ConstantHeads(), "perfect": PerfectHeads()}
     calibration = HealthyHeads("calibration", heads, registrations)
-    sensitivity.report(HeadEvaluation("Painting", sets, calibration, systems, tmp_path, resamples=20, pictures=False))
+    sensitivity.report(HeadEvaluation("Painting", sets, calibration, systems, tmp_path, resamples=20))
     rows = {}
     for line in (tmp_path / "sensitivity.md").read_text().splitlines():
         if line.startswith("|"):
