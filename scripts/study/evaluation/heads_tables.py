@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .statistics import resample_weights
 from .summary import Cell
-from .tables import NOTHING, Line, score_table
+from .tables import NOTHING, Line, p_text, score_table
 
 MAIN = {
     "own.auprc": "AUPRC",
@@ -28,7 +28,7 @@ DECADE = 10
 def lesion_tables(
     cells: Sequence[Cell], name: str, lines: Mapping[str, Line]
 ) -> list[tuple[str, list[str], list[list[str]]]]:
-    """Title, headings and rows of a set's tables: scores, by size of the lesion, lesions found (FROC).
+    """Title, headings and rows of a set's tables: scores and their p, by size of the lesion, lesions found (FROC).
 
     The best number of a column among the systems that are not shown the truth is set in **bold**.
 
@@ -41,14 +41,22 @@ def lesion_tables(
     measures = dict.fromkeys(measure for _, measure in found)
     sizes = {m: _size_heading(m) for m in measures if m.startswith("size.")}
     curves = {m: _curve_heading(m) for m in measures if m.startswith("froc.all ") or m.endswith(" at 1")}
+    main = {m: h for m, h in MAIN.items() if m in measures}
     made = []
     for title, headings in (
-        ("", {m: h for m, h in MAIN.items() if m in measures}),
+        ("", main),
         ("By size of the painted lesion", sizes),
         ("Share of the lesions found, by their volume, at so many false findings a head", curves),
     ):
         if headings:
             made.append((title, *score_table(found, headings, lines, None if title else ("s / head", 1.0))))
+    rows = []
+    for system, line in lines.items():
+        values = [found[system, m].p_value if (system, m) in found else math.nan for m in main]
+        if not all(map(math.isnan, values)):
+            rows.append([line.label, *(NOTHING if math.isnan(value) else p_text(value) for value in values)])
+    if rows:
+        made.insert(1, ("p of every score against the best baseline in it", ["System", *main.values()], rows))
     return made
 
 

@@ -175,7 +175,8 @@ def to_csv(
     writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
     writer.writeheader()
     for cell in cells:
-        kind, _, metric = cell.measure.rpartition(".")
+        froc = cell.measure.startswith("froc.")  # its name ends in a number, "all at 0.5"
+        kind, _, metric = cell.measure.partition(".") if froc else cell.measure.rpartition(".")
         published = (paper or {}).get(cell.set, {}).get(cell.system, {}).get(cell.measure)
         writer.writerow(
             {

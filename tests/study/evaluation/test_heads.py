@@ -100,6 +100,8 @@ def test_every_system_has_its_rows_and_a_second_run_reads_them(made, tmp_path):
     assert "Share of the lesions found" in text
     rows = list(csv.DictReader((tmp_path / "table.csv").open()))
     assert {row["set"] for row in rows} == {"strokes", "healthy"}
+    assert {row["metric"] for row in rows if row["map"] == "froc"} >= {"all at 0.5", "all at 1"}
+    assert "p of every score" not in text  # one baseline alone has nothing to be compared with
     record = json.loads((tmp_path / "record.json").read_text())
     assert len(record["results"]) == 3 * 3
     again = {(c.set, c.system, c.measure): c for c in evaluation(made, tmp_path, systems).run()}
@@ -135,6 +137,18 @@ def test_a_missing_map_costs_its_own_row_only(made, tmp_path):
     text = (tmp_path / "table.md").read_text()
     assert "constant map" in text
     assert "Left out: theirs" in text
+
+
+def test_every_score_has_its_p(made, tmp_path):
+    constant = ConstantHeads()
+    constant.role = "baseline"
+    systems = {"darkness": Darkness(made[1]), "constant": constant}
+    cells = evaluation(made, tmp_path, systems, chosen_sets="strokes").run()
+    section = (tmp_path / "table.md").read_text().split("p of every score against the best baseline in it:")[1]
+    row = next(line for line in section.splitlines() if line.startswith("| constant map"))
+    p_values = [cell.p_value for cell in cells if cell.system == "constant" and cell.measure == "own.auprc"]
+    assert row.split("|")[2].strip() == f"{p_values[0]:.2g}"
+    assert "darkness" not in section.split("By size")[0]  # the best baseline of every column
 
 
 def test_a_map_with_holes_is_refused_by_name(made, tmp_path):
