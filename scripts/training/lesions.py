@@ -26,7 +26,7 @@ RADII = (1.5, 28.0)  # half-axes of ellipses, pixels
 EDGES = (0.3, 6.0)  # half the width of the edge, pixels
 NOISE_SHARE = 0.5  # share of shapes from noise; the others are ellipses
 KINDS = (0.2, 0.25, 0.1, 0.35, 0.1)  # shares: grey, scaled tissue, tissue from elsewhere, blurred tissue, fluid
-DARK = 0.85  # share of lesions darker than the tissue
+DARK = 0.85  # share of lesions that are darker than the tissue, as most are on T1w scans
 OPAQUE = 0.5  # share of lesions that hide what is below
 RIM = 0.35  # share of lesions with a rim of changed tissue
 AIR = 0.25  # what is darker elsewhere is air, not tissue
@@ -38,10 +38,11 @@ class LesionPainter:
     Args:
         draws: where randomness comes from.
         noise: smooth noise of the scales in SCALES and of the slices' size.
+        dark: share of lesions that are darker than the tissue.
     """
 
-    def __init__(self, draws: Draws, noise: SmoothNoise) -> None:
-        self.draws, self.noise = draws, noise
+    def __init__(self, draws: Draws, noise: SmoothNoise, dark: float = DARK) -> None:
+        self.draws, self.noise, self.dark = draws, noise, dark
 
     def paint(self, images: Tensor, brain: Tensor) -> tuple[Tensor, Tensor]:
         """One lesion in every slice.
@@ -130,7 +131,7 @@ class LesionPainter:
         """
         draws, count = self.draws, len(images)
         kind = draws.index(torch.tensor(KINDS, device=images.device), count).view(-1, 1, 1, 1)
-        dark = draws.coin(count, DARK)
+        dark = draws.coin(count, self.dark)
         grey = torch.where(dark, draws.uniform(count, 0.15, 0.95), draws.uniform(count, 0.95, 1.8))
         factor = torch.where(dark, draws.uniform(count, 0.3, 0.95), draws.uniform(count, 1.05, 1.6))
         texture = draws.uniform(count, 0.0, 0.15) * self.noise(count, TEXTURES[draws.integer(len(TEXTURES))])

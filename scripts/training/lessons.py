@@ -17,7 +17,7 @@ from ..method.head import surroundings
 from ..method.networks.linear import BRIGHTNESS
 from ..method.networks.restoration import COLUMNS, ROWS
 from .draws import Draws, SmoothNoise, blur
-from .lesions import SCALES, LesionPainter
+from .lesions import DARK, SCALES, LesionPainter
 from .prepared import BRAIN_VALUE
 
 CLEAN = 0.2  # share of slices without a lesion
@@ -64,9 +64,20 @@ class LessonMaker:
         brain: (128, 128, D), > 0 in the template's brain.
         seed: the same seed gives the same lessons.
         device: where the heads lie and the lessons are made.
+        variety: how much contrast, brightness, sharpness and noise differ between slices. 1 is for scans of any
+            hospital, less for scans like the training's.
+        dark: share of lesions that are darker than the tissue.
     """
 
-    def __init__(self, heads: Tensor, brain: Tensor, seed: int = 0, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        heads: Tensor,
+        brain: Tensor,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        variety: float = 1.0,
+        dark: float = DARK,
+    ) -> None:
         box = (slice(*ROWS), slice(*COLUMNS))
         self.heads = heads[:, box[0], box[1]].permute(0, 3, 1, 2).to(device).contiguous()  # (N, D, h, w)
         self.brain = (brain[box] > 0).permute(2, 0, 1)[:, None].to(device).contiguous()  # (D, 1, h, w)
@@ -75,7 +86,8 @@ class LessonMaker:
         self.weights = torch.where(area >= LEAST_BRAIN, area.float().sqrt(), 0.0)
         self.draws = Draws(seed, device)
         self.noise = SmoothNoise(self.draws, (ROWS[1] - ROWS[0], COLUMNS[1] - COLUMNS[0]), SCALES)
-        self.painter = LesionPainter(self.draws, self.noise)
+        self.painter = LesionPainter(self.draws, self.noise, dark)
+        self.variety = variety
 
     def state(self) -> Tensor:
         """State of the random numbers, for a checkpoint."""
@@ -138,15 +150,15 @@ class LessonMaker:
 
         Contrast, bias field, sharpness and noise change alike in both.
         """
-        draws, count = self.draws, len(image)
-        both = torch.cat([image, target], dim=1).clamp(min=1e-3) ** draws.normal(count, GAMMA).exp()
-        field = draws.uniform(count, 0.0, BIAS) * self.noise(count, draws.integer(3))
-        both = 1 + (both - 1) * draws.normal(count, CONTRAST).exp()
-        both = both.clamp(min=0) * torch.exp(field + draws.normal(count, GAIN))
-        soft = draws.chosen(count, SOFT[0])
+        draws, count, variety = self.draws, len(image), self.variety
+        both = torch.cat([image, target], dim=1).clamp(min=1e-3) ** draws.normal(count, variety * GAMMA).exp()
+        field = draws.uniform(count, 0.0, variety * BIAS) * self.noise(count, draws.integer(3))
+        both = 1 + (both - 1) * draws.normal(count, variety * CONTRAST).exp()
+        both = both.clamp(min=0) * torch.exp(field + draws.normal(count, variety * GAIN))
+        soft = draws.chosen(count, variety * SOFT[0])
         if len(soft):
             both[soft] = blur(both[soft], draws.uniform(len(soft), *SOFT[1:]))
-        noisy = draws.chosen(count, NOISE[0])
+        noisy = draws.chosen(count, variety * NOISE[0])
         if len(noisy):
             grain = blur(draws.white((len(noisy), 1, *both.shape[2:])), draws.uniform(len(noisy), 0.1, 0.7))
             both[noisy] += grain * draws.log_uniform(len(noisy), *NOISE[1:])

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from ..common.checkpoints import save_state
 from ..method.networks.restoration import RestorationNetwork
 from ..space.levels import LEVELS_MM, brain_of_levels
+from .lesions import DARK
 from .lessons import LessonMaker, Lessons
 from .prepared import BRAIN_VALUE, prepared_files, read_prepared
 
@@ -190,6 +191,8 @@ def train_restoration(
     dataset_dir: str,
     out: str,
     levels_mm: Sequence[float] | None = None,
+    variety: float = 1.0,
+    dark: float = DARK,
     steps: int = 16000,
     minutes: float = math.inf,
     seed: int = 0,
@@ -201,6 +204,8 @@ def train_restoration(
         dataset_dir: folder that `prepare` wrote; its `train` is read.
         out: folder of the run; a run stopped there goes on.
         levels_mm: MNI z of the levels to learn, evenly spaced, rising; None for all.
+        variety: see `LessonMaker`.
+        dark: see `LessonMaker`.
         steps: number of training steps, each with a batch of 16 slices.
         minutes: time limit.
         seed: of weights and lessons.
@@ -214,12 +219,17 @@ def train_restoration(
     """
     heights = LEVELS_MM if levels_mm is None else levels_mm
     heads = read_heads(Path(dataset_dir) / "train", heights)
-    network, maker = start(heads, seed, device, heights)
+    network, maker = start(heads, seed, device, heights, variety, dark)
     return str(fit(network, maker, Path(out), steps, minutes=minutes))
 
 
 def start(
-    heads: Tensor, seed: int, device: str | torch.device, heights: Sequence[float] = LEVELS_MM
+    heads: Tensor,
+    seed: int,
+    device: str | torch.device,
+    heights: Sequence[float] = LEVELS_MM,
+    variety: float = 1.0,
+    dark: float = DARK,
 ) -> tuple[RestorationNetwork, LessonMaker]:
     """An untrained network and its lessons, from prepared heads (N, 128, 128, D) uint8 at D heights, MNI z in mm."""
     with torch.random.fork_rng(devices=[]):
@@ -227,4 +237,4 @@ def start(
         network = RestorationNetwork(heights)
     network.describe_levels(heads, BRAIN_VALUE)
     brain = torch.from_numpy(brain_of_levels(heights).copy())
-    return network.to(device), LessonMaker(heads, brain, seed, device)
+    return network.to(device), LessonMaker(heads, brain, seed, device, variety, dark)

@@ -68,6 +68,20 @@ def test_some_lesions_are_brighter_and_more_are_darker(batch):
     assert 3 < (change > 1).sum() < (change < -1).sum()
 
 
+def test_variety_and_dark_are_taken(heads, brain):
+    """Without variety the target is the head itself, only moved; the share of dark lesions is the one asked for."""
+    same = LessonMaker(heads, brain, seed=5, variety=0.0)(32)
+    median = same.target[(same.brain > 0) & (same.hole == 0)].median()
+    assert median == pytest.approx(1.0, abs=0.03)
+    bright, dark = (LessonMaker(heads, brain, seed=5, dark=share)(128) for share in (0.1, 0.9))
+
+    def darker(lessons):
+        change = ((lessons.image - lessons.target) * lessons.lesion).flatten(1).sum(dim=1)
+        return float((change[change != 0] < 0).float().mean())
+
+    assert darker(bright) < darker(dark) - 0.3
+
+
 def test_some_holes_cover_the_lesion_and_some_lie_elsewhere(batch):
     with_hole = batch.hole.flatten(1).any(dim=1)
     assert 0.1 < with_hole.float().mean() < 0.5
