@@ -8,7 +8,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-FILES = ("inference.json", "mid_axial.json")  # the one level that `train.json` trains for
+FILES = ("inference.json", "paper.json")  # the one level that `train.json` trains for
 
 
 def from_inference(
@@ -21,13 +21,13 @@ def from_inference(
     """Build a part of inference, such as the network or the preprocessing, with changes.
 
     Overlays and the command line change it as they change the part itself in inference,
-    `"network_def::filling": {"_target_": ...}` or `--network_def::mask::percentile 98`.
+    `"network_def::mask": {"_target_": ...}` or `--network_def::mask::percentile 98`.
 
     Args:
         part: its id in the configs; several make a dictionary of parts that share what they refer to, without changes.
         bundle_root: the bundle's folder.
         entries: values of other entries that the part refers to, by id.
-        files: the configs; later ones lie over earlier ones. The default is mid-axial inference.
+        files: the configs; later ones lie over earlier ones. The default is the paper's slice.
         changes: arguments of the part. Each is another value or component, or a dictionary of changes to the one
             that is there.
     """

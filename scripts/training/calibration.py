@@ -1,8 +1,4 @@
-"""Thresholds from healthy slices, and their record.
-
-The thresholds are those of the bias field, of the mask (equation 3), of the refined mask, and of the label (equation
-4).
-"""
+"""Thresholds from healthy slices, and their record: those of the mask (equation 3) and of the label (equation 4)."""
 
 from __future__ import annotations
 
@@ -23,10 +19,8 @@ from ..common.checkpoints import save_state
 from ..common.errors import PhanesInputError
 from ..common.files import sha256_of_file, write_atomically
 from ..common.fingerprint import choices
-from ..method.bias_field import MARGIN
 from ..method.mask_rule import CalibratedMask
 from ..method.phanes import Phanes
-from ..method.refinement import smooth
 from .skull import template_brain_mask
 
 logger = logging.getLogger(__name__)
@@ -47,14 +41,9 @@ def storable(network: nn.Module) -> dict[str, Tensor]:
 def maps_of(network: Phanes, batches: Iterable[Any], device: torch.device, what: str) -> Tensor:
     """Maps of every image, (N, 1, H, W) on the CPU.
 
-    `what` is `coarse` for the maps of eq. (3), `anomaly` for the final maps of eq. (4), or `first anomaly` for the maps
-    after one filling.
+    `what` is `coarse` for the maps of eq. (3), or `anomaly` for those of eq. (4).
     """
-    compute = {
-        "coarse": lambda image: network.coarse(image)[1],
-        "anomaly": lambda image: network(image)[:, :1],
-        "first anomaly": lambda image: network.analyse(image, False, False)[:, :1],
-    }[what]
+    compute = {"coarse": lambda image: network.coarse(image)[1], "anomaly": lambda image: network(image)[:, :1]}[what]
     maps = []
     network.eval()
     with torch.inference_mode():
@@ -152,52 +141,6 @@ def calibrate_mask(network: Phanes, batches: Iterable[Any], device: torch.device
     return threshold
 
 
-def calibrate_refinement(network: Phanes, batches: Iterable[Any], device: torch.device, brain: Tensor) -> float | None:
-    """Set the refinement's threshold to its percentile of healthy maps, over the brain.
-
-    The maps are those after one filling, and are smoothed.
-
-    Args:
-        network: with a calibrated mask and, where it has one, bias field.
-        batches: healthy validation slices, dictionaries with `image` (B, 1, H, W) in [0, 1].
-        device: where to compute.
-        brain: (H, W) boolean.
-
-    Returns:
-        The threshold; None without a refinement.
-    """
-    if network.refinement is None:
-        return None
-    maps = maps_of(network, batches, device, "first anomaly")
-    threshold = threshold_at(smooth(maps), network.refinement.percentile / 100, brain)
-    network.refinement.threshold.fill_(threshold)
-    return threshold
-
-
-def calibrate_bias(network: Phanes, batches: Iterable[Any], device: torch.device) -> float | None:
-    """Set the bias field's threshold from healthy slices: `MARGIN` times its percentile of their fields' strength.
-
-    Args:
-        network: with a trained first stage.
-        batches: healthy validation slices, dictionaries with `image` (B, 1, H, W) in [0, 1].
-        device: where to compute.
-
-    Returns:
-        The threshold; None without a bias field.
-    """
-    if network.bias_field is None:
-        return None
-    strengths = []
-    network.eval()
-    with torch.inference_mode():
-        for batch in tqdm(batches, desc="bias fields"):
-            image = torch.as_tensor(batch["image"]).to(device)
-            strengths.append(network.bias_field(image, network.autoencoder(image))[1].flatten().cpu())
-    threshold = MARGIN * float(np.quantile(torch.cat(strengths).numpy(), network.bias_field.percentile / 100))
-    network.bias_field.threshold.fill_(threshold)
-    return threshold
-
-
 def calibrate(
     network: Phanes,
     batches: Iterable[Any],
@@ -208,7 +151,7 @@ def calibrate(
     brain: Tensor | None = None,
     training: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Choose all thresholds on healthy slices, then write `model.pt` and `calibration.json`.
+    """Choose both thresholds on healthy slices, then write `model.pt` and `calibration.json`.
 
     The weights are rounded to their storage precision first, so that what is calibrated is what is written.
 
@@ -229,11 +172,7 @@ def calibrate(
     network.load_state_dict(storable(network))
     if brain is None:
         brain = template_brain_mask()
-    thresholds = {
-        "bias_threshold": calibrate_bias(network, batches, device),
-        "mask_threshold": calibrate_mask(network, batches, device),
-        "refinement_threshold": calibrate_refinement(network, batches, device, brain),
-    }
+    mask_threshold = calibrate_mask(network, batches, device)
     maps = maps_of(network, batches, device, "anomaly")
     label_threshold = threshold_at(maps, label_quantile, brain)
     found = false_positives(maps, label_threshold, brain, FIELD_MM / maps.shape[-1], SLICE_MM, RESAMPLES, seed)
@@ -242,7 +181,7 @@ def calibrate(
     weights_file, calibration_file = Path(output_dir, "model.pt"), Path(output_dir, "calibration.json")
     save_state(storable(network), weights_file)
     record = {
-        **{name: value for name, value in thresholds.items() if value is not None},
+        "mask_threshold": mask_threshold,
         "label_threshold": label_threshold,
         "label_percentile": 100 * label_quantile,
         "label_region": "brain of the MNI152 template",

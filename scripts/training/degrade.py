@@ -12,8 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .ellipses import random_ellipse_masks
-
 
 def uniform(images: Tensor, low: float, high: float) -> Tensor:
     """One number an image, uniform between `low` and `high`: (B, 1, 1, 1)."""
@@ -123,21 +121,6 @@ def paint(images: Tensor) -> Tensor:
         value = uniform(images, 0.0, 1.0) + uniform(images, 0.0, 0.3) * texture(images)
         images = images + weight * (value.clamp(0, 1) - images)
     return images
-
-
-def paint_ellipses(images: Tensor, count: int = 3, **shape: float) -> Tensor:
-    """Up to `count` ellipses, each of one grey value; for `shape`, their half-axes, see `random_ellipse_masks`."""
-    for _ in range(count):
-        masks = random_ellipse_masks(images.shape[0], images.shape[2], 1, device=images.device, **shape)  # type: ignore
-        images = torch.where((masks > 0) & coin(images, 0.6), uniform(images, 0.0, 1.0), images)
-    return images
-
-
-def darken(images: Tensor) -> Tensor:
-    """One blob in which the tissue loses a fifth to three fifths of its intensity and gets some texture."""
-    weight = blob_masks(images, 0.03, 0.15)
-    factor = 1 - weight * (uniform(images, 0.2, 0.6) + 0.1 * texture(images))
-    return torch.where(weight > 0.02, (images * factor).clamp(0, 1), images)
 
 
 def patch(images: Tensor, others: Tensor) -> Tensor:

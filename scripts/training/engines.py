@@ -79,8 +79,6 @@ class StepTrainer(SupervisedTrainer):
         train_data_loader: yields dictionaries with `image`, (B, 1, H, W) in [0, 1].
         step: images -> dict of scalars, kept in `state.output`.
         networks: set to training mode before every epoch; the first one is the trainer's `network`.
-        warmup_step: another step for the first epochs.
-        warmup_epochs: number of these first epochs.
         max_seconds: stop cleanly after this time, which is checked after every step.
         checkpoint: objects of a resumable state; the trainer adds its own.
         checkpoint_dir: where `checkpoint.pt` is kept after every epoch.
@@ -95,8 +93,6 @@ class StepTrainer(SupervisedTrainer):
         train_data_loader: Iterable | DataLoader,
         step: Step,
         networks: Sequence[nn.Module],
-        warmup_step: Step | None = None,
-        warmup_epochs: int = 0,
         max_seconds: float | None = None,
         checkpoint: dict[str, Any] | None = None,
         checkpoint_dir: str | None = None,
@@ -116,8 +112,6 @@ class StepTrainer(SupervisedTrainer):
         )
         self.step = step
         self.networks = networks
-        self.warmup_step = warmup_step
-        self.warmup_epochs = warmup_epochs
         for network in networks:
             synchronize_norms(network)
         if max_seconds:
@@ -137,8 +131,7 @@ class StepTrainer(SupervisedTrainer):
 
     def _iteration(self, engine: SupervisedTrainer, batchdata: dict[str, Any]) -> dict[str, Tensor]:
         images = image_batch(batchdata, engine.state.device, engine.non_blocking)
-        warming_up = self.warmup_step is not None and engine.state.epoch <= self.warmup_epochs
-        return self.warmup_step(images) if warming_up and self.warmup_step else self.step(images)
+        return self.step(images)
 
 
 class EpochSeed:
@@ -178,8 +171,7 @@ class StepProgress:
 class BestKeeper:
     """After each validation, keeps the network with the lowest error; stops when the error no longer falls.
 
-    The epochs of a trainer's warm-up have another objective, and do not compete. Ignite's `EarlyStopping` and
-    `Checkpoint` would count them. They would also hold two states instead of one, and remove the old best file before
+    Ignite's `EarlyStopping` and `Checkpoint` would hold two states instead of one, and remove the old best file before
     the new one is written.
 
     Args:
@@ -224,7 +216,7 @@ class BestKeeper:
     def __call__(self, engine: Engine) -> None:
         """Compare the validation that has just run, if one has."""
         validated = self.validator.state.epoch == engine.state.epoch and self.metric in self.validator.state.metrics
-        if not validated or engine.state.epoch <= getattr(engine, "warmup_epochs", 0):
+        if not validated:
             return
         error = float(self.validator.state.metrics[self.metric])
         if error < self.error:
@@ -301,7 +293,9 @@ class Inpainting(nn.Module):
         seed: of the holes, for every validation. A slice's hole depends on the slice's place in its batch.
     """
 
-    def __init__(self, inpainter: nn.Module, holes: Callable[[Tensor], Tensor], seed: int = 0) -> None:
+    def __init__(
+        self, inpainter: nn.Module, holes: Callable[[Tensor], tuple[Tensor, Tensor]], seed: int = 0
+    ) -> None:
         super().__init__()
         self.inpainter = inpainter
         self.holes = holes
@@ -312,7 +306,7 @@ class Inpainting(nn.Module):
         """(B, 1, H, W) in [0, 1] -> the slice with its hole inpainted, same shape."""
         with torch.random.fork_rng(devices=[image.device] if image.is_cuda else []):
             torch.manual_seed(self.seed)
-            _, filled, mask = self.holes(image).split(1, dim=1)
+            filled, mask = self.holes(image)
         return compose_pseudo_healthy(image, self.inpainter(filled, mask), mask)
 
 

@@ -73,11 +73,6 @@ class SoftIntroLoss:
         self.lambda_reversed = lambda_reversed
         self.alpha = alpha
 
-    @property
-    def noise_variance(self) -> float:
-        """Variance of a pixel's noise in the Gaussian likelihood that the weights amount to."""
-        return self.beta_kl / (2.0 * self.beta_rec)
-
     def elbo(self, rec: Tensor, kl: Tensor, pixels: int) -> Tensor:
         """Negative evidence lower bound of real images, scaled by 1 / pixels: rec (B,), kl (B,) -> scalar."""
         return (self.beta_rec * rec.mean() + self.beta_kl * kl.mean()) / pixels

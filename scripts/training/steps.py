@@ -150,29 +150,6 @@ class AutoencoderStep:
         }
 
 
-class VAEWarmupStep:
-    """A plain VAE step: both networks, one loss. The soft-introspective VAE offers this cheap start as an option.
-
-    Args:
-        step: the step that follows later; both share networks, optimisers and weights.
-    """
-
-    def __init__(self, step: AutoencoderStep) -> None:
-        self.step = step
-
-    def __call__(self, images: Tensor) -> dict[str, Tensor]:
-        """images: (B, 1, H, W) in [0, 1] -> detached scalars."""
-        step, pixels = self.step, images[0].numel()
-        mu, log_var, _ = step.encode(images)
-        reconstruction = step.decode(sample_posterior(mu, log_var))
-        rec, kl = reconstruction_error(images, reconstruction), kl_divergence(mu, log_var)
-        loss = step.loss.elbo(rec, kl, pixels)
-        descend(loss, step.network.encoder.parameters(), step.encoder_optimizer, retain_graph=True)
-        # The decoder's gradient does not pass through encoder weights, so the order of the two steps does not matter.
-        descend(loss, step.network.decoder.parameters(), step.decoder_optimizer)
-        return {"loss": loss.detach(), "mse": rec.detach().mean() / pixels, "kl": kl.detach().mean()}
-
-
 class InpainterStep:
     """The generator's and the discriminator's update of stage 2 on one batch of healthy slices.
 
@@ -182,11 +159,8 @@ class InpainterStep:
         generator_optimizer: optimiser of `network.inpainter`.
         discriminator_optimizer: optimiser of `discriminator`.
         trunk: gives the features of style and perceptual loss; unused where both weights are 0.
-        holes: makes lessons of slices; not needed where the batches are already lessons (`StoredHoles`).
-        hole_weight: weight of the mean absolute error within the hole; over the whole raw prediction the error has
-            weight 1. Not in the paper. A generator that begins at the slice itself is right outside of the hole. The
-            many pixels there would hold it at its start.
-        style_weight: weight of `style_loss`.
+        holes: makes the holes, see `PublishedHoles`.
+        style_weight: weight of `style_loss`; the mean absolute error of the raw prediction has weight 1.
         perceptual_weight: weight of `perceptual_loss`.
         adversarial_weight: weight of the generator's adversarial term. 0 leaves the discriminator out; so does, in
             effect, the published code.
@@ -200,8 +174,7 @@ class InpainterStep:
         generator_optimizer: Optimizer,
         discriminator_optimizer: Optimizer,
         trunk: Trunk,
-        holes: Callable[[Tensor], Tensor] | None = None,
-        hole_weight: float = 0.0,
+        holes: Callable[[Tensor], tuple[Tensor, Tensor]],
         style_weight: float = 250.0,
         perceptual_weight: float = 0.1,
         adversarial_weight: float = 0.01,
@@ -216,7 +189,6 @@ class InpainterStep:
         self.adversarial = SoftMaskAdversarialLoss()
         self.weights = {
             "l1": 1.0,
-            "hole": hole_weight,
             "style": style_weight,
             "perceptual": perceptual_weight,
             "adversarial": adversarial_weight,
@@ -227,23 +199,19 @@ class InpainterStep:
         """One update of both networks.
 
         Args:
-            images: (B, 1, H, W) healthy slices in [0, 1], or (B, 3, H, W) lessons made of them (`holes.py`).
+            images: (B, 1, H, W) healthy slices in [0, 1].
 
         Returns:
             Detached scalars `loss`, its terms, `discriminator`, `mask_area`.
         """
-        lessons = images if self.holes is None or images.shape[1] == 3 else self.holes(images)
-        images, filled, masks = lessons.split(1, dim=1)
+        filled, masks = self.holes(images)
         with _autocast(images.device, self.amp):
             raw = self.network.inpainter(filled, masks)
         raw = _at_least_single(raw)
         # The composition keeps the gradient where the image was filled; see compose_pseudo_healthy for the clamp.
         composed = compose_pseudo_healthy(images, raw, masks)
 
-        terms = {
-            "l1": F.l1_loss(raw, images),
-            "hole": ((raw - images).abs() * masks).sum() / masks.sum().clamp(min=1.0),
-        }
+        terms = {"l1": F.l1_loss(raw, images)}
         if self.weights["style"] or self.weights["perceptual"]:
             with _autocast(images.device, self.amp):
                 predicted, target = self.trunk(raw.clamp(0.0, 1.0)), self.trunk(images)

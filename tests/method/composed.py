@@ -15,20 +15,20 @@ from scripts.method.phanes import Phanes
 
 
 def composed(autoencoder: nn.Module, inpainter: nn.Module, **components: Any) -> Phanes:
-    """The published components, smoothing and hole of ones among them, or others by name."""
-    published = {
-        "perceptual": SpatialLPIPS("distilled", smoothing=2.0),
+    """The paper's components, the mask's threshold at 0.05, or others by name."""
+    paper = {
+        "perceptual": SpatialLPIPS("distilled"),
         "coarse_map": CoarseMap(),
-        "mask": CalibratedMask(sigma=1.2),
-        "filling": ConstantFilling(1.0),
+        "mask": CalibratedMask(),
+        "filling": ConstantFilling(),
         "anomaly_map": AnomalyMap(),
     }
-    return Phanes(autoencoder, inpainter, **{**published, **components})
+    network = Phanes(autoencoder, inpainter, **{**paper, **components})  # type: ignore[arg-type]
+    fill_threshold(network)
+    return network
 
 
-def fill_thresholds(network: nn.Module, mask: float = 0.05, refinement: float = 0.01, bias: float = 0.1) -> None:
-    """What calibration would do; components that are not there are left out."""
-    for name, value in (("mask", mask), ("refinement", refinement), ("bias_field", bias)):
-        component = getattr(network, name, None)
-        if hasattr(component, "threshold"):
-            component.threshold.fill_(value)
+def fill_threshold(network: Phanes, value: float = 0.05) -> None:
+    """What calibration would do, where the mask's rule has a threshold."""
+    if isinstance(network.mask, CalibratedMask):
+        network.mask.threshold.fill_(value)

@@ -5,20 +5,16 @@ import json
 import numpy as np
 import pytest
 import torch
-from scipy import ndimage
 
 from scripts.common.errors import PhanesInputError
 from scripts.common.files import sha256_of_file
-from scripts.method.bias_field import BiasField
 from scripts.method.mask_rule import CalibratedMask
 from scripts.method.networks.aot_gan import AOTGenerator
 from scripts.method.networks.perceptual import SpatialLPIPS
 from scripts.method.networks.soft_intro_vae import SoftIntroVAE
 from scripts.method.phanes import Phanes
-from scripts.method.refinement import Refinement
 from scripts.training.calibration import (
     calibrate,
-    calibrate_refinement,
     false_positive_interval,
     storable,
     threshold_at,
@@ -32,9 +28,7 @@ def small() -> Phanes:
     return composed(
         SoftIntroVAE(channels=(4, 8), latent_dim=4),
         AOTGenerator((4, 8, 8), blocks=1),
-        mask=CalibratedMask(percentile=97, sigma=1.2),
-        refinement=Refinement(1, percentile=96),
-        bias_field=BiasField(1, percentile=98),
+        mask=CalibratedMask(percentile=97),
     ).eval()
 
 
@@ -59,11 +53,9 @@ def test_thresholds_are_numpys_quantiles_over_all_pixels_or_a_region(brain):
     assert threshold_at(maps, 0.9, brain) == pytest.approx(np.quantile(inside, 0.9))
 
 
-def test_a_threshold_of_maps_without_their_own_thresholds_is_refused(batches, brain):
-    network = small()
-    network.mask.threshold.fill_(0.01)  # the bias field's is NaN
+def test_a_threshold_of_maps_without_their_own_thresholds_is_refused():
     with pytest.raises(PhanesInputError, match="The maps of healthy images hold NaN"):
-        calibrate_refinement(network, batches, torch.device("cpu"), brain)
+        threshold_at(torch.full((1, 1, 4, 4), float("nan")), 0.99)
 
 
 def test_the_interval_is_that_of_the_mean():
@@ -89,15 +81,7 @@ def test_calibration_keeps_its_promises_on_the_healthy_slices(tmp_path, batches,
     with torch.no_grad():
         coarse_map, anomaly = shipped.coarse(images)[1], shipped(images)[:, 0]
     assert (coarse_map > record["mask_threshold"]).float().mean() == pytest.approx(0.03, abs=1e-4)
-    with torch.no_grad():
-        first = shipped.analyse(images, False, False)[:, 0].numpy()
-    with torch.no_grad():
-        strengths = shipped.bias_field(images, shipped.autoencoder(images))[1].numpy()
-    assert record["bias_threshold"] == pytest.approx(1.3 * np.quantile(strengths, 0.98), rel=1e-5)
-    assert float(shipped.bias_field.threshold) == pytest.approx(record["bias_threshold"])
-    smoothed = np.stack([ndimage.gaussian_filter(a, 1.0) for a in first])
-    assert record["refinement_threshold"] == pytest.approx(np.quantile(smoothed[:, brain.numpy()], 0.96), rel=1e-4)
-    assert float(shipped.refinement.threshold) == pytest.approx(record["refinement_threshold"])
+    assert float(shipped.mask.threshold) == pytest.approx(record["mask_threshold"])
     above = (anomaly > record["label_threshold"]).float()
     assert above[:, brain].mean().item() == pytest.approx(record["false_positive_rate"], abs=1e-6)
     assert above[:, brain].mean() <= 0.03 + 1e-4

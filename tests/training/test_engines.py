@@ -107,7 +107,7 @@ def test_validation_of_the_inpainter_uses_the_same_holes_every_time_and_fills_on
     first, second = validated(images), validated(images)
     assert torch.equal(first, second)
     torch.manual_seed(1)
-    outside = holes(images)[:, 2:] == 0
+    outside = holes(images)[1] == 0
     assert torch.equal(first[outside], images[outside])
     assert not torch.equal(first, images)
 
@@ -134,14 +134,13 @@ class Validated:
         self.state.epoch, self.state.metrics = epoch, {"val_mse": self.errors[epoch - 1]}
 
 
-def keep_best(tmp_path, errors, stop_after=None, keeper=None, warmup_epochs=0, **options):
+def keep_best(tmp_path, errors, stop_after=None, keeper=None, **options):
     network = torch.nn.Linear(1, 1)
     validator = Validated(errors)
     fresh = BestKeeper(validator, "val_mse", network, str(tmp_path / "best.pt"), **options)
     if keeper is not None:
         fresh.load_state_dict(keeper.state_dict())
     trainer = Engine(lambda engine, batch: None)
-    trainer.warmup_epochs = warmup_epochs
     start = 0 if keeper is None else len(errors) // 2
 
     @trainer.on(Events.EPOCH_COMPLETED)
@@ -156,9 +155,8 @@ def keep_best(tmp_path, errors, stop_after=None, keeper=None, warmup_epochs=0, *
     return fresh, torch.load(tmp_path / "best.pt", weights_only=True)["network"]["bias"].item()
 
 
-def test_the_lowest_error_is_kept_and_the_warm_up_does_not_compete(tmp_path):
+def test_the_lowest_error_is_kept(tmp_path):
     assert keep_best(tmp_path, [0.3, 0.1, 0.2, 0.25])[1] == 2.0
-    assert keep_best(tmp_path, [0.3, 0.1, 0.2, 0.25], warmup_epochs=2)[1] == 3.0
 
 
 def test_a_resumed_run_does_not_overwrite_a_better_state(tmp_path):

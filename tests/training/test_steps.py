@@ -21,7 +21,7 @@ from scripts.training.losses import (
     reversed_embedding_similarity,
     style_loss,
 )
-from scripts.training.steps import AutoencoderStep, InpainterStep, VAEWarmupStep
+from scripts.training.steps import AutoencoderStep, InpainterStep
 from tests.method.composed import composed
 
 PIXELS = 32 * 32
@@ -145,15 +145,6 @@ def test_detaching_the_rereconstruction_changes_the_encoders_step_only_when_aske
     assert moved(*results) > 1e-6
 
 
-def test_the_warm_up_learns_to_reconstruct(images):
-    network = small_autoencoder()
-    optimizers = [torch.optim.Adam(part.parameters(), 1e-2) for part in (network.encoder, network.decoder)]
-    step = VAEWarmupStep(AutoencoderStep(network, *optimizers, SoftIntroLoss()))
-    torch.manual_seed(0)
-    losses = [step(images)["loss"].item() for _ in range(40)]
-    assert losses[-1] < 0.7 * losses[0]
-
-
 @pytest.fixture
 def inpainting(tmp_path) -> InpainterStep:
     torch.manual_seed(0)
@@ -173,7 +164,6 @@ def inpainting(tmp_path) -> InpainterStep:
         torch.optim.Adam(discriminator.parameters(), 1e-2),
         trunk,
         PublishedHoles(network),
-        hole_weight=1.0,
     )
 
 
@@ -208,17 +198,6 @@ def test_the_inpainter_learns_to_fill_holes_and_leaves_the_first_stage_alone(inp
     assert moved(autoencoder, inpainting.network.autoencoder) == 0
 
 
-def test_a_step_on_lessons_made_before_is_the_step_on_the_slices(inpainting, images):
-    torch.manual_seed(4)
-    lessons = inpainting.holes(images)
-    stored, fresh = copy.deepcopy(inpainting), copy.deepcopy(inpainting)
-    stored.holes = None
-    torch.manual_seed(4)
-    losses = [fresh(images), stored(lessons)]
-    assert losses[0] == losses[1]
-    assert moved(fresh.network.inpainter, stored.network.inpainter) == 0
-
-
 def test_the_inpainters_step_with_shared_features_is_the_two_updates_that_compute_everything_anew(inpainting, images):
     """Trunk and discriminator once for all their losses; here once for each, in float64, with plain backward passes."""
     step = copy.deepcopy(inpainting)
@@ -230,7 +209,7 @@ def test_the_inpainters_step_with_shared_features_is_the_two_updates_that_comput
     step.discriminator_optimizer = SGD(step.discriminator.parameters(), 1.0)
     x = images.double()
     torch.manual_seed(4)
-    _, filled, masks = step.holes(x).split(1, dim=1)
+    filled, masks = step.holes(x)
     torch.manual_seed(4)
     step(x)
 
@@ -238,7 +217,6 @@ def test_the_inpainters_step_with_shared_features_is_the_two_updates_that_comput
     composed = compose_pseudo_healthy(x, raw, masks)
     terms = {
         "l1": (raw - x).abs().mean(),
-        "hole": ((raw - x).abs() * masks).sum() / masks.sum(),
         "style": style_loss(step.trunk(raw.clamp(0, 1))[0], step.trunk(x)[0]),
         "perceptual": perceptual_loss(step.trunk(raw.clamp(0, 1))[1], step.trunk(x)[1]),
         "adversarial": step.adversarial.generator(discriminator(composed), masks),

@@ -15,17 +15,16 @@ from PIL import Image
 from scripts.common.errors import PhanesInputError
 from scripts.common.fingerprint import choices, fingerprint
 from tests.conftest import BUNDLE, head_slice, run_inference
-from tests.method.composed import fill_thresholds
+from tests.method.composed import fill_threshold
 
 CONFIGS = BUNDLE / "configs"
 # Networks of a few channels, as changes of network_def.
 TINY = {
-    "network_def::autoencoder": {"channels": [4, 4, 8, 8, 8], "latent_dim": 4, "frozen_norm": True},
+    "network_def::autoencoder": {"channels": [4, 4, 8, 8, 8], "latent_dim": 4},
     "network_def::inpainter": {"channels": [4, 4, 8], "blocks": 1},
 }
 RECIPE = {
     "max_epochs": 2,
-    "warmup_epochs": 1,
     "learning_rate": 1e-3,
     "batch_size": 3,
     "rotate_degrees": 2.0,
@@ -42,8 +41,8 @@ def parser_of(*names: str, **overrides) -> ConfigParser:
 
 
 def test_training_takes_network_and_preprocessing_from_inference_with_the_changes_of_an_overlay():
-    for overlays in ([], ["paper.json"], ["paper.json", "released_code.json"]):
-        train, infer = parser_of("train.json", *overlays), parser_of("inference.json", "mid_axial.json", *overlays)
+    for overlays in ([], ["released_code.json"]):
+        train, infer = parser_of("train.json", *overlays), parser_of("inference.json", "paper.json", *overlays)
         networks = [parser.get_parsed_content("network_def") for parser in (train, infer)]
         assert choices(networks[0]) == choices(networks[1])
         shapes = [{name: value.shape for name, value in network.state_dict().items()} for network in networks]
@@ -54,13 +53,8 @@ def test_training_takes_network_and_preprocessing_from_inference_with_the_change
 
 
 def test_a_change_on_the_command_line_reaches_the_network_of_training():
-    parser = parser_of(
-        "train.json", **{"network_def::mask::percentile": 98, "network_def::refinement::_disabled_": True}
-    )
-    parser.update({"network_def::bias_field": None})
-    network = parser.get_parsed_content("network_def")
-    assert (network.mask.percentile, network.mask.cut) == (98.0, 0.15)
-    assert (network.refinement, network.bias_field) == (None, None)
+    parser = parser_of("train.json", **{"network_def::mask::percentile": 98})
+    assert parser.get_parsed_content("network_def").mask.percentile == 98.0
 
 
 @pytest.mark.parametrize(("size", "autoencoder", "inpainter"), [("paper", 29_430_785, 15_193_409)])
@@ -135,8 +129,7 @@ def test_all_stages_run_resume_and_end_in_a_bundle_that_infers(slices, tmp_path)
         output_dir=str(tmp_path / "inpainter"),
         max_epochs=1,
         batch_size=4,
-        stored_holes=8,
-        warmup_epochs=0,
+        feature_trunk="distilled",
         feature_weights=str(perceptual),
         **files,
     )
@@ -170,7 +163,7 @@ def test_all_stages_run_resume_and_end_in_a_bundle_that_infers(slices, tmp_path)
     )
     assert json.loads((again / "calibration.json").read_text()) == record
     network = {f"{part}::{name}": value for part, changes in TINY.items() for name, value in changes.items()}
-    run_inference(root, slices / "val", tmp_path / "results", ["mid_axial.json"], **network)
+    run_inference(root, slices / "val", tmp_path / "results", ["paper.json"], **network)
     assert len(list((tmp_path / "results").glob("*/*_anomaly.nii.gz"))) == 3
 
 
@@ -178,7 +171,7 @@ def test_training_goes_on_from_given_weights_and_ends_calibrated(slices, tmp_pat
     """As MONAI Label asks for it: its items, its epochs, the weights by a loader put before the handlers."""
     parser = parser_of("train.json", **TINY)
     network = parser.get_parsed_content("network_def")
-    fill_thresholds(network)
+    fill_threshold(network)
     weights = tmp_path / "bundle_model.pt"
     torch.save(network.state_dict(), weights)
     loader = {
@@ -208,17 +201,17 @@ def test_training_goes_on_from_given_weights_and_ends_calibrated(slices, tmp_pat
         k for k, v in network.state_dict().items() if not torch.equal(state[k].float(), v.to(state[k].dtype).float())
     }
     assert "autoencoder.decoder.output.weight" in moved
-    assert not any("linear" in name or name.startswith(("inpainter", "perceptual")) for name in moved)
+    assert not any(name.startswith(("inpainter", "perceptual")) for name in moved)
     record = json.loads((out / "models" / "calibration.json").read_text())
     assert record["healthy_scans"] == 2
     assert float(state["mask_threshold"]) == pytest.approx(record["mask_threshold"])
-    assert float(state["refinement_threshold"]) == pytest.approx(record["refinement_threshold"])
     assert torch.equal(torch.load(weights, weights_only=True)["mask_threshold"], torch.tensor(0.05))
 
 
 def test_stage_2_without_stage_1_says_what_to_run_first(slices, tmp_path):
     with pytest.raises(RuntimeError) as raised:
-        run(["train.json", "train_inpainter.json"], slices, tmp_path, output_dir=str(tmp_path / "x"))
+        stages = ["train.json", "train_inpainter.json"]
+        run(stages, slices, tmp_path, output_dir=str(tmp_path / "x"), feature_trunk="distilled")
     assert isinstance(raised.value.__cause__, PhanesInputError)
     assert "autoencoder.pt' does not exist: run train.json first" in str(raised.value.__cause__)
 
@@ -242,7 +235,6 @@ def test_two_processes_train_together_and_write_once(slices, tmp_path):
         "dataset_dir": str(slices),
         "output_dir": str(tmp_path / "run"),
         "max_epochs": "1",
-        "warmup_epochs": "0",
         "batch_size": "4",
         "network_def::autoencoder::latent_dim": "4",
     }

@@ -22,14 +22,6 @@ def _init_normal(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def _init_kaiming(module: nn.Module) -> None:
-    """He initialisation for ReLU, zero biases."""
-    if isinstance(module, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-
-
 class AOTBlock(nn.Module):
     """Dilated branches are fused and blended with the block's input. A gate, learnt from that input, blends them.
 
@@ -80,15 +72,6 @@ class AOTGenerator(nn.Module):
         channels: channels at full, half and quarter resolution.
         blocks: number of AOT blocks at quarter resolution.
         dilations: dilations of each block's branches.
-        residual: predict the difference to the filled input instead of the image. Not in the paper. It is meant for a
-            hole filled with the coarse reconstruction: training then begins there.
-        init: initialisation of the hidden layers. `normal` is AOT-GAN's N(0, 0.02), made for 64 channels and more. In a
-            narrow network it lets the signal vanish; `kaiming` does not.
-        skips: hand the encoder's features at full and half resolution to the decoder. Not in the paper. In a narrow
-            network, the fine structure around a small hole does not survive a quarter of the resolution.
-
-    Raises:
-        ValueError: another `init` was given.
     """
 
     def __init__(
@@ -96,16 +79,9 @@ class AOTGenerator(nn.Module):
         channels: Sequence[int] = (64, 128, 256),
         blocks: int = 8,
         dilations: Sequence[int] = (1, 2, 4, 8),
-        residual: bool = False,
-        init: str = "normal",
-        skips: bool = False,
     ) -> None:
         super().__init__()
-        if init not in ("normal", "kaiming"):
-            raise ValueError(f"init must be 'normal' or 'kaiming', not {init!r}")
         self.channels = list(channels)
-        self.residual = residual
-        self.skips = skips
         full, half, quarter = channels
         self.encoder = nn.Sequential(
             nn.ReflectionPad2d(3),
@@ -117,11 +93,10 @@ class AOTGenerator(nn.Module):
             nn.ReLU(),
         )
         self.middle = nn.Sequential(*(AOTBlock(quarter, dilations) for _ in range(blocks)))
-        self.up1 = nn.Conv2d(quarter + (half if skips else 0), half, 3, padding=1)
-        self.up2 = nn.Conv2d(half + (full if skips else 0), full, 3, padding=1)
-        self.apply(_init_normal if init == "normal" else _init_kaiming)
+        self.up1 = nn.Conv2d(quarter, half, 3, padding=1)
+        self.up2 = nn.Conv2d(half, full, 3, padding=1)
         self.output = nn.Conv2d(full, 1, 3, padding=1)
-        _init_normal(self.output)
+        self.apply(_init_normal)
 
     def forward(self, masked_image: Tensor, mask: Tensor) -> Tensor:
         """Raw prediction of the whole image; `compose_pseudo_healthy` then composes it with the input.
@@ -131,17 +106,12 @@ class AOTGenerator(nn.Module):
             mask: (B, 1, H, W), 1 in the hole, 0 elsewhere.
 
         Returns:
-            (B, 1, H, W) in [-1, 1]; with `residual` in [-1, 2].
+            (B, 1, H, W) in [-1, 1].
         """
-        full = self.encoder[2](self.encoder[1](self.encoder[0](torch.cat([masked_image, mask], dim=1))))
-        half = self.encoder[4](self.encoder[3](full))
-        x = self.middle(self.encoder[6](self.encoder[5](half)))
-        x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=True)
-        x = torch.relu(self.up1(torch.cat([x, half], dim=1) if self.skips else x))
-        x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=True)
-        x = torch.relu(self.up2(torch.cat([x, full], dim=1) if self.skips else x))
-        prediction = torch.tanh(self.output(x))
-        return masked_image + prediction if self.residual else prediction
+        x = self.middle(self.encoder(torch.cat([masked_image, mask], dim=1)))
+        for up in (self.up1, self.up2):
+            x = torch.relu(up(F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=True)))
+        return torch.tanh(self.output(x))
 
 
 class PatchDiscriminator(nn.Module):

@@ -59,7 +59,7 @@ class Head(nn.Module):
 class SpatialLPIPS(nn.Module):
     """LPIPS as a map: `lpips.LPIPS(net, spatial=True)(a, b, normalize=True)` for grey images.
 
-    Frozen and without state that depends on the mode. Works under `torch.jit.script`.
+    Frozen and without state that depends on the mode.
 
     Args:
         trunk: where the trunk comes from. "imagenet" is the `lpips` package as published; torchvision's weights come
@@ -124,27 +124,10 @@ class SpatialLPIPS(nn.Module):
         distance = self.sum_maps(self.tap_maps(features_a, features_b), a.shape[2], a.shape[3])
         return gaussian_filter(distance, self.smoothing) if self.smoothing > 0 else distance
 
-    @torch.jit.export
     def features(self, images: Tensor) -> list[Tensor]:
         """The trunk's taps, not normalised: (B, 1, H, W) in [0, 1] -> list of (B, C, h, w)."""
         return self.trunk(images)
 
-    @torch.jit.export
-    def distance(self, features_a: list[Tensor], features_b: list[Tensor], size: int) -> Tensor:
-        """Distance map of two batches of square images, from their features.
-
-        Args:
-            features_a: as `features` returned them for one batch.
-            features_b: the same for the other batch.
-            size: side of the images, pixels.
-
-        Returns:
-            (B, 1, size, size), >= 0.
-        """
-        distance = self.sum_maps(self.tap_maps(features_a, features_b), size, size)
-        return gaussian_filter(distance, self.smoothing) if self.smoothing > 0 else distance
-
-    @torch.jit.export
     def tap_maps(self, features_a: list[Tensor], features_b: list[Tensor]) -> list[Tensor]:
         """The distance at each tap in the tap's own resolution, (B, 1, h, w) each."""
         maps: list[Tensor] = []
@@ -169,7 +152,7 @@ class SpatialLPIPS(nn.Module):
 
 
 class VGG19Features(nn.Module):
-    """VGG19 as the trunk of perceptual and style losses, as in the paper; frozen. Works under `torch.jit.script`.
+    """VGG19 as the trunk of perceptual and style losses, as in the paper; frozen.
 
     Args:
         weights: path of torchvision's VGG19 state dict (keys `features.*`); None takes torchvision's cache
@@ -214,7 +197,6 @@ class VGG19Features(nn.Module):
         """(B, 1, H, W) in [0, 1] -> the taps' features, (B, C, h, w) each."""
         return self.trunk(images)
 
-    @torch.jit.export
     def features(self, images: Tensor) -> list[Tensor]:
         """The same as `forward`, under the name that `SpatialLPIPS` uses."""
         return self.trunk(images)

@@ -1,7 +1,7 @@
 """Stage 1: a residual soft-introspective VAE. Its mean reconstruction is the coarse pseudo-healthy image.
 
-Layout: PHANES (MICCAI 2023) section 2.1 and its predecessor RA. The configs choose between two sizes. `paper` has
-29,430,785 parameters, with the defaults. `compact` has fewer channels and `stem_stride=2`.
+Layout: PHANES (MICCAI 2023) section 2.1 and its predecessor RA. With the defaults (`paper` size) it has 29,430,785
+parameters; `compact` has fewer channels.
 """
 
 import itertools
@@ -50,36 +50,14 @@ class BatchInvariantLinear(nn.Linear):
         return result.to(input.dtype)
 
 
-class NoPath(nn.Module):
-    """Stands where a linear path could be, and adds nothing."""
-
-    def __init__(self, features: int) -> None:
-        super().__init__()
-        self.features = features
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, N) -> (B, features), zeros."""
-        return torch.zeros(x.shape[0], self.features, dtype=x.dtype, device=x.device)
-
-
 class Encoder(nn.Module):
     """Image to the Gaussian posterior q(z|x), and the pooled embeddings of every level."""
 
-    def __init__(
-        self,
-        image_size: int,
-        channels: Sequence[int],
-        latent_dim: int,
-        stem_stride: int = 1,
-        linear_path: bool = False,
-    ) -> None:
+    def __init__(self, image_size: int, channels: Sequence[int], latent_dim: int) -> None:
         super().__init__()
-        self.linear: nn.Module = BatchInvariantLinear(image_size**2, latent_dim) if linear_path else NoPath(latent_dim)
-        self.stem = nn.Conv2d(1, channels[0], 5, stride=stem_stride, padding=2, bias=False)
+        self.stem = nn.Conv2d(1, channels[0], 5, padding=2, bias=False)
         self.stem_norm = nn.BatchNorm2d(channels[0])
         self.activation = nn.LeakyReLU(0.2)
-        # A strided stem halves the resolution itself; otherwise the pooling does, as for every later level.
-        self.stem_pool: nn.Module = nn.AvgPool2d(2) if stem_stride == 1 else nn.Identity()
         self.levels = nn.ModuleList(ResidualBlock(i, o) for i, o in itertools.pairwise(channels))
         self.bottleneck = ResidualBlock(channels[-1], channels[-1])
         side = image_size // 2 ** len(channels)
@@ -94,35 +72,20 @@ class Encoder(nn.Module):
         Returns:
             mu (B, Z); log variance (B, Z); one embedding (B, C_l, H / 2^l, W / 2^l) for each level l.
         """
-        linear = self.linear(x.flatten(1))
-        x = self.stem_pool(self.activation(self.stem_norm(self.stem(x))))
+        x = F.avg_pool2d(self.activation(self.stem_norm(self.stem(x))), 2)
         embeddings = [x]
         for level in self.levels:
             x = F.avg_pool2d(level(x), 2)
             embeddings.append(x)
         mu, log_var = self.posterior(self.bottleneck(x).flatten(1)).chunk(2, dim=1)
-        return mu + linear, log_var, embeddings
+        return mu, log_var, embeddings
 
 
 class Decoder(nn.Module):
-    """Latent to image in [0, 1].
+    """Latent to image in [0, 1]."""
 
-    Without a linear path, the image is the sigmoid of the convolutions' output. With one, it is the clamped sum of the
-    linear path and the output's hyperbolic tangent.
-    """
-
-    def __init__(
-        self,
-        image_size: int,
-        channels: Sequence[int],
-        latent_dim: int,
-        stem_stride: int = 1,
-        linear_path: bool = False,
-    ) -> None:
+    def __init__(self, image_size: int, channels: Sequence[int], latent_dim: int) -> None:
         super().__init__()
-        self.linear_path = linear_path
-        pixels = image_size**2
-        self.linear: nn.Module = BatchInvariantLinear(latent_dim, pixels) if linear_path else NoPath(pixels)
         self.side = image_size // 2 ** len(channels)
         self.channels = channels[-1]
         self.project = BatchInvariantLinear(latent_dim, channels[-1] * self.side * self.side)
@@ -130,24 +93,13 @@ class Decoder(nn.Module):
         self.levels = nn.ModuleList(ResidualBlock(i, o) for i, o in itertools.pairwise(widths))
         self.head = ResidualBlock(channels[0], channels[0])
         self.output = nn.Conv2d(channels[0], 1, 5, padding=2)
-        # With a strided stem, the last doubling is a bilinear upsampling of the logits. Convolutions at full resolution
-        # cost most, and the coarse reconstruction is smooth anyway.
-        self.output_scale = stem_stride
 
     def forward(self, z: Tensor) -> Tensor:
         """(B, Z) -> (B, 1, H, W) in [0, 1]."""
         x = torch.relu(self.project(z)).reshape(z.shape[0], self.channels, self.side, self.side)
-        last = len(self.levels) - 1
-        for n, level in enumerate(self.levels):
-            x = level(x)
-            if n < last or self.output_scale == 1:
-                x = F.interpolate(x, scale_factor=2.0, mode="nearest")
-        logits = self.output(self.head(x))
-        if self.output_scale > 1:
-            logits = F.interpolate(logits, scale_factor=float(self.output_scale), mode="bilinear", align_corners=False)
-        if self.linear_path:
-            return torch.clamp(self.linear(z).reshape(logits.shape) + torch.tanh(logits), 0.0, 1.0)
-        return torch.sigmoid(logits)
+        for level in self.levels:
+            x = F.interpolate(level(x), scale_factor=2.0, mode="nearest")
+        return torch.sigmoid(self.output(self.head(x)))
 
 
 class SoftIntroVAE(nn.Module):
@@ -157,16 +109,12 @@ class SoftIntroVAE(nn.Module):
         image_size: side of the square input in pixels; divisible by 2 ** len(channels).
         channels: channels of the levels, one embedding each.
         latent_dim: size of z.
-        stem_stride: 1 (paper), or 2 to keep every residual block at half resolution and below (compact).
-        linear_path: add a linear map beside the convolutions of encoder and decoder. Training can then begin at
-            probabilistic PCA, and the convolutions learn what is left. Not in the paper. It lets the compact size train
-            in minutes on a CPU.
         sample_latent: in `forward`, draw z from the posterior, as the published code does, instead of taking its mean.
         frozen_norm: keep the batch normalisation in evaluation mode while training. Its running statistics then stay as
             they are, and it acts as a learnt scale and shift. The published training does so without saying it.
 
     Raises:
-        ValueError: the image size is not divisible by 2 ** len(channels), or the stride is not 1 or 2.
+        ValueError: the image size is not divisible by 2 ** len(channels).
     """
 
     def __init__(
@@ -174,23 +122,18 @@ class SoftIntroVAE(nn.Module):
         image_size: int = 128,
         channels: Sequence[int] = (64, 128, 256, 512, 512),
         latent_dim: int = 128,
-        stem_stride: int = 1,
-        linear_path: bool = False,
         sample_latent: bool = False,
         frozen_norm: bool = False,
     ) -> None:
         super().__init__()
         if image_size % 2 ** len(channels):
             raise ValueError(f"image_size {image_size} must be divisible by {2 ** len(channels)} (2 ** levels)")
-        if stem_stride not in (1, 2):
-            raise ValueError(f"stem_stride must be 1 or 2, not {stem_stride}")
         self.latent_dim = latent_dim
         self.frozen_norm = frozen_norm
         self.sample_latent = sample_latent
-        self.encoder = Encoder(image_size, channels, latent_dim, stem_stride, linear_path)
-        self.decoder = Decoder(image_size, channels, latent_dim, stem_stride, linear_path)
+        self.encoder = Encoder(image_size, channels, latent_dim)
+        self.decoder = Decoder(image_size, channels, latent_dim)
 
-    @torch.jit.unused
     def train(self, mode: bool = True) -> "SoftIntroVAE":
         """Training mode; with `frozen_norm` the normalisation layers stay in evaluation mode."""
         super().train(mode)
@@ -199,12 +142,6 @@ class SoftIntroVAE(nn.Module):
                 if isinstance(module, nn.BatchNorm2d):
                     module.eval()
         return self
-
-    @torch.jit.unused
-    def freeze_linear_path(self) -> None:
-        """Keep the linear path as it is during training, at the start and when trained weights are trained further."""
-        self.encoder.linear.requires_grad_(False)
-        self.decoder.linear.requires_grad_(False)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
         """(B, 1, H, W) in [0, 1] -> mu (B, Z), log variance (B, Z), the embeddings of all levels."""
@@ -218,12 +155,12 @@ class SoftIntroVAE(nn.Module):
         """The coarse pseudo-healthy reconstruction, from the posterior's mean (see `sample_latent`).
 
         Args:
-            x: (B, C, H, W); channel 0 is the image in [0, 1]. This network knows one level, and ignores heights.
+            x: (B, 1, H, W) in [0, 1].
 
         Returns:
             (B, 1, H, W) in [0, 1].
         """
-        mu, log_var, _ = self.encoder(x[:, :1])
+        mu, log_var, _ = self.encoder(x)
         return self.decoder(sample_posterior(mu, log_var) if self.sample_latent else mu)
 
 

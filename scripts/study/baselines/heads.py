@@ -18,13 +18,13 @@ from torch.utils.data import Dataset
 from ...method.head import surroundings
 from ...method.networks.linear import BRIGHTNESS
 from ...method.networks.restoration import COLUMNS, ROWS
-from ...method.networks.soft_intro_vae import SoftIntroVAE
+from ...method.networks.soft_intro_vae import SoftIntroVAE, sample_posterior
 from ...space.levels import LEVELS_MM, SIZE, brain_of_levels
 from ...training.lessons import LEAST_BRAIN, LessonMaker
-from ...training.losses import SoftIntroLoss
+from ...training.losses import SoftIntroLoss, kl_divergence, reconstruction_error
 from ...training.prepared import BRAIN_VALUE
 from ...training.restoration import read_heads
-from ...training.steps import AutoencoderStep, VAEWarmupStep
+from ...training.steps import AutoencoderStep, descend
 
 LOWEST, HIGHEST = LEVELS_MM[0], LEVELS_MM[-1]
 
@@ -109,11 +109,10 @@ class LevelAutoencoder(SoftIntroVAE):
         image_size: int = 128,
         channels: Sequence[int] = (64, 128, 256, 512, 512),
         latent_dim: int = 128,
-        **rest: int,
     ) -> None:
-        super().__init__(image_size, channels, latent_dim, **rest)  # type: ignore[arg-type]
-        stem, project = self.encoder.stem, self.decoder.project
-        self.encoder.stem = nn.Conv2d(2, channels[0], 5, stride=stem.stride[0], padding=2, bias=False)
+        super().__init__(image_size, channels, latent_dim)
+        project = self.decoder.project
+        self.encoder.stem = nn.Conv2d(2, channels[0], 5, padding=2, bias=False)
         self.decoder.project = type(project)(latent_dim + 1, project.out_features)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
@@ -136,7 +135,8 @@ class LevelStep(AutoencoderStep):
         network: in training mode.
         optimizer: of all its weights.
         loss: the objectives.
-        warmup_epochs: first epochs, trained as a plain VAE; the trainer reads them.
+        warmup_epochs: first epochs, trained as a plain VAE, both networks by one loss.
+        batches: of an epoch.
         amp: bfloat16 autocast.
     """
 
@@ -148,11 +148,11 @@ class LevelStep(AutoencoderStep):
         optimizer: Adam,
         loss: SoftIntroLoss,
         warmup_epochs: int = 0,
+        batches: int = 1,
         amp: bool = False,
     ) -> None:
         super().__init__(network, optimizer, optimizer, loss, detach_rereconstruction=True, amp=amp)
-        self.warmup_epochs = warmup_epochs
-        self.plain = VAEWarmupStep(self)
+        self.warmup_epochs, self.batches = warmup_epochs, batches
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Encode images (B, 1, H, W) at the batch's heights."""
@@ -166,12 +166,22 @@ class LevelStep(AutoencoderStep):
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
         """One step on images (B, 2, H, W) -> detached scalars."""
         self.batch = images
-        return super().__call__(images[:, :1])
+        first = next(self.network.encoder.parameters())
+        taken = int(self.encoder_optimizer.state[first].get("step", 0))  # of a resumed training, too
+        warming_up = taken < self.warmup_epochs * self.batches
+        return self.warm_up(images[:, :1]) if warming_up else super().__call__(images[:, :1])
 
-    def warmup(self, images: Tensor) -> dict[str, Tensor]:
-        """One step of a plain VAE on images (B, 2, H, W) -> detached scalars."""
-        self.batch = images
-        return self.plain(images[:, :1])
+    def warm_up(self, images: Tensor) -> dict[str, Tensor]:
+        """One step of a plain VAE on images (B, 1, H, W) -> detached scalars."""
+        pixels = images[0].numel()
+        mu, log_var, _ = self.encode(images)
+        reconstruction = self.decode(sample_posterior(mu, log_var))
+        rec, kl = reconstruction_error(images, reconstruction), kl_divergence(mu, log_var)
+        loss = self.loss.elbo(rec, kl, pixels)
+        descend(loss, self.network.encoder.parameters(), self.encoder_optimizer, retain_graph=True)
+        # The decoder's gradient does not pass through encoder weights, so the order of the two steps does not matter.
+        descend(loss, self.network.decoder.parameters(), self.decoder_optimizer)
+        return {"loss": loss.detach(), "mse": rec.detach().mean() / pixels, "kl": kl.detach().mean()}
 
 
 class TakingTurns(Adam):

@@ -24,30 +24,29 @@ from ...training.engines import BestKeeper, image_batch
 from .protocol import AnomalySystem, Fittable, Trainable, learnt_state, load_system, save_system
 
 
-def phanes_configs(size: str) -> list[str]:
-    """PHANES' own training config, with the paper's recipe at paper size; relative to the repository's root.
+def phanes_config() -> str:
+    """PHANES' own training config, relative to the repository's root.
 
     Raises:
-        PhanesInputError: they are not below the current folder.
+        PhanesInputError: it is not below the current folder.
     """
-    files = ["bundle/configs/train.json", *(["bundle/configs/paper.json"] if size == "paper" else [])]
-    if not Path(files[0]).is_file():
-        raise PhanesInputError(f"No config at '{files[0]}': run this command from the repository's root.")
-    return files
+    file = "bundle/configs/train.json"
+    if not Path(file).is_file():
+        raise PhanesInputError(f"No config at '{file}': run this command from the repository's root.")
+    return file
 
 
-def parts_of(size: str, ids: Sequence[str], overrides: dict[str, Any] | None = None) -> dict[str, Any]:
+def parts_of(ids: Sequence[str], overrides: dict[str, Any] | None = None) -> dict[str, Any]:
     """Build parts of PHANES' training config within that config. So a part that two configs share is defined once.
 
     MONAI's macros would copy a part's text instead. Its references would then point into the config with the copy.
 
     Args:
-        size: `paper` or `compact`.
         ids: of the parts.
         overrides: entries of that config to replace.
     """
     parser = ConfigParser()
-    parser.read_config(phanes_configs(size))
+    parser.read_config(phanes_config())
     parser.update({"bundle_root": "bundle", **(overrides or {})})
     return {name: parser.get_parsed_content(name) for name in ids}
 
@@ -122,11 +121,20 @@ class BestSystemKeeper(BestKeeper):
         system: its learnt state is written.
         path: file of the best weights.
         patience: validations without improvement before the training stops; None for never.
+        warmup_epochs: first epochs, which have another objective and do not compete.
     """
 
-    def __init__(self, validator: Engine, system: AnomalySystem, path: str, patience: int | None = None) -> None:
+    def __init__(
+        self,
+        validator: Engine,
+        system: AnomalySystem,
+        path: str,
+        patience: int | None = None,
+        warmup_epochs: int = 0,
+    ) -> None:
         super().__init__(validator, "healthy_error", system, path, patience)
         self.system = system
+        self.warmup_epochs = warmup_epochs
         self.curve: list[list[float]] = []
 
     def state_dict(self) -> dict[str, Any]:
@@ -142,7 +150,8 @@ class BestSystemKeeper(BestKeeper):
         """Note the error and compare it."""
         if self.metric in self.validator.state.metrics:
             self.curve.append([engine.state.iteration, float(self.validator.state.metrics[self.metric])])
-        super().__call__(engine)
+        if engine.state.epoch > self.warmup_epochs:
+            super().__call__(engine)
 
     def best_state(self) -> dict[str, Any]:
         """What the system has learnt."""
@@ -282,7 +291,7 @@ def train_as_phanes(
     """
     if trained_autoencoder is None:
         given = {key: value for key, value in overrides.items() if value is not None}
-        monai.bundle.run(run_id="run", config_file=phanes_configs(overrides["size"]), **given)
+        monai.bundle.run(run_id="run", config_file=phanes_config(), **given)
         trained_autoencoder = f"{overrides['output_dir']}/autoencoder.pt"
     state = torch.load(trained_autoencoder, map_location="cpu", weights_only=True)
     prefix = "autoencoder."
