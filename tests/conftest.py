@@ -90,21 +90,20 @@ def scratch_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "configs").symlink_to(BUNDLE / "configs")
     (root / "scripts").symlink_to(REPOSITORY / "scripts")
     (root / "models").mkdir()
-    from tests.method.composed import fill_thresholds
-
-    weights: dict[str, torch.Tensor] = {}
-    for overlays in ([], ["mid_axial.json"]):
+    weights: dict[str, dict[str, torch.Tensor]] = {"model.pt": {}, "mid_axial.pt": {}}
+    for overlay in ("", "mid_axial.json", "paper.json"):
         parser = ConfigParser()
-        parser.read_config([str(BUNDLE / "configs" / name) for name in ("inference.json", *overlays)])
+        parser.read_config([str(BUNDLE / "configs" / name) for name in ("inference.json", overlay) if name])
         parser["bundle_root"] = str(root)
         torch.manual_seed(0)
         network = parser.get_parsed_content("network_def")
-        fill_thresholds(network)
-        if not overlays:
+        network.mask.threshold.fill_(0.05)
+        if overlay != "paper.json":
             scratch_restoration(network.network.restoration)
-            scratch_linear(network.network.linear)
-        weights |= network.state_dict()
-    torch.save(weights, root / "models" / "model.pt")
+            scratch_linear(network.network.linear, parser["levels_mm"] if overlay else None)
+        weights["mid_axial.pt" if overlay == "mid_axial.json" else "model.pt"] |= network.state_dict()
+    for name, state in weights.items():
+        torch.save(state, root / "models" / name)
     write_calibration(root)
     return root
 
@@ -134,14 +133,15 @@ def linear_bundle(scratch_bundle: Path, tmp_path_factory: pytest.TempPathFactory
     return root
 
 
-def scratch_linear(network: Any) -> None:
-    """Fitted to three heads of noise."""
-    from scripts.space.levels import GRID, brain_of_levels
+def scratch_linear(network: Any, levels: Sequence[float] | None = None) -> None:
+    """Fitted to three heads of noise, of all levels or of some."""
+    from scripts.space.levels import LEVELS_MM, brain_of_levels
     from scripts.training.linear import train_linear
 
     generator = torch.Generator().manual_seed(0)
-    heads = (0.5 + 0.05 * torch.randn(GRID, generator=generator) for _ in range(3))
-    train_linear(network, heads, torch.from_numpy(brain_of_levels().copy()))
+    brain = torch.from_numpy(brain_of_levels(levels or LEVELS_MM).copy())
+    heads = (0.5 + 0.05 * torch.randn(brain.shape, generator=generator) for _ in range(3))
+    train_linear(network, heads, brain)
 
 
 def scratch_restoration(network: Any) -> None:
@@ -152,13 +152,15 @@ def scratch_restoration(network: Any) -> None:
 
 
 def write_calibration(root: Path, **changes: Any) -> None:
-    """A calibration record that fits the weights of a scratch bundle."""
+    """Calibration records that fit the weights of a scratch bundle."""
     from scripts.common.files import sha256_of_file
 
-    weights = sha256_of_file(root / "models" / "model.pt")
-    record = {"label_threshold": 0.02, "mask_threshold": 0.05, "weights_sha256": weights, **changes}
-    for name in ("calibration.json", "mid_axial.json"):
-        (root / "models" / name).write_text(json.dumps(record))
+    records = {"calibration": "model", "paper": "model", "mid_axial": "mid_axial"}
+    for name, weights in records.items():
+        if (root / "models" / f"{weights}.pt").is_file():
+            checksum = sha256_of_file(root / "models" / f"{weights}.pt")
+            record = {"label_threshold": 0.02, "mask_threshold": 0.05, "weights_sha256": checksum, **changes}
+            (root / "models" / f"{name}.json").write_text(json.dumps(record))
 
 
 def run_inference(

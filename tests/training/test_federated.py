@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from tests.conftest import BUNDLE, head_slice
-from tests.method.composed import fill_thresholds
+from tests.method.composed import fill_threshold
 from tests.training.test_train_configs import RECIPE, TINY, parser_of
 
 FILES = ["configs/train.json", "configs/federated_train.json"]
@@ -26,7 +26,7 @@ def weights() -> dict[str, Tensor]:
     torch.manual_seed(0)
     parser = parser_of("train.json", **TINY)
     network = parser.get_parsed_content("network_def")
-    fill_thresholds(network)
+    fill_threshold(network)
     return dict(network.state_dict())
 
 
@@ -42,7 +42,7 @@ def site(name: str, seed: int, folder: Path) -> MonaiAlgo:
         "output_dir": str(folder / name / "run"),
         "device": "cpu",
         **TINY,
-        **{name: value for name, value in RECIPE.items() if name != "warmup_epochs"},
+        **RECIPE,
         "batch_size": 2,
     }
     client = MonaiAlgo(
@@ -78,7 +78,7 @@ def test_two_sites_train_and_their_average_is_the_next_rounds_start(weights: dic
         assert set(first) == set(second) == set(weights)
         moved = {name for name in first if not torch.equal(first[name], held[name])}
         assert moved
-        assert all(name.startswith("autoencoder") and ".linear." not in name for name in moved)
+        assert all(name.startswith("autoencoder") for name in moved)
         assert any(not torch.equal(first[name], second[name]) for name in moved)
         held = {name: ((first[name].double() + second[name].double()) / 2).to(value) for name, value in held.items()}
     # The averaged network is better on both sites' held-out slices than what they started from.

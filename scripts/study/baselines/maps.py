@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 
-from ...common.checkpoints import load_network
 from ...method.equalize import equalize_adapthist
 from ...method.filters import gaussian_filter
-from ...method.phanes import Phanes
+from ...method.head import HeadPhanes
+from .phanes import PhanesSystem
 
 KINDS = ("residual", "squared", "residual_lpips", "eq_residual_lpips")
 
@@ -65,29 +63,18 @@ class ResidualMap(nn.Module):
 
 
 class PhanesMap(nn.Module):
-    """PHANES' own map of any system's reconstruction: eq. (4) and the relative map of the shipped method.
-
-    The reconstruction takes the place of both of PHANES' images: the pseudo-healthy one in the anomaly map, and the
-    coarse one in the relative map.
+    """PHANES' own map of any system's reconstruction (`HeadPhanes.map_of`).
 
     Args:
-        network: PHANES; its perceptual distance, anomaly map and relative map are used.
-        weights: of the network; None when it has them.
-
-    Raises:
-        PhanesInputError: the weights are missing or do not fit.
+        network: of the slices' level; none of its learnt weights is used.
     """
 
-    def __init__(self, network: Phanes, weights: str | Path | None = None) -> None:
+    def __init__(self, network: HeadPhanes) -> None:
         super().__init__()
-        self.perceptual = network.perceptual
-        self.anomaly_map = network.anomaly_map
-        self.relative_map = network.relative_map
-        if weights is not None:
-            load_network(network, weights)
+        self.method = PhanesSystem(network)
 
     def forward(self, images: Tensor, reconstruction: Tensor) -> Tensor:
         """Two (B, 1, H, W), the image in [0, 1]; the reconstruction is cut to it -> (B, 1, H, W), >= 0."""
-        reconstruction = reconstruction.clamp(0.0, 1.0)
-        anomaly = self.anomaly_map(images, reconstruction, self.perceptual(reconstruction, images))
-        return anomaly if self.relative_map is None else self.relative_map(anomaly, images, reconstruction)
+        x, scale = self.method.as_head(images)
+        drawn = (reconstruction.clamp(0.0, 1.0) / scale).clamp(max=1)
+        return self.method.network.map_of(x[..., None], drawn[..., None])[..., 0]

@@ -1,57 +1,60 @@
-"""PHANES itself as an evaluated system, and PHANES-GT, which is given the true lesion mask."""
+"""PHANES as rows of the tables of slices: the method at the slices' one level, parts of it, and the paper's networks.
+
+The tables' slices are divided by their 98th percentile, and are in [0, 1].
+"""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ...method.head import HeadPhanes
+from ...method.networks.linear import BRIGHTNESS
 from ...method.phanes import Phanes
+from ...method.volume_map import median_within
+from ...space.geometry import LEVEL_MM
+from ...space.levels import LEVEL_BRIGHTNESS, LEVELS_MM
 from .protocol import Analysis, AnomalySystem
 
 
 def row_name(calibration_file: str | Path) -> str:
-    """The table's name for the weights of a calibration: PHANES, or how the paper's size was trained."""
+    """The table's name for the paper's networks: their size and the trunk of their losses, where they are others."""
     file = Path(calibration_file)
     record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     made = record.get("training", {}).get("inpainter", {})
-    if made.get("size") != "paper":
-        return "PHANES"
-    trunk = made.get("feature_trunk")
-    return "PHANES, paper" if trunk == "vgg19" else f"PHANES, paper, but features of {trunk} for VGG19's"
+    size, trunk = made.get("size", "paper"), made.get("feature_trunk", "vgg19")
+    others = [size] * (size != "paper") + [f"features of {trunk} for VGG19's"] * (trunk != "vgg19")
+    return ", ".join(["PHANES, paper", *others])
 
 
-class PhanesSystem(AnomalySystem):
-    """The whole method.
+class WholeMethod(AnomalySystem):
+    """A network that hands out an anomaly map, a pseudo-healthy image, a mask and a coarse reconstruction.
 
     Args:
-        network: PHANES with its weights, which include the thresholds of its masks.
+        network: with its weights, which include the threshold of its mask.
         name: as the table prints it.
-        refine: use the network's refinement, where it has one.
-        relative: use its relative map, where it has one.
     """
 
     reconstructs: ClassVar[bool] = True
+    network: Any  # nn.Module does not know what its parts are
 
-    def __init__(
-        self,
-        network: Phanes,
-        name: str = "PHANES",
-        refine: bool = True,
-        relative: bool = True,
-    ) -> None:
+    def __init__(self, network: nn.Module, name: str) -> None:
         super().__init__()
         self.network = network
         self.name = name
-        self.refine = refine
-        self.relative = relative
+
+    def outputs(self, images: Tensor) -> Tensor:
+        """All four, as channels in this order, in the slices' units: (B, 1, H, W) in [0, 1] -> (B, 4, H, W)."""
+        return self.network(images)
 
     def _run(self, images: Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Map of eq. (4) and pseudo-healthy image."""
-        outputs = self.network.analyse(images, self.refine, self.relative)
+        """Map and pseudo-healthy image."""
+        outputs = self.outputs(images)
         return outputs[:, 0:1], outputs[:, 1:2]
 
     @torch.no_grad()
@@ -76,16 +79,61 @@ class PhanesSystem(AnomalySystem):
         return reconstruction
 
 
+class PaperSystem(WholeMethod):
+    """The paper's networks and equations."""
+
+    def __init__(self, network: Phanes, name: str = "PHANES, paper") -> None:
+        super().__init__(network, name)
+
+
+class PhanesSystem(WholeMethod):
+    """The method at the slices' level, MNI z = +23 mm. It takes slices in units of their heads' brightness."""
+
+    level_brightness: ClassVar[float] = float(np.interp(LEVEL_MM, LEVELS_MM, LEVEL_BRIGHTNESS))  # share of a head's
+
+    def __init__(self, network: HeadPhanes, name: str = "PHANES") -> None:
+        super().__init__(network, name)
+
+    def as_head(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The network's input, (B, 2, H, W), and its unit: twice the median of each head's brain, (B, 1, 1, 1)."""
+        median = median_within(images, self.network.brain).clamp(min=1e-6)
+        scale = BRIGHTNESS * median / self.level_brightness
+        return torch.cat([(images / scale).clamp(max=1), torch.full_like(images, LEVEL_MM)], dim=1), scale
+
+    def outputs(self, images: Tensor) -> Tensor:
+        """As in `WholeMethod`. What the network left as it was is the slice, also where it is too bright for it."""
+        x, scale = self.as_head(images)
+        anomaly, pseudo_healthy, mask, coarse = self.network(x).split(1, dim=1)
+        drawn = [torch.where(part == x[:, :1], images, (part * scale).clamp(0, 1)) for part in (pseudo_healthy, coarse)]
+        return torch.cat([anomaly, drawn[0], mask, drawn[1]], dim=1)
+
+
 class PhanesGroundTruth(PhanesSystem):
-    """The inpainter with the true mask: an upper bound. Its map is 0 outside the lesions by construction."""
+    """The filling of the true mask: an upper bound. Its map is 0 outside the lesions by construction."""
 
     needs_masks: ClassVar[bool] = True
 
-    def __init__(self, network: Phanes, name: str = "PHANES-GT") -> None:
+    def __init__(self, network: HeadPhanes, name: str = "PHANES-GT") -> None:
         super().__init__(network, name)
 
     def _run(self, images: Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor]:
         if masks is None:
             raise ValueError(f"{self.name} needs the true masks")
-        anomaly, pseudo_healthy = self.network.forward_with_mask(images, (masks > 0).to(images.dtype))
-        return anomaly, pseudo_healthy
+        x, scale = self.as_head(images)
+        mask = (masks > 0).to(images.dtype)
+        anomaly, pseudo_healthy = (part[..., 0] for part in self.network.forward_with_mask(x[..., None], mask[..., None]))
+        changed = pseudo_healthy != x[:, :1]
+        return anomaly, torch.where(changed, (pseudo_healthy * scale).clamp(0, 1), images)
+
+
+class PhanesCoarse(PhanesSystem):
+    """The first stage alone: its reconstruction and the map of it."""
+
+    def __init__(self, network: HeadPhanes, name: str = "PHANES, coarse stage") -> None:
+        super().__init__(network, name)
+
+    def _run(self, images: Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor]:
+        x, scale = self.as_head(images)
+        drawn, coarse_map = (part[..., 0] for part in self.network.coarse(x[..., None]))
+        coarse = drawn.mean(dim=1, keepdim=True)
+        return coarse_map, torch.where(coarse == x[:, :1], images, (coarse * scale).clamp(0, 1))

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...common.errors import PhanesInputError
 from ...common.fingerprint import fingerprint
 from ...pipeline.inference import read_calibration
 from ...pipeline.thresholds import Thresholds
 from ...training.calibration import false_positives
+from ..baselines.phanes import WholeMethod
 from ..baselines.protocol import AnomalySystem
 from .benchmarks import SyntheticBenchmark
 from .shapes import PIXEL_MM
@@ -141,11 +142,11 @@ class CleanSlices:
         settings = [self.brain, self.resamples, self.seed, self.pixel_mm, self.benchmark.healthy[1], threshold]
         return fingerprint(self.sets, settings)
 
-    def measure(self, network: nn.Module, threshold: float) -> list[dict[str, Any]]:
-        """Run PHANES on every set.
+    def measure(self, system: WholeMethod, threshold: float) -> list[dict[str, Any]]:
+        """Run a method on every set.
 
         Args:
-            network: (B, 1, H, W) in [0, 1] -> (B, 4, H, W), the first channel the map, the third the mask.
+            system: gives map and mask.
             threshold: of the label.
 
         Returns:
@@ -156,7 +157,7 @@ class CleanSlices:
         rows = []
         for name, images in self.sets.items():
             with torch.inference_mode():
-                outputs = [network(part.to(self.device))[:, [0, 2]].cpu() for part in images.split(self.batch_size)]
+                outputs = [system.outputs(part.to(self.device))[:, [0, 2]].cpu() for part in images.split(self.batch_size)]
             output = torch.cat(outputs)
             found = false_positives(
                 output[:, :1], threshold, self.brain, self.pixel_mm, 1.0, self.resamples, self.seed, subjects

@@ -195,7 +195,7 @@ class Evaluation:
         path = self.store.path(CLEAN, None, source.key)
         stored = self.store.load(path, stamp)
         if stored is None:
-            rows = self.clean.measure(getattr(source.system, str(entry.part)), threshold)
+            rows = self.clean.measure(source.system, threshold)
             stored = self.store.save(path, stamp, Result({"rows": to_plain(rows)}, {}))
         self._clean_rows[source.key] = stored.record["rows"]
 

@@ -17,8 +17,7 @@ from torch import Tensor
 from ...common.checkpoints import load_network
 from ...common.cli import fail
 from ...common.errors import PhanesInputError
-from ...method.phanes import Phanes
-from ..baselines.phanes import PhanesSystem
+from ..baselines.phanes import WholeMethod
 from ..baselines.protocol import AnomalySystem, load_system
 from ..baselines.train_all import baseline_configs
 from .false_positives import OperatingPoint
@@ -39,8 +38,7 @@ class Entry:
         label: name in the table; the system's own when None.
         role: "proposed", "baseline" (p-values compare with the best of these), "ablation", "oracle" (it is shown the
             true mask) or "sanity" (its scores are known beforehand).
-        operating_point: its label threshold, for false positives on clean slices. This needs `part`, a network with
-            PHANES' channels.
+        operating_point: its label threshold, for false positives on clean slices, of a `WholeMethod`.
 
     Raises:
         ValueError: for another role, or without exactly one source of maps.
@@ -63,8 +61,8 @@ class Entry:
         files = [config_files] if isinstance(config_files, str | Path) else list(config_files)
         if (system is not None) + bool(files) + (maps_dir is not None) != 1:
             raise ValueError("give one of: a system, the config files that define it, a folder of maps")
-        if operating_point is not None and part is None:
-            raise ValueError("an operating point needs the part of the system that is its network")
+        if operating_point is not None and not isinstance(system, WholeMethod):
+            raise ValueError("an operating point needs a whole method")
         self.system = system
         self.config_files = [str(file) for file in files]
         self.weights = None if weights is None else Path(weights)
@@ -95,17 +93,6 @@ class Entry:
         elif self.weights is not None and self.part is not None:
             load_network(getattr(system, self.part), self.weights)
         return system.to(device).eval()
-
-
-class PhanesCoarse(PhanesSystem):
-    """PHANES' first stage alone: its coarse reconstruction and the map of eq. (3) before the threshold."""
-
-    def __init__(self, network: Phanes, name: str = "PHANES, coarse stage") -> None:
-        super().__init__(network, name)
-
-    def _run(self, images: Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor]:
-        coarse, coarse_map = self.network.coarse(images)
-        return coarse_map, coarse
 
 
 def trained_entries(

@@ -14,7 +14,6 @@ from torch import Tensor
 from scripts.method.networks.aot_gan import AOTGenerator
 from scripts.method.networks.perceptual import SpatialLPIPS
 from scripts.method.networks.soft_intro_vae import SoftIntroVAE
-from scripts.method.phanes import Phanes
 from scripts.study.baselines.anoddpm import AnoDDPM
 from scripts.study.baselines.backbones import Backbone
 from scripts.study.baselines.dae import DAE
@@ -23,14 +22,14 @@ from scripts.study.baselines.linear import LinearPhanes
 from scripts.study.baselines.maps import ResidualMap
 from scripts.study.baselines.mkd import MKD
 from scripts.study.baselines.patchcore import PatchCore
-from scripts.study.baselines.phanes import PhanesGroundTruth, PhanesSystem
+from scripts.study.baselines.phanes import PaperSystem, PhanesCoarse, PhanesGroundTruth, PhanesSystem
 from scripts.study.baselines.protocol import AnomalySystem
 from scripts.study.baselines.reflect import Reflect
 from scripts.study.baselines.residual_autoencoder import ResidualAutoencoder
 from scripts.study.baselines.simplex import SimplexNoise
 from scripts.study.baselines.vae import VAE
 from scripts.study.baselines.zscore import ZScore
-from tests.method.composed import composed, fill_thresholds
+from tests.method.composed import composed
 
 SIZE = 64
 
@@ -98,7 +97,7 @@ def _zscore() -> AnomalySystem:
     return system
 
 
-def _linear_mid() -> AnomalySystem:
+def _linear_mid() -> LinearPhanes:
     system = LinearPhanes(image_size=SIZE, components=3)
     system.fit(brain_like(12, seed=5).split(5))
     return system
@@ -112,12 +111,6 @@ def _ra() -> AnomalySystem:
     return ResidualAutoencoder(ResidualMap("eq_residual_lpips", SpatialLPIPS("distilled")), _autoencoder(), "RA")
 
 
-def _phanes() -> Phanes:
-    network = composed(_autoencoder(), AOTGenerator((4, 8, 8), blocks=1))
-    fill_thresholds(network)
-    return network
-
-
 BUILDERS: dict[str, Callable[[], AnomalySystem]] = {
     "zscore": _zscore,
     "linear_mid": _linear_mid,
@@ -129,8 +122,10 @@ BUILDERS: dict[str, Callable[[], AnomalySystem]] = {
     "fae": _fae,
     "reflect": _reflect,
     "ra": _ra,
-    "phanes": lambda: PhanesSystem(_phanes()),
-    "phanes_gt": lambda: PhanesGroundTruth(_phanes()),
+    "phanes": lambda: PhanesSystem(_linear_mid().network),
+    "phanes_gt": lambda: PhanesGroundTruth(_linear_mid().network),
+    "phanes_coarse": lambda: PhanesCoarse(_linear_mid().network),
+    "paper": lambda: PaperSystem(composed(_autoencoder(), AOTGenerator((4, 8, 8), blocks=1))),
 }
 
 

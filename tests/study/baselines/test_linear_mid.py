@@ -47,7 +47,7 @@ def test_the_threshold_is_that_of_slices_that_the_first_fit_had_not_seen() -> No
     other.fit([images[~apart]])
     brain = template_brain_mask(SIZE)
     maps = [
-        other.network.mask.smooth(other.network.coarse(other._as_head(x)[0][..., None])[1])
+        other.network.mask.smooth(other.network.coarse(other.as_head(x)[0][..., None])[1])
         for x in images[apart].split(1)
     ]
     values = torch.cat([found[0, 0, ..., 0][brain] for found in maps])

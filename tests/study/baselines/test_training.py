@@ -172,7 +172,7 @@ def test_a_misspelt_option_is_refused_in_one_sentence(dataset_dir: Path, tmp_pat
 
 @pytest.mark.parametrize("whole", [False, True])
 def test_ra_takes_over_a_trained_first_stage(whole: bool, dataset_dir: Path, tmp_path: Path) -> None:
-    trained = parts_of("compact", ["autoencoder"])["autoencoder"]
+    trained = parts_of(["autoencoder"])["autoencoder"]
     state = trained.state_dict()
     if whole:  # as model.pt, which holds more
         state = {f"autoencoder.{name}": value for name, value in state.items()} | {"mask_threshold": torch.tensor(0.2)}
@@ -190,15 +190,15 @@ def test_ra_and_si_vae_train_as_phanes_but_for_the_reversed_loss(
 ) -> None:
     seen: dict[str, object] = {}
 
-    def phanes_training(run_id: str, config_file: list[str], **overrides: object) -> None:
+    def phanes_training(run_id: str, config_file: str, **overrides: object) -> None:
         seen.update(overrides, config_file=config_file)
-        part = parts_of("compact", ["autoencoder"])["autoencoder"]
+        part = parts_of(["autoencoder"])["autoencoder"]
         Path(str(overrides["output_dir"])).mkdir()
         torch.save(part.state_dict(), f"{overrides['output_dir']}/autoencoder.pt")
 
     monkeypatch.setattr("monai.bundle.run", phanes_training)
     run(system, dataset_dir, tmp_path / system, anomaly_map="residual", max_seconds=7)
-    assert seen["config_file"] == ["bundle/configs/train.json"]
+    assert seen["config_file"] == "bundle/configs/train.json"
     assert seen["lambda_reversed"] == weight
     assert seen["dataset_dir"] == str(dataset_dir)
     assert seen["max_seconds"] == 7

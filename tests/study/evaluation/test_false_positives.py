@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from scripts.common.errors import PhanesInputError
 from scripts.common.files import sha256_of_file
+from scripts.study.baselines.phanes import WholeMethod
 from scripts.study.evaluation.false_positives import CleanSlices, OperatingPoint
 from scripts.study.evaluation.shifts import Shift
 from scripts.study.evaluation.systems import ConstantMap, Entry
@@ -26,12 +27,12 @@ class FourChannels(nn.Module):
         return torch.cat([image, image, (image > 0.5).to(image), image], dim=1)
 
 
-class WithNetwork(Flat):
-    """A system whose network has PHANES' channels."""
+class WithNetwork(WholeMethod):
+    """A method that marks the image itself."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.network = FourChannels()
+        super().__init__(FourChannels(), "flat")
+        self.network.mask = nn.Identity()
 
 
 class Healthy:
@@ -52,7 +53,7 @@ def clean(**options) -> CleanSlices:
 
 
 def test_marked_pixels_are_counted_over_the_brain_and_averaged_over_subjects():
-    as_it_is, off = clean().measure(FourChannels(), 0.55)
+    as_it_is, off = clean().measure(WithNetwork(), 0.55)
     assert as_it_is["set"] == "clean slices"
     assert as_it_is["rate"] == pytest.approx(((4 + 2) / 2 / 40 + 0) / 2)
     assert as_it_is["interval_95"] == pytest.approx((0, 3 / 40))  # two subjects: both a, both b, or one of each
@@ -87,7 +88,7 @@ def test_an_operating_point_belongs_to_its_weights(tmp_path: Path):
     weights.write_bytes(b"others")
     with pytest.raises(PhanesInputError, match="made for other weights"):
         OperatingPoint(record, weights).threshold()
-    with pytest.raises(ValueError, match="needs the part"):
+    with pytest.raises(ValueError, match="needs a whole method"):
         Entry(ConstantMap(), operating_point=OperatingPoint(record, weights))
 
 
