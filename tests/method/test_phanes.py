@@ -10,18 +10,15 @@ from scipy import ndimage
 from skimage.exposure import equalize_adapthist
 from torch import nn
 
-from scripts.method.bias_field import BiasField
 from scripts.method.coarse_map import CoarseMap
-from scripts.method.filling import CoarseFilling
-from scripts.method.mask_rule import CalibratedMask, ScanQuantileMask
+from scripts.method.filling import ConstantFilling
+from scripts.method.mask_rule import ScanQuantileMask
 from scripts.method.networks.perceptual import SpatialLPIPS
 from scripts.method.networks.soft_intro_vae import SoftIntroVAE
 from scripts.method.phanes import CHANNELS, Phanes
-from scripts.method.refinement import Refinement
-from scripts.method.relative_map import RelativeMap, relative_anomaly_map
 from scripts.pipeline.cases import slice_files
 from tests.conftest import BUNDLE
-from tests.method.composed import composed, fill_thresholds
+from tests.method.composed import composed, fill_threshold
 
 
 class Blur(nn.Module):
@@ -41,7 +38,7 @@ class Constant(nn.Module):
 def small(**components) -> Phanes:
     torch.manual_seed(0)
     network = composed(Blur(), Constant(), **components).eval()
-    fill_thresholds(network, mask=0.02)
+    fill_threshold(network, 0.02)
     return network
 
 
@@ -66,9 +63,9 @@ def test_the_output_is_equations_3_and_4_spelled_out_in_numpy(images):
 
         def saliency(a, b):
             distance = lpips(*(torch.as_tensor(np.array(i))[None, None].float() for i in (a, b)))
-            return ndimage.gaussian_filter(distance[0, 0].double().numpy(), 2.0)
+            return distance[0, 0].double().numpy()
 
-        mask = ndimage.gaussian_filter((residual * saliency(eq_coarse, eq_x) > 0.02).astype(float), 1.2) > 0.1
+        mask = residual * saliency(eq_coarse, eq_x) > 0.02
         pseudo_healthy = np.where(mask, 0.5, x[0, 0].numpy())
         anomaly = np.abs(pseudo_healthy - x[0, 0].numpy()) * saliency(pseudo_healthy, x[0, 0].numpy())
         assert (mask != result[2].astype(bool)).mean() < 1e-3  # a pixel on the threshold may fall either way
@@ -114,26 +111,23 @@ def test_without_calibration_there_is_no_result(images):
 
 def test_the_published_codes_coarse_map_takes_the_saliency_of_the_images_as_they_are(images):
     paper, published = (small(coarse_map=CoarseMap(saliency=s)) for s in ("equalized", "raw"))
-    residual = paper.coarse(images)[1] / paper.saliency(
+    residual = paper.coarse(images)[1] / paper.perceptual(
         *(
             torch.stack([torch.as_tensor(equalize_adapthist(i[0].double().numpy()))[None] for i in stack]).float()
             for stack in (Blur()(images), images)
         )
     )
-    expected = residual * paper.saliency(Blur()(images), images)
+    expected = residual * paper.perceptual(Blur()(images), images)
     torch.testing.assert_close(published.coarse(images)[1], expected, rtol=1e-2, atol=1e-4)
 
 
 def test_the_published_codes_rule_thresholds_each_scan_by_its_own_quantile(images):
-    network = small(mask=ScanQuantileMask(sigma=0.0))
-    coarse_map = network.coarse(images)[1]
-    expected = [np.mean(m.numpy() > np.quantile(m.numpy(), 0.95)) for m in coarse_map]
-    assert network(images)[:, 2].mean(dim=(1, 2)).tolist() == pytest.approx(expected, abs=1e-4)
+    network = small(mask=ScanQuantileMask())
+    assert torch.equal(network(images)[:, 2:3], network.mask(network.coarse(images)[1]))
 
 
 def test_a_volume_is_its_slices_bit_for_bit_and_its_height_channel_is_left_alone(images):
-    network = small(refinement=Refinement(1), bias_field=BiasField(), relative_map=RelativeMap())
-    network.bias_field.threshold.fill_(0.05)
+    network = small()
     expected = network(images)
     volume = images.permute(1, 2, 3, 0)[None]
     height = torch.arange(8.0).expand_as(volume)
@@ -144,48 +138,42 @@ def test_a_volume_is_its_slices_bit_for_bit_and_its_height_channel_is_left_alone
     assert torch.equal(network(two_heads).permute(0, 4, 1, 2, 3).flatten(0, 1), expected)
 
 
-class Heights(nn.Module):
-    """A stand-in autoencoder that draws each level's height, and fails where none is given."""
+def test_the_inpainter_sees_the_filled_hole_and_the_mask(images):
+    class Sees(nn.Module):
+        def forward(self, masked_image, mask):
+            self.seen = masked_image, mask
+            return masked_image
 
-    def forward(self, image):
-        return image[:, 1:2] / 100
-
-
-def test_every_reconstruction_is_told_the_height(images):
-    network = composed(
-        Heights(), Constant(), filling=CoarseFilling(2), bias_field=BiasField(2), refinement=Refinement(1)
-    ).eval()
-    fill_thresholds(network, mask=0.02, bias=0.0)
-    volume = images.permute(1, 2, 3, 0)[None]
-    height = 10.0 * torch.arange(8.0).expand_as(volume)
-    with torch.no_grad():
-        assert torch.equal(network(torch.cat([volume, height], dim=1))[:, 3:], height / 100)
+    network = composed(Blur(), Sees(), filling=ConstantFilling(0.25)).eval()
+    mask = (images > 0.7).float()
+    network.forward_with_mask(images, mask)
+    filled, seen = network.inpainter.seen
+    assert torch.equal(seen, mask)
+    assert torch.equal(filled, torch.where(mask > 0, 0.25, images))
 
 
-def test_a_whole_head_goes_through_in_chunks_and_nothing_changes():
-    slices = torch.rand(40, 1, 32, 32, generator=torch.Generator().manual_seed(2))
-    network = small(refinement=Refinement(1), filling=CoarseFilling(1))
-    with torch.no_grad():
-        torch.testing.assert_close(
-            network(slices), torch.cat([network(s) for s in slices.split(20)]), rtol=0, atol=1e-6
-        )
-
-
-def test_thresholds_keep_their_names_in_files_whatever_the_network_is_part_of():
-    network = small(refinement=Refinement(1), bias_field=BiasField())
-    fill_thresholds(network, 0.1, 0.2, 0.3)
+def test_the_threshold_keeps_its_name_in_files_whatever_the_network_is_part_of():
+    network = small()
+    fill_threshold(network, 0.1)
     state = network.state_dict()
-    names = ("mask_threshold", "refinement_threshold", "bias_threshold")
-    assert [float(state[name]) for name in names] == pytest.approx([0.1, 0.2, 0.3])
-    assert not any("." in name and "threshold" in name for name in state)
-    other = nn.ModuleDict({"network": small(refinement=Refinement(1), bias_field=BiasField())})
+    assert float(state["mask_threshold"]) == pytest.approx(0.1)
+    assert "mask.threshold" not in state
+    other = nn.ModuleDict({"network": small()})
     other.load_state_dict({f"network.{name}": value for name, value in state.items()})
-    assert float(other["network"].refinement.threshold) == pytest.approx(0.2)
-    _, changed, _ = copy_model_state(small(refinement=Refinement(1), bias_field=BiasField()), network)
-    assert set(names) <= set(changed)
-    small().load_state_dict(state)  # thresholds of additions that are not there are left out
-    with pytest.raises(RuntimeError, match=r"Missing key.*refinement\.threshold"):
-        network.load_state_dict(small().state_dict())
+    assert float(other["network"].mask.threshold) == pytest.approx(0.1)
+    _, changed, _ = copy_model_state(small(), network)
+    assert "mask_threshold" in changed
+    small(mask=ScanQuantileMask()).load_state_dict(state)  # a rule without a threshold
+    with pytest.raises(RuntimeError, match=r"Missing key.*mask\.threshold"):
+        network.load_state_dict(small(mask=ScanQuantileMask()).state_dict())
+
+
+def test_the_weights_of_heads_in_the_same_file_are_left_out():
+    state = small().state_dict()
+    of_heads = {"network.x": torch.ones(1), "mask.threshold": torch.tensor(9.0)}
+    network = small()
+    network.load_state_dict({**state, **of_heads})
+    assert float(network.mask.threshold) == pytest.approx(0.02)
 
 
 def test_the_channels_are_in_the_order_of_their_names(images):
@@ -196,118 +184,6 @@ def test_the_channels_are_in_the_order_of_their_names(images):
     anomaly, pseudo_healthy = network.forward_with_mask(images, maps["mask"])
     assert torch.equal(maps["anomaly"], anomaly)
     assert torch.equal(maps["pseudo_healthy"], pseudo_healthy)
-
-
-def test_a_refinement_fills_the_hole_that_the_first_map_finds(images):
-    first = small()(images)
-    network = small(refinement=Refinement(1))
-    found = network(images)
-    anomaly, _, mask, coarse = first.split(1, dim=1)
-    smoothed = np.stack([ndimage.gaussian_filter(a[0].double().numpy(), 1.0) for a in anomaly])
-    above = ndimage.binary_dilation(smoothed > 0.01, np.ones((1, 9, 9)))
-    assert 0 < above.mean() < 1
-    assert above.astype(int).sum() != int(mask.sum())
-    refined = torch.from_numpy(above).float()[:, None]
-    assert (refined != found[:, 2:3]).float().mean() < 1e-3  # a pixel on the threshold may fall either way
-    refined = found[:, 2:3]
-    again, inpainted = network.forward_with_mask(images, refined, coarse)
-    expected = torch.cat([(anomaly.double() + again.double()) / 2, inpainted, refined, coarse], dim=1)
-    assert float((found - expected).abs().max()) < 1e-6
-    assert torch.equal(inpainted[refined == 0], images[refined == 0])
-    torch.testing.assert_close(torch.jit.script(network)(images), found, atol=1e-6, rtol=0)
-    last, inpainted = network.forward_with_mask(images, network.refinement(again), coarse)
-    twice = small(refinement=Refinement(2))(images)
-    torch.testing.assert_close(twice[:, 0:1], (anomaly + again + last) / 3, atol=1e-6, rtol=0)
-    assert torch.equal(twice[:, 1:2], inpainted)
-
-
-def test_a_refinement_needs_its_own_threshold_and_can_be_left_out(images):
-    network = small(refinement=Refinement(1))
-    network.refinement.threshold.fill_(float("nan"))
-    output = network(images)
-    assert output[:, 0].isnan().all()
-    assert output[:, 2].isnan().all()
-    assert torch.equal(network.analyse(images, refine=False, relative=True), small()(images))
-
-
-class Known(nn.Module):
-    """A stand-in autoencoder that knows the healthy slice."""
-
-    def __init__(self, healthy):
-        super().__init__()
-        self.register_buffer("healthy", healthy)
-
-    def forward(self, image):
-        return self.healthy.expand_as(image[:, :1])
-
-
-@pytest.fixture
-def biased() -> tuple[torch.Tensor, torch.Tensor]:
-    """A healthy slice (1, 1, 128, 128), and the same four times, with a lesion and in two of them a strong field."""
-    healthy = torch.full((1, 1, 128, 128), 0.0)
-    healthy[:, :, 16:112, 16:112] = torch.rand(1, 1, 96, 96, generator=torch.Generator().manual_seed(4)) * 0.1 + 0.5
-    slices = healthy.repeat(4, 1, 1, 1)
-    slices[:, :, 40:50, 60:70] = 0.9
-    ramp = torch.linspace(-0.3, 0.3, 128)[:, None].exp()
-    slices[1] *= ramp
-    slices[3] *= ramp.T
-    return healthy, slices
-
-
-def with_bias(healthy: torch.Tensor, bias_field: BiasField | None = None) -> Phanes:
-    torch.manual_seed(0)
-    network = composed(Known(healthy), Constant(), mask=CalibratedMask(), bias_field=bias_field).eval()
-    fill_thresholds(network, mask=0.02, bias=0.05)
-    return network
-
-
-def test_a_strong_bias_field_is_taken_out_and_put_back(biased):
-    healthy, slices = biased
-    network, plain = with_bias(healthy, BiasField(2)), with_bias(healthy)
-    with torch.no_grad():
-        found, expected = network(slices), plain(slices)
-        corrected, _, field = network.correct_bias(slices, plain.autoencoder(slices))
-        of_corrected = plain(corrected)
-    for i in (0, 2):  # no field: bit for bit what it is without a correction
-        assert torch.equal(found[i], expected[i])
-        assert torch.equal(corrected[i], slices[i])
-    for i in (1, 3):
-        tissue = healthy[0] > 0
-        inside = tissue.clone()
-        inside[:, 36:54, 56:74] = False
-        assert (corrected[i] - slices[0])[inside].abs().max() < 0.02
-        assert (slices[i] - slices[0])[inside].abs().max() > 0.1
-        assert torch.equal(found[i, [0, 2, 3]], of_corrected[i, [0, 2, 3]])
-        outside = found[i, 2] == 0
-        assert torch.equal(found[i, 1][outside], slices[i, 0][outside])
-        replaced = (0.5 * field[i, 0])[~outside]  # the stand-in inpainter's grey, as bright as the slice is there
-        torch.testing.assert_close(found[i, 1][~outside], replaced, atol=1e-6, rtol=0)
-    with torch.enable_grad():  # the path of programs, without branches
-        torch.testing.assert_close(network(slices), found, atol=1e-6, rtol=0)
-    torch.testing.assert_close(torch.jit.script(network)(slices), found, atol=1e-6, rtol=0)
-
-
-def test_a_bias_correction_needs_its_threshold(biased):
-    healthy, slices = biased
-    network = with_bias(healthy, BiasField(1))
-    network.bias_field.threshold.fill_(float("nan"))
-    assert network(slices)[:, [0, 2]].isnan().all()
-
-
-def test_a_relative_map_is_that_of_its_equation_and_leaves_the_rest(images):
-    network = small(refinement=Refinement(1), relative_map=RelativeMap())
-    absolute, relative = network.analyse(images, refine=True, relative=False), network(images)
-    expected = relative_anomaly_map(absolute[:, :1], images, absolute[:, 3:])
-    assert torch.equal(relative[:, :1], expected)
-    assert torch.equal(relative[:, 1:], absolute[:, 1:])
-    torch.testing.assert_close(torch.jit.script(network)(images), relative)
-
-
-def test_it_scripts_and_the_script_agrees(images):
-    network = small()
-    scripted = torch.jit.script(network)
-    torch.testing.assert_close(scripted(images), network(images), atol=1e-6, rtol=0)
-    assert torch.jit.script(SoftIntroVAE(channels=(4, 8)).eval())(images).shape == images.shape
 
 
 @pytest.mark.real_data
@@ -324,17 +200,3 @@ def test_real_slices_through_the_shipped_weights_do_not_depend_on_their_batch(da
     with torch.no_grad():
         single = torch.cat([network(image[None]) for image in slices])
         assert (network(slices) - single).abs().max() < 1e-6
-
-
-def test_the_hole_is_drawn_again_from_the_slice_without_the_lesion(images):
-    network = small(filling=CoarseFilling(2))
-    mask = torch.zeros_like(images)
-    mask[:, :, 56:72, 56:72] = 1
-    filled = network.masked_input(images, mask, Blur()(images))
-    expected = images.numpy().astype(np.float64)
-    inside = mask.numpy() > 0
-    for _ in range(3):
-        blurred = Blur()(torch.from_numpy(expected)).numpy()
-        expected = np.where(inside, blurred, images.numpy())
-    assert np.abs(filled.numpy() - expected).max() < 1e-6
-    assert float(filled[:, :, 60:68, 60:68].mean()) < float(Blur()(images)[:, :, 60:68, 60:68].mean())

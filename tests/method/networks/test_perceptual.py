@@ -79,12 +79,6 @@ def test_real_weights_equal_the_package(net, name, data_root):
     torch.testing.assert_close(SpatialLPIPS("file", weights, net)(a, b), expected, atol=1e-5, rtol=0)
 
 
-def test_distance_from_features_computed_once_is_the_distance():
-    model = SpatialLPIPS()
-    a, b = image_pair()
-    torch.testing.assert_close(model.distance(model.features(a), model.features(b), 128), model(a, b))
-
-
 def test_distance_is_zero_for_equal_images_and_nowhere_negative():
     model = SpatialLPIPS()
     for parameter in model.heads.parameters():
@@ -108,20 +102,6 @@ def test_a_batch_is_its_images_one_by_one():
     a, b = image_pair(batch=8)
     one_by_one = torch.cat([model(a[i : i + 1], b[i : i + 1]) for i in range(8)])
     torch.testing.assert_close(model(a, b), one_by_one, atol=1e-6, rtol=0)
-
-
-def test_scripted_and_exported_programs_equal_the_package(tmp_path):
-    network = build("squeeze")
-    torch.save(network.state_dict(), tmp_path / "trunk.pt")
-    a, b = image_pair()
-    expected = distance_of_the_package(as_package(network, "squeeze"), a, b)
-    model = SpatialLPIPS("file", tmp_path / "trunk.pt")
-    scripted = torch.jit.script(model)
-    torch.testing.assert_close(scripted(a, b), expected, atol=1e-5, rtol=0)
-    once = scripted.distance(scripted.features(a), scripted.features(b), 128)
-    torch.testing.assert_close(once, expected, atol=1e-5, rtol=0)
-    exported = torch.export.export(model, (a, b)).module()
-    torch.testing.assert_close(exported(a, b), expected, atol=1e-5, rtol=0)
 
 
 def test_distilled_trunk_is_built_without_reading_or_importing_anything():
@@ -208,12 +188,6 @@ class TestVGG19Features:
         signed = VGG19Features(weights, ("relu1_1",), "signed")(a)[0]
         unit = VGG19Features(weights, ("relu1_1",))((a + 1) / 2)[0]
         torch.testing.assert_close(signed, unit, atol=1e-5, rtol=1e-4)
-
-    def test_script_equals_eager(self, weights):
-        model = VGG19Features(weights)
-        a, _ = image_pair(32, 32)
-        for scripted, eager in zip(torch.jit.script(model)(a), model(a), strict=True):
-            torch.testing.assert_close(scripted, eager)
 
     def test_unknown_choices_are_refused(self, weights):
         with pytest.raises(ValueError, match="relu9_9"):
