@@ -293,9 +293,7 @@ class Inpainting(nn.Module):
         seed: of the holes, for every validation. A slice's hole depends on the slice's place in its batch.
     """
 
-    def __init__(
-        self, inpainter: nn.Module, holes: Callable[[Tensor], tuple[Tensor, Tensor]], seed: int = 0
-    ) -> None:
+    def __init__(self, inpainter: nn.Module, holes: Callable[[Tensor], tuple[Tensor, Tensor]], seed: int = 0) -> None:
         super().__init__()
         self.inpainter = inpainter
         self.holes = holes

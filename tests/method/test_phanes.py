@@ -14,7 +14,6 @@ from scripts.method.coarse_map import CoarseMap
 from scripts.method.filling import ConstantFilling
 from scripts.method.mask_rule import ScanQuantileMask
 from scripts.method.networks.perceptual import SpatialLPIPS
-from scripts.method.networks.soft_intro_vae import SoftIntroVAE
 from scripts.method.phanes import CHANNELS, Phanes
 from scripts.pipeline.cases import slice_files
 from tests.conftest import BUNDLE

@@ -13,9 +13,9 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 from PIL import Image
+from scripts.method.relative_map import RelativeMap
 
 from scripts.common.errors import PhanesInputError
-from scripts.method.relative_map import RelativeMap
 from scripts.pipeline.inference import HeadInferer, checked_cases, read_calibration, sentence_of
 from scripts.pipeline.results import result_names
 from tests.conftest import BUNDLE, ras_of_slice, run_inference, save_nifti, write_calibration

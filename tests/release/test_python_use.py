@@ -26,7 +26,7 @@ def expected(packaged: Path, images: torch.Tensor, tmp_path_factory: pytest.Temp
     """What the shipped weights compute, the network built by hand: of whole heads, and that which is trained."""
     results = {}
     with another_program(tmp_path_factory.mktemp("elsewhere")):
-        for workflow, overlays in (("inference", []), ("train", ["mid_axial.json"])):
+        for workflow, overlays in (("inference", []), ("train", ["paper.json"])):
             parser = ConfigParser()
             parser.read_config([str(packaged / "configs" / name) for name in ("inference.json", *overlays)])
             parser["bundle_root"] = str(packaged)

@@ -209,8 +209,8 @@ def test_training_goes_on_from_given_weights_and_ends_calibrated(slices, tmp_pat
 
 
 def test_stage_2_without_stage_1_says_what_to_run_first(slices, tmp_path):
+    stages = ["train.json", "train_inpainter.json"]
     with pytest.raises(RuntimeError) as raised:
-        stages = ["train.json", "train_inpainter.json"]
         run(stages, slices, tmp_path, output_dir=str(tmp_path / "x"), feature_trunk="distilled")
     assert isinstance(raised.value.__cause__, PhanesInputError)
     assert "autoencoder.pt' does not exist: run train.json first" in str(raised.value.__cause__)

@@ -121,7 +121,9 @@ class PhanesGroundTruth(PhanesSystem):
             raise ValueError(f"{self.name} needs the true masks")
         x, scale = self.as_head(images)
         mask = (masks > 0).to(images.dtype)
-        anomaly, pseudo_healthy = (part[..., 0] for part in self.network.forward_with_mask(x[..., None], mask[..., None]))
+        anomaly, pseudo_healthy = (
+            part[..., 0] for part in self.network.forward_with_mask(x[..., None], mask[..., None])
+        )
         changed = pseudo_healthy != x[:, :1]
         return anomaly, torch.where(changed, (pseudo_healthy * scale).clamp(0, 1), images)
 

@@ -19,7 +19,7 @@ IMPORTS = ["-c", "import torch, monai"]
 FIRST_RESULT = [
     "-c",
     "import torch, monai; from scripts.release.export import bundle_network; "
-    "network = bundle_network('bundle', overlays=['mid_axial.json']); "
+    "network = bundle_network('bundle', overlays=['paper.json']); "
     "torch.set_grad_enabled(False); network(torch.rand(1, 1, 128, 128))",
 ]
 

@@ -36,6 +36,8 @@ from ...training.losses import (
 )
 
 Distance = Callable[[Tensor, Tensor], Tensor]
+SMOOTHING = 2.0  # of the distance, pixels
+MASK_QUANTILE, MASK_SMOOTHING, MASK_CUT = 0.95, 1.2, 0.1
 
 
 def lpips_package() -> nn.Module:
@@ -55,33 +57,30 @@ def contiguous(module: nn.Module) -> nn.Module:
 class AsPublished:
     """The whole method, (B, 1, H, W) in [0, 1] -> (B, 4, H, W), as `Phanes.forward`.
 
-    Equals `Phanes` with S of the raw images, a hole of ones, one mask threshold, and the same distance.
+    Equals `Phanes` with the choices of `released_code.json`, a latent that is not drawn, and the same distance.
 
     Args:
-        network: gives copies of its networks, its threshold and its filter widths.
+        network: gives copies of its networks.
         distance: of two (1, 3, H, W) in [-1, 1], a map (1, 1, H, W).
     """
 
     def __init__(self, network: Phanes, distance: Distance) -> None:
         self.autoencoder, self.inpainter = contiguous(network.autoencoder), contiguous(network.inpainter)
-        self.settings = network
-        self.threshold = float(network.mask.threshold)  # type: ignore[arg-type]
         self.distance = distance
 
     def saliency(self, a: Tensor, b: Tensor) -> NDArray:
         """S of two (1, 1, H, W): a map (H, W)."""
         three = (t.expand(-1, 3, -1, -1) * 2.0 - 1.0 for t in (a, b))
-        return gaussian_filter(self.distance(*three)[0, 0].cpu().numpy(), self.settings.perceptual.smoothing)
+        return gaussian_filter(self.distance(*three)[0, 0].cpu().numpy(), SMOOTHING)
 
     def mask(self, image: Tensor, coarse: Tensor) -> NDArray:
         """Mask of one slice, (H, W) of 0 and 1."""
         x, r = image[0, 0].cpu().numpy(), coarse[0, 0].cpu().numpy()
         residual = np.abs(equalize_adapthist(r) - equalize_adapthist(x))
         residual = np.minimum(residual / (np.quantile(residual, QUANTILE) + 1e-8), 1.0)
-        above = residual * self.saliency(coarse, image) > self.threshold
-        return (gaussian_filter(above.astype(np.float32), self.settings.mask.sigma) > self.settings.mask.cut).astype(
-            np.float32
-        )
+        found = residual * self.saliency(coarse, image)
+        above = (found > np.quantile(found, MASK_QUANTILE)).astype(np.float32)
+        return (gaussian_filter(above, MASK_SMOOTHING) > MASK_CUT).astype(np.float32)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:

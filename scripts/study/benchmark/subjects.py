@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib.util
 import tempfile
 from collections.abc import Callable
@@ -27,12 +26,6 @@ from .published import AsPublished, AutoencoderStepAsPublished, InpainterStepAsP
 
 CONFIGS = Path("bundle/configs")
 LEVELS = range(65, 125)  # axial slices of the MNI152 template at 1 mm: 30 mm on either side of the trained level
-# The published code's choices, without its randomness, so that both compositions give the same numbers.
-AS_PUBLISHED = {
-    "network_def::mask": {"_target_": "scripts.method.mask_rule.CalibratedMask", "sigma": 1.2},
-    "network_def::autoencoder::sample_latent": False,
-    "device": "cpu",
-}
 MASKED_SHARE = 0.03  # of the pixels, for networks that were never trained: about what training and lesions give
 LEARNING_RATE = 5e-5  # published
 
@@ -40,7 +33,7 @@ LEARNING_RATE = 5e-5  # published
 def template_slices(levels: range = LEVELS) -> Tensor:
     """Axial slices of the MNI152 template with its painted stroke, preprocessed: (N, 1, 128, 128) in [0, 1]."""
     parser = ConfigParser()
-    parser.read_config([str(CONFIGS / name) for name in ("inference.json", "mid_axial.json")])
+    parser.read_config([str(CONFIGS / name) for name in ("inference.json", "paper.json")])
     parser.update({"bundle_root": "bundle", "slices": list(levels)})
     with tempfile.TemporaryDirectory() as folder:
         head = write_demo_input(folder)["stroke"]
@@ -57,16 +50,14 @@ def give_masks(network: Phanes, images: Tensor) -> Phanes:
 
 
 def networks(images: Tensor, device: torch.device) -> dict[str, Phanes]:
-    """The bundle's network with and without refinements, and the published size and choices with random weights."""
-    shipped = bundle_network("bundle", overlays=["mid_axial.json"])
+    """The paper's networks as shipped, and its size with the published code's choices and random weights."""
+    shipped = bundle_network("bundle", overlays=["paper.json"])
     torch.manual_seed(0)
-    paper = _parser(
-        ["inference.json", "mid_axial.json", "paper.json", "released_code.json"], **AS_PUBLISHED
-    ).get_parsed_content("network_def")
-    give_masks(paper.eval().requires_grad_(False), images[:4])
-    one_filling = cast(Phanes, copy.copy(shipped.to(device)))
-    one_filling.refinement = None
-    return {"shipped": cast(Phanes, shipped), "one filling": one_filling, "paper": paper.to(device)}
+    # Without the published code's randomness, so that both compositions give the same numbers.
+    choices = {"network_def::autoencoder::sample_latent": False, "size": "paper", "device": "cpu"}
+    published = _parser(["inference.json", "paper.json", "released_code.json"], **choices)
+    paper = published.get_parsed_content("network_def").eval().requires_grad_(False)
+    return {"shipped": cast(Phanes, shipped.to(device)), "paper": paper.to(device)}
 
 
 def no_grad(work: Callable[[], object]) -> Work:
@@ -167,7 +158,7 @@ def _inpainter_steps(size: str, images: Tensor) -> dict[str, Work]:
     works: dict[str, Work] = {}
     for name in ("distilled", "VGG19"):
         for label, amp in _precisions(f"ours, {name}", images.device):
-            parser = _parser(files, size=size, device=str(images.device), amp=amp)
+            parser = _parser(files, size=size, device=str(images.device), amp=amp, feature_trunk="distilled")
             step = parser.get_parsed_content("step")
             give_masks(step.network, images)
             step.network.inpainter.train()

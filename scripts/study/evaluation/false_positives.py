@@ -157,7 +157,9 @@ class CleanSlices:
         rows = []
         for name, images in self.sets.items():
             with torch.inference_mode():
-                outputs = [system.outputs(part.to(self.device))[:, [0, 2]].cpu() for part in images.split(self.batch_size)]
+                outputs = [
+                    system.outputs(part.to(self.device))[:, [0, 2]].cpu() for part in images.split(self.batch_size)
+                ]
             output = torch.cat(outputs)
             found = false_positives(
                 output[:, :1], threshold, self.brain, self.pixel_mm, 1.0, self.resamples, self.seed, subjects

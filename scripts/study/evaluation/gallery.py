@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,10 +21,13 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
+from ...common.configs import from_inference
+from ...method.head import HeadPhanes
 from ...pipeline.thresholds import Thresholds
 from ...release.demo import dice, write_demo_input
 from ...release.export import bundle_network
 from ...reporting.pictures import fading_heat, save_figure
+from ..baselines.phanes import PhanesSystem
 from .benchmarks import SyntheticBenchmark, as_slice
 from .overview import overview
 from .shapes import PIXEL_MM
@@ -32,7 +35,7 @@ from .synthetic import EllipseLesions, StrokeLesions
 
 ROWS = ("input", "true lesion", "coarse", "mask", "pseudo-healthy", "anomaly map")
 BATCH = 8
-OVERLAY = "mid_axial.json"  # the networks that these figures show
+OVERLAY = "mid_axial.json"  # the method that these figures show
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Column:
 
 
 class Method:
-    """The shipped network, its preprocessing and its label threshold, as `mid_axial.json` defines them.
+    """The shipped method at the slices' level, with its label threshold, and the tables' preprocessing.
 
     Args:
         bundle_root: the bundle's folder.
@@ -60,17 +63,18 @@ class Method:
 
     def __init__(self, bundle_root: str, device: str) -> None:
         self.device = torch.device(device)
-        self.network = bundle_network(bundle_root, overlays=[OVERLAY]).to(self.device)
+        network = cast(HeadPhanes, bundle_network(bundle_root, overlays=[OVERLAY]).to(self.device))
+        self.system = PhanesSystem(network)
         parser = ConfigParser()
         parser.read_config([str(Path(bundle_root) / "configs" / name) for name in ("inference.json", OVERLAY)])
         parser.update({"bundle_root": bundle_root})
         self.threshold = Thresholds.of(parser.get_parsed_content("calibration"), "slices").label
-        self.preprocessing: Callable[[dict[str, Any]], Any] = parser.get_parsed_content("preprocessing")
+        self.preprocessing: Callable[[dict[str, Any]], Any] = from_inference("preprocessing", bundle_root)
 
     def __call__(self, images: Tensor) -> Tensor:
         """(N, 1, H, W) in [0, 1] -> (N, 4, H, W) anomaly, pseudo-healthy, mask, coarse, on the CPU."""
         with torch.inference_mode():
-            return torch.cat([self.network(part.to(self.device)).cpu() for part in images.split(BATCH)])
+            return torch.cat([self.system.outputs(part.to(self.device)).cpu() for part in images.split(BATCH)])
 
 
 def draw_figures(

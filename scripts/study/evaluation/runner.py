@@ -18,6 +18,7 @@ from ...common.errors import PhanesInputError
 from ...common.files import sha256_of_file
 from ...common.fingerprint import fingerprint
 from ...common.versions import versions
+from ..baselines.phanes import WholeMethod
 from ..baselines.protocol import AnomalySystem
 from .benchmarks import Benchmark, LesionSet
 from .false_positives import CLEAN, CleanSlices, LabelThreshold, clean_table
@@ -189,7 +190,9 @@ class Evaluation:
     def _measure_clean(self, source: Source, threshold: float | None) -> None:
         """False positives on healthy slices, stored or fresh, of a system with an operating point."""
         entry = self.systems[source.key]
-        if self.clean is None or entry.operating_point is None or source.system is None or threshold is None:
+        if self.clean is None or entry.operating_point is None or threshold is None:
+            return
+        if not isinstance(source.system, WholeMethod):
             return
         stamp = fingerprint(source.about["fingerprint"], self.clean.stamp(threshold))
         path = self.store.path(CLEAN, None, source.key)

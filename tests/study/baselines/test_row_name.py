@@ -17,7 +17,10 @@ from scripts.study.baselines.phanes import row_name
         ({"size": "paper", "feature_trunk": "vgg19"}, "PHANES, paper"),
         ({"size": "compact", "feature_trunk": "vgg19"}, "PHANES, paper, compact"),
         ({"size": "paper", "feature_trunk": "imagenet"}, "PHANES, paper, features of imagenet for VGG19's"),
-        ({"size": "compact", "feature_trunk": "distilled"}, "PHANES, paper, compact, features of distilled for VGG19's"),
+        (
+            {"size": "compact", "feature_trunk": "distilled"},
+            "PHANES, paper, compact, features of distilled for VGG19's",
+        ),
     ],
 )
 def test_another_size_or_trunk_than_the_papers_is_named(made: dict[str, str], name: str, tmp_path: Path) -> None:

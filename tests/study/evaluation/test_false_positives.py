@@ -17,7 +17,7 @@ from scripts.study.evaluation.false_positives import CleanSlices, OperatingPoint
 from scripts.study.evaluation.shifts import Shift
 from scripts.study.evaluation.systems import ConstantMap, Entry
 from scripts.training.calibration import false_positives
-from tests.study.evaluation.test_runner import SIZE, Flat, Squares, evaluation
+from tests.study.evaluation.test_runner import SIZE, Squares, evaluation
 
 
 class FourChannels(nn.Module):

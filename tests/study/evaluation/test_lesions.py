@@ -25,7 +25,7 @@ LEVEL = 95  # z = +23 mm of the 197x233x189 grid
 def preprocessing() -> list:
     """The bundle's own list of transforms."""
     parser = ConfigParser()
-    parser.read_config([str(BUNDLE / "configs" / name) for name in ("inference.json", "mid_axial.json")])
+    parser.read_config([str(BUNDLE / "configs" / name) for name in ("inference.json", "paper.json")])
     parser["bundle_root"] = str(BUNDLE)
     return list(parser.get_parsed_content("preprocessing").transforms)
 
