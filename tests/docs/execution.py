@@ -87,7 +87,7 @@ ELSEWHERE = [
         "tests/training/test_train_configs.py",
     ),
     Elsewhere(
-        DOCS + "training.md", "*paper.json*", "minutes",
+        DOCS + "training.md", "*--size paper*", "minutes",
         "tests/integrations/test_paper.py::test_calibration_writes_a_whole_model_and_says_what_it_was_trained_with",
     ),
     Elsewhere(
@@ -100,7 +100,7 @@ ELSEWHERE = [
 QUICKER = {
     "*train_restoration.json*": ["--steps", "2", "--device", "cpu"],
     "*train_linear.json*": [],
-    "*train_inpainter.json*": ["--max_epochs", "1", "--stored_holes", "8", "--device", "cpu"],
+    "*train_inpainter.json*": ["--max_epochs", "1", "--device", "cpu"],
     "*'bundle/configs/calibrate.json'*": ["--device", "cpu"],
     "*train.json*": ["--max_epochs", "1", "--device", "cpu"],
     "*calibrate_heads.json*": ["--device", "cpu"],

@@ -66,9 +66,9 @@ def files(runs: Path) -> dict[str, str]:
 
 
 def trained(stage: tuple[str, ...], data: Path, output_dir: Path, **options: Any) -> ConfigWorkflow:
-    """Run a stage with paper.json as the last overlay."""
+    """Run a stage at the paper's size; nothing else is named but files."""
     workflow = ConfigWorkflow(
-        config_file=[str(BUNDLE / "configs" / f"{name}.json") for name in ("train", *stage, "paper")],
+        config_file=[str(BUNDLE / "configs" / f"{name}.json") for name in ("train", *stage)],
         meta_file=str(BUNDLE / "configs" / "metadata.json"),
         logging_file=False,
         workflow_type="train",
@@ -76,6 +76,8 @@ def trained(stage: tuple[str, ...], data: Path, output_dir: Path, **options: Any
         dataset_dir=str(data),
         output_dir=str(output_dir),
         device="cpu",
+        size="paper",
+        **{"network_def::perceptual::trunk": "squeezenet"},
         **options,
     )
     workflow.initialize()
@@ -97,8 +99,8 @@ def stage_2(data: Path, runs: Path, files: dict[str, str], stage_1: ConfigWorkfl
 def test_the_recipe_of_both_stages() -> None:
     """Table 1.5: epochs, early stopping, seed; and the number of steps an epoch of 711 slices has."""
     for stage in ([], ["train_inpainter.json"]):
-        parser = parser_of("train.json", *stage, "paper.json")
-        wanted = {"max_epochs": 1500, "warmup_epochs": 0, "early_stopping_patience": 500, "seed": 2109}
+        parser = parser_of("train.json", *stage)
+        wanted = {"max_epochs": 1500, "early_stopping_patience": 500, "seed": 2109}
         assert {name: parser.get_parsed_content(name) for name in wanted} == wanted
         assert len(train_loader(range(711), parser.get_parsed_content("batch_size"))) == 88  # type: ignore[arg-type]
 
@@ -126,8 +128,6 @@ def check_training(workflow: ConfigWorkflow, optimizers: list[str]) -> None:
     assert (affine.prob, str(affine.padding_mode[0])) == (1.0, "zeros")
     (flip,) = [t for t in transforms if isinstance(t, RandFlipd)]
     assert (flip.prob, flip.flipper.spatial_axis) == (0.5, 1)
-    strip = next(t for t in transforms if type(t).__name__ == "RandLambdad")
-    assert strip.prob == 0.0
     assert trainer.state.epoch == 1
 
 
@@ -153,9 +153,8 @@ def test_stage_2_is_the_papers(stage_2: ConfigWorkflow) -> None:
     parser = stage_2.parser
     check_training(stage_2, ["generator_optimizer", "discriminator_optimizer"])
     step = parser.get_parsed_content("step")
-    assert step.weights == {"l1": 1.0, "hole": 0.0, "style": 250.0, "perceptual": 0.1, "adversarial": 0.01}
+    assert step.weights == {"l1": 1.0, "style": 250.0, "perceptual": 0.1, "adversarial": 0.01}
     assert (parameters(step.network.inpainter), parameters(step.discriminator)) == (15_193_409, 2_761_729)
-    assert not step.network.inpainter.residual
     assert step.trunk.name == "vgg19"
     style, perceptual = step.trunk(torch.rand(1, 1, 128, 128))
     assert STYLE_TAPS == ("relu2_2", "relu3_4", "relu4_4", "relu5_2")
@@ -165,8 +164,8 @@ def test_stage_2_is_the_papers(stage_2: ConfigWorkflow) -> None:
     assert (step.adversarial.SIGMA, step.adversarial.RADIUS) == (10.0, 35)
     holes = step.holes
     assert type(holes) is PublishedHoles
-    lessons = holes(torch.rand(2, 1, 128, 128))
-    image, filled, mask = lessons.split(1, dim=1)
+    image = torch.rand(2, 1, 128, 128)
+    filled, mask = holes(image)
     assert torch.equal(filled, image * (1 - mask))  # a hole of 0
     record = json.loads((Path(parser.get_parsed_content("trained_file")).with_suffix(".json")).read_text())
     assert (record["feature_trunk"], record["steps"]) == ("vgg19", STEPS)
@@ -177,7 +176,7 @@ def test_random_ellipses_are_the_published_ones(stage_2: ConfigWorkflow) -> None
     holes = stage_2.parser.get_parsed_content("hole_maker")
     holes.network.mask.threshold.fill_(1e6)
     torch.manual_seed(0)
-    share = torch.cat([holes(torch.zeros(8, 1, 128, 128))[:, 2] for _ in range(4)]).mean(dim=(1, 2))
+    share = torch.cat([holes(torch.zeros(8, 1, 128, 128))[1] for _ in range(4)]).mean(dim=(1, 2, 3))
     assert 0.024 < share.mean() < 0.040
 
 
@@ -190,16 +189,15 @@ def calibrated(data: Path, runs: Path, files: dict[str, str], stage_2: ConfigWor
 def test_calibration_writes_a_whole_model_and_says_what_it_was_trained_with(calibrated: Path) -> None:
     record = json.loads((calibrated / "calibration.json").read_text())
     assert record["training"]["inpainter"]["feature_trunk"] == "vgg19"
-    assert "refinement_threshold" not in record
     assert (calibrated / "model.pt").stat().st_size < 100e6
     state: Weights = torch.load(calibrated / "model.pt", weights_only=True)
     assert float(state["mask_threshold"]) == pytest.approx(record["mask_threshold"])
 
 
-@pytest.mark.parametrize("size", [[], ["--size", "paper"]])
-def test_inference_takes_the_weights(calibrated: Path, data: Path, tmp_path: Path, size: list[str]) -> None:
-    configs = [f"'{BUNDLE / 'configs' / name}.json'" for name in ("inference", "mid_axial", "paper")]
-    command = [sys.executable, "-m", "monai.bundle", "run", "inference", "--bundle_root", str(BUNDLE), *size]
+def test_inference_takes_the_weights(calibrated: Path, data: Path, tmp_path: Path) -> None:
+    configs = [f"'{BUNDLE / 'configs' / name}.json'" for name in ("inference", "paper")]
+    command = [sys.executable, "-m", "monai.bundle", "run", "inference", "--bundle_root", str(BUNDLE)]
+    command += ["--size", "paper", "--network_def::perceptual::trunk", "squeezenet"]
     command += ["--config_file", f"[{','.join(configs)}]", "--dataset_dir", str(data / "val" / "S000.png")]
     command += ["--output_dir", str(tmp_path), "--device", "cpu", "--weights_file", str(calibrated / "model.pt")]
     variables = {**os.environ, "TORCH_HOME": str(tmp_path / "empty")}  # nothing is fetched: model.pt holds all

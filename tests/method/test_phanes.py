@@ -198,4 +198,4 @@ def test_real_slices_through_the_shipped_weights_do_not_depend_on_their_batch(da
     slices = torch.stack([torch.as_tensor(transform(item)["image"]) for item in items])
     with torch.no_grad():
         single = torch.cat([network(image[None]) for image in slices])
-        assert (network(slices) - single).abs().max() < 1e-6
+        assert (network(slices) - single).abs().max() < 1e-5

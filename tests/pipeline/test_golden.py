@@ -13,7 +13,11 @@ from tests.conftest import BUNDLE, head_slice, ras_of_slice, run_inference, save
 
 GOLDEN = Path(__file__).parent / "golden.json"
 CASES = ("healthy", "dark", "bright")
-METHODS: dict[str, list[str]] = {"inference": [], "mid_axial": ["mid_axial.json"]}  # and their overlays
+METHODS: dict[str, list[str]] = {
+    "inference": [],
+    "mid_axial": ["mid_axial.json"],
+    "paper": ["paper.json"],
+}  # and their overlays
 
 
 def write_phantoms(folder: Path) -> None:

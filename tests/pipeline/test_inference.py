@@ -13,7 +13,6 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 from PIL import Image
-from scripts.method.relative_map import RelativeMap
 
 from scripts.common.errors import PhanesInputError
 from scripts.pipeline.inference import HeadInferer, checked_cases, read_calibration, sentence_of
@@ -287,16 +286,15 @@ def test_words_of_the_command_line_become_truth_values_in_one_place():
 
 
 def test_a_calibration_made_with_other_choices_is_said(tmp_path, caplog):
-    """The shipped record, and the network that mid_axial.json builds."""
+    """The shipped record, and the network that paper.json builds."""
     parser = ConfigParser()
-    parser.read_config([str(BUNDLE / "configs" / name) for name in ("inference.json", "mid_axial.json")])
-    parser.update({"bundle_root": str(BUNDLE), "device": "cpu"})
-    parser.update({"network_def::refinement::times": 1, "network_def::relative_map": None})
+    parser.read_config([str(BUNDLE / "configs" / name) for name in ("inference.json", "paper.json")])
+    parser.update({"bundle_root": str(BUNDLE), "device": "cpu", "network_def::mask::percentile": 98})
     network = parser.get_parsed_content("network_def")
-    files = BUNDLE / "models" / "mid_axial.json", BUNDLE / "models" / "model.pt"
+    files = BUNDLE / "models" / "paper.json", BUNDLE / "models" / "model.pt"
     read_calibration(*files, network)
-    assert "was made with refinement.times 3, relative_map RelativeMap" in caplog.text
+    assert "was made with mask.percentile 99.0" in caplog.text
     caplog.clear()
-    network.refinement.times, network.relative_map = 3, RelativeMap()
+    network.mask.percentile = 99.0
     read_calibration(*files, network)
     assert not caplog.text
