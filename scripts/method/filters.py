@@ -1,4 +1,4 @@
-"""Gaussian and maximum filters of batches, equal to scipy's filters of each single image or volume."""
+"""A Gaussian filter of batches, equal to scipy's of each single image or volume."""
 
 from __future__ import annotations
 
@@ -71,31 +71,3 @@ def gaussian_filter(images: Tensor, sigma: float, truncate: float = 4.0) -> Tens
     for dim in range(2, images.dim()):
         images = _filter_axis(images, weights, dim)
     return images
-
-
-def maximum_filter(images: Tensor, size: int) -> Tensor:
-    """The largest value in a square around each pixel (grey-scale dilation).
-
-    Equals `scipy.ndimage.maximum_filter(image, size, mode="nearest")` of each image: beyond the border there is
-    nothing. It goes one axis after the other, and doubles its window along each. That costs less than max pooling.
-
-    Args:
-        images: (B, C, H, W), any range.
-        size: odd side of the square, pixels.
-
-    Returns:
-        (B, C, H, W).
-    """
-    return _running_maximum(_running_maximum(images, size, 2), size, 3)
-
-
-def _running_maximum(images: Tensor, size: int, dim: int) -> Tensor:
-    """The largest of `size` pixels around each along one axis."""
-    length, radius = images.shape[dim], size // 2
-    margin = [0, 0, radius, radius] if dim == 2 else [radius, radius, 0, 0]
-    largest, window = F.pad(images, margin, value=float("-inf")), 1
-    while 2 * window <= size:
-        rest = largest.shape[dim] - window
-        largest = torch.maximum(largest.narrow(dim, 0, rest), largest.narrow(dim, window, rest))
-        window *= 2
-    return torch.maximum(largest.narrow(dim, 0, length), largest.narrow(dim, size - window, length))

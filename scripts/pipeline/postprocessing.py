@@ -89,7 +89,7 @@ class NativeImagesd(Transform):
     """Bring the maps from the levels onto the input's own grid, (1, H, W, D) -> (1, X, Y, Z) each.
 
     - `anomaly`: >= 0, 0 where not analysed.
-    - `mask`: uint8, the region that was drawn anew; with refinements, the last one.
+    - `mask`: uint8, the region that was drawn anew.
     - `pseudo_healthy`: the generated tissue inside the mask; outside of it the input, bit for bit.
     - `coarse`: the input where not analysed.
     - `analysed`: uint8.

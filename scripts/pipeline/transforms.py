@@ -25,7 +25,7 @@ from ..common.metadata import add_warning, ras_affine
 from ..space.alignment import brain_outline_of
 from ..space.geometry import LEVEL_MM, TEMPLATE_CENTRE_XY
 from ..space.intensities import from_air, refuse_labels
-from ..space.levels import LEVEL_BRIGHTNESS, LEVELS_MM, PIXEL_MM, STEP_MM, USUAL_CONTRAST, level_affine
+from ..space.levels import LEVEL_BRIGHTNESS, LEVELS_MM, STEP_MM, USUAL_CONTRAST, level_affine
 from ..space.outline import within_outline
 from ..space.resampling import (
     brain_at,
@@ -38,7 +38,6 @@ from ..space.resampling import (
 )
 
 MIN_SIZE = 16  # pixels; a smaller section is no axial slice of a head
-MIN_BRAIN_MM2 = 2000.0  # of brain in a slice whose intensities it shall set
 SCANNED = 0.5  # of a level's brain: a level with less of it is left out
 LARGEST_POWER = 2.0  # by which a head's contrast is changed, and 1 over it
 
@@ -200,31 +199,20 @@ class NormalizeHeadd(MapTransform):
 class NormalizeSlicesd(MapTransform):
     """Divide each level by its own 98th percentile and clip to [0, 1], as in the training of one-slice networks.
 
-    The percentile is taken over the middle columns that the training slices fill (197 of 233 mm). In many scans fat is
-    far brighter than there, so that the percentile is the scalp's. The scale is then moved until the brain's median
-    lies in its range of the training slices.
+    The percentile is taken over the middle columns that the training slices fill (197 of 233 mm).
 
     Args:
         keys: keys of images that went through `LevelsOfHeadd`.
-        brain_range: least and largest median of the brain in a normalised slice; None leaves the percentile as it is.
 
     Raises:
         PhanesInputError: every level is blank.
     """
-
-    def __init__(
-        self, keys: KeysCollection, brain_range: Sequence[float] | None = None, allow_missing_keys: bool = False
-    ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.brain_range = brain_range
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         for key in self.key_iterator(d):
             image: MetaTensor = d[key]
             scale = slice_scale(image.as_tensor())
-            if self.brain_range is not None and image.meta["alignment"] != "slice":
-                scale = _brought_into_range(scale, image, d["analysed"].as_tensor()[0], self.brain_range)
             low, high = image.amin(dim=(0, 1, 2)), image.amax(dim=(0, 1, 2))
             _check_not_blank(image, bool((scale > 0).any() and (low < high).any()))
             d[key] = _scaled(image, torch.where(scale > 0, scale, 1.0))
@@ -244,24 +232,6 @@ def _scaled(image: MetaTensor, scale: torch.Tensor, power: float = 1.0) -> MetaT
         add_warning(image, "intensities below those of the air count as the air's")
     meta = {**image.meta, "intensity_scale": scale.tolist(), "intensity_power": power}
     return MetaTensor((image.as_tensor() / scale).clamp(0.0, 1.0) ** power, meta=meta)
-
-
-class CutToOutlined(MapTransform):
-    """Set what lies outside of the brain's outline to 0, (1, H, W, D) -> same. Images without an outline stay.
-
-    `alignment.AlignHeadd` gives an outline to single slices from an unknown place. Their scalp and skull do not lie
-    where those of the training slices do, and would be found abnormal.
-
-    Args:
-        keys: keys of preprocessed images.
-    """
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        d = dict(data)
-        for key in self.key_iterator(d):
-            if "outline" in d[key].meta:
-                d[key] = d[key] * d["analysed"].as_tensor()
-        return d
 
 
 class WithHeightsd(MapTransform):
@@ -300,19 +270,6 @@ class WithHeightsd(MapTransform):
 
 def _name(image: MetaTensor) -> str:
     return str(image.meta.get("filename_or_obj", "the image"))
-
-
-def _brought_into_range(
-    scale: torch.Tensor, image: MetaTensor, brain: torch.Tensor, brain_range: Sequence[float]
-) -> torch.Tensor:
-    """Scales (D,) at which the brain's median lies in the range. Slices with less than 20 cm2 of brain keep theirs."""
-    found = scale.clone()
-    for k in range(image.shape[-1]):
-        if brain[..., k].sum() * PIXEL_MM**2 >= MIN_BRAIN_MM2:
-            median = float(image.as_tensor()[0, ..., k][brain[..., k]].median())
-            if median > 0:
-                found[k] = scale[k].clamp(median / float(brain_range[1]), median / float(brain_range[0]))
-    return found
 
 
 def slice_scale(image: torch.Tensor, percentile: float = 98.0, width: float = 197.0 / 233.0) -> torch.Tensor:

@@ -31,11 +31,11 @@ def test_misspelt_options_are_refused_with_a_suggestion() -> None:
 
 def test_a_word_for_a_truth_value_is_refused_where_it_would_be_taken_for_true() -> None:
     check_overrides(["run", "--config_file", CONFIG, "--strict", "false", "--save_mask=no"])
-    check_overrides(["run", "--config_file", CONFIG, "--network_def::mask::keep_below", "False"])
-    with pytest.raises(PhanesInputError, match=r"--network_def::mask::keep_below is 'false'.*: write True or False"):
-        check_overrides(["run", "--config_file", CONFIG, "--network_def::mask::keep_below", "false"])
-    with pytest.raises(PhanesInputError, match="--network_def::refinement None would have no effect"):
-        check_overrides(["run", "--config_file", CONFIG, "--network_def::refinement", "None"])
+    check_overrides(["run", "--config_file", CONFIG, "--network_def::mask::percentile", "False"])
+    with pytest.raises(PhanesInputError, match=r"--network_def::mask::percentile is 'false'.*: write True or False"):
+        check_overrides(["run", "--config_file", CONFIG, "--network_def::mask::percentile", "false"])
+    with pytest.raises(PhanesInputError, match="--network_def::mask None would have no effect"):
+        check_overrides(["run", "--config_file", CONFIG, "--network_def::mask", "None"])
     with pytest.raises(PhanesInputError, match="--resume is 'false'"):
         check_overrides(["run", "--config_file", TRAIN, "--resume=false"])
 

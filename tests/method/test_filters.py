@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from scripts.method.filters import gaussian_filter, maximum_filter
+from scripts.method.filters import gaussian_filter
 
 
 @pytest.fixture
@@ -63,11 +63,3 @@ def test_zero_sigma_changes_nothing_and_a_negative_one_is_refused(images):
     assert torch.equal(gaussian_filter(images, 0.0), images)
     with pytest.raises(ValueError, match="must be >= 0"):
         gaussian_filter(images, -1.0)
-
-
-@pytest.mark.parametrize("size", [1, 3, 9, 11])
-def test_the_largest_neighbour_is_scipys(images, size):
-    expected = ndimage.maximum_filter(images.numpy(), size=(1, 1, size, size), mode="nearest")
-    assert torch.equal(maximum_filter(images, size), torch.from_numpy(expected))
-    scripted = torch.jit.script(maximum_filter)
-    assert torch.equal(scripted(images, size), torch.from_numpy(expected))

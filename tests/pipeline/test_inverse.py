@@ -35,14 +35,10 @@ class Stub(torch.nn.Module):
 
 
 def chains(slices: Any = "brain") -> tuple[Compose, Compose]:
-    """Pre- and postprocessing of inference.json, with the brightness of whole heads and a threshold for the stub."""
+    """Pre- and postprocessing of inference.json, with a threshold for the stub."""
     parser = ConfigParser()
     parser.read_config(BUNDLE / "configs" / "inference.json")
     parser.update({"bundle_root": str(BUNDLE), "slices": slices, "calibration": RECORD})
-    for step in parser["preprocessing"]["transforms"]:
-        if step["_target_"].endswith("NormalizeSlicesd"):
-            step["_target_"] = "scripts.pipeline.transforms.NormalizeHeadd"
-            step.pop("brain_range")
     return parser.get_parsed_content("preprocessing"), parser.get_parsed_content("postprocessing")
 
 
