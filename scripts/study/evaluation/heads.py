@@ -183,7 +183,11 @@ class HeadEvaluation:
     ) -> list[Cell]:
         """Write tables and the record; print the tables."""
         roles = {key: self.systems[key].role for key in keys}
-        with_lesions = {index: result for index, result in results.items() if not self.sets[index[0]].healthy}
+        with_lesions = {
+            index: result if result.record["heads"] > 1 else Result(result.record, {})  # one head has no spread
+            for index, result in results.items()
+            if not self.sets[index[0]].healthy
+        }
         cells = summarise(with_lesions, roles, "bootstrap")
         text = [f"# {self.title}\n"]
         for name in dict.fromkeys(name for name, _, _ in results):
