@@ -18,7 +18,7 @@ def test_the_pages_say_what_their_files_say() -> None:
 
 def test_the_calibration_and_the_long_tests_are_quoted() -> None:
     marks = {Path(match[2]).name for page in pages(REPOSITORY) for match in MARK.finditer(page.read_text("utf-8"))}
-    assert {"mid_axial.json", "perceptual_agreement_test.json", "soak.json"} <= marks
+    assert {"paper.json", "perceptual_agreement_test.json", "soak.json"} <= marks
 
 
 def test_every_mark_is_closed() -> None:
