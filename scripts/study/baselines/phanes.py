@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ...common.errors import PhanesInputError
 from ...method.head import HeadPhanes
 from ...method.networks.linear import BRIGHTNESS
 from ...method.phanes import Phanes
@@ -87,11 +88,20 @@ class PaperSystem(WholeMethod):
 
 
 class PhanesSystem(WholeMethod):
-    """The method at the slices' level, MNI z = +23 mm. It takes slices in units of their heads' brightness."""
+    """The method at the slices' level, MNI z = +23 mm. It takes slices in units of their heads' brightness.
+
+    Raises:
+        PhanesInputError: the network is of other levels.
+    """
 
     level_brightness: ClassVar[float] = float(np.interp(LEVEL_MM, LEVELS_MM, LEVEL_BRIGHTNESS))  # share of a head's
 
     def __init__(self, network: HeadPhanes, name: str = "PHANES") -> None:
+        if (network.first, network.last) != (LEVEL_MM, LEVEL_MM):
+            raise PhanesInputError(
+                f"The network is of z = {network.first:+.0f} to {network.last:+.0f} mm, the slices of {LEVEL_MM:+.0f} "
+                "mm alone: add mid_axial.json to the configs."
+            )
         super().__init__(network, name)
 
     def as_head(self, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,9 +9,14 @@ import torch
 from sklearn.metrics import average_precision_score
 from torch import Tensor
 
+from scripts.common.errors import PhanesInputError
+from scripts.method.head import HeadPhanes
 from scripts.space.levels import LEVEL_BRIGHTNESS, LEVELS_MM
+from scripts.study.baselines.phanes import PhanesSystem
 from scripts.study.baselines.protocol import AnomalySystem
 from scripts.training.skull import template_brain_mask
+
+from .conftest import SIZE
 
 Build = Callable[[str], AnomalySystem]
 
@@ -43,6 +48,12 @@ def test_the_method_sees_slices_in_units_of_its_heads(build: Build, images: Tens
     assert torch.equal(outputs[:, [0, 2]], direct[:, [0, 2]])
     outside = direct[:, 2:3] == 0
     assert torch.equal(outputs[:, 1:2][outside], images[outside])
+
+
+def test_a_network_of_whole_heads_is_refused() -> None:
+    brain = torch.ones(SIZE, SIZE, 2)
+    with pytest.raises(PhanesInputError, match=r"z = \+21 to \+23 mm, .* add mid_axial\.json"):
+        PhanesSystem(HeadPhanes(torch.nn.Identity(), brain, (21.0, 23.0)))
 
 
 def test_the_coarse_stage_draws_in_the_slices_units(build: Build, images: Tensor) -> None:
