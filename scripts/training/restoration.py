@@ -69,6 +69,23 @@ def restoration_loss(network: RestorationNetwork, lessons: Lessons) -> dict[str,
     }
 
 
+def take_step(network: RestorationNetwork, optimizer: torch.optim.Optimizer, lessons: Lessons) -> dict[str, Tensor]:
+    """One step on a batch; the parts of its loss, see `restoration_loss`."""
+    device = lessons.image.device
+    with torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device)):
+        parts = restoration_loss(network, lessons)
+    optimizer.zero_grad(set_to_none=True)
+    parts["loss"].backward()
+    nn.utils.clip_grad_norm_(network.parameters(), LARGEST_GRADIENT)
+    optimizer.step()
+    return parts
+
+
+def adam(network: nn.Module) -> torch.optim.Optimizer:
+    """The optimiser of all parameters."""
+    return torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
+
+
 def fit(
     network: RestorationNetwork,
     maker: LessonMaker,
@@ -95,7 +112,7 @@ def fit(
     device = next(network.parameters()).device
     network.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = {name: value.detach().clone() for name, value in network.state_dict().items()}
-    optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
+    optimizer = adam(network)
     step, spent = 0, 0.0
     if resume and (out / "checkpoint.pt").is_file():
         state = torch.load(out / "checkpoint.pt", map_location=device, weights_only=True)
@@ -132,13 +149,7 @@ def fit(
         rate = LEARNING_RATE * min(1.0, (step + 1) / WARMUP) * (0.5 + 0.5 * math.cos(math.pi * progress))
         for group in optimizer.param_groups:
             group["lr"] = rate
-        lessons = maker(batch)
-        with torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device)):
-            parts = restoration_loss(network, lessons)
-        optimizer.zero_grad(set_to_none=True)
-        parts["loss"].backward()
-        nn.utils.clip_grad_norm_(network.parameters(), LARGEST_GRADIENT)
-        optimizer.step()
+        parts = take_step(network, optimizer, maker(batch))
         step += 1
         progress_bar.update()
         kept = min(AVERAGED, 1 - 1 / (1 + 0.1 * step))  # a young average forgets faster

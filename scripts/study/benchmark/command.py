@@ -1,4 +1,4 @@
-"""The command line as a user starts it, in processes of its own: start-up, time and memory of a case."""
+"""The command as a user starts it, in processes of its own: start, a slice, a head, a cohort."""
 
 from __future__ import annotations
 
@@ -6,22 +6,16 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
 
-IMPORTS = ["-c", "import torch, monai"]
-FIRST_RESULT = [
-    "-c",
-    "import torch, monai; from scripts.release.export import bundle_network; "
-    "network = bundle_network('bundle', overlays=['paper.json']); "
-    "torch.set_grad_enabled(False); network(torch.rand(1, 1, 128, 128))",
-]
+from ...common.errors import PhanesInputError
+from .measure import spread_of
 
 ACCOUNTED = """
 import json, os, sys, time
@@ -47,7 +41,7 @@ class Process:
     peak_mib: float
 
 
-def run(arguments: list[str], threads: int = 0) -> Process:
+def run(arguments: Sequence[str | Path], threads: int = 0) -> Process:
     """Run this Python with arguments and wait for its end.
 
     Processor time includes the processes that it started and waited for. Memory is that of the largest process.
@@ -60,86 +54,76 @@ def run(arguments: list[str], threads: int = 0) -> Process:
         RuntimeError: it failed.
     """
     variables = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
-    command = [sys.executable, "-I", "-S", "-c", ACCOUNTED, sys.executable, *arguments]
+    words = [sys.executable, *(str(word) for word in arguments)]
+    command = [sys.executable, "-I", "-S", "-c", ACCOUNTED, *words]
     said = subprocess.run(command, stdout=subprocess.PIPE, env=variables, text=True, check=True).stdout  # noqa: S603
     account = json.loads(said)
     if account["status"]:
-        raise RuntimeError(f"{' '.join(arguments)[:200]} ended with status {account['status']}")
+        raise RuntimeError(f"{' '.join(words[1:])[:200]} ended with status {account['status']}")
     return Process(account["wall"], account["cpu"], account["peak_mib"])
 
 
-def write_cases(image: Tensor, folder: Path, count: int) -> Path:
-    """Fill a folder with `count` PNG cases of one slice, which are links to one file; image: (H, W) in [0, 1]."""
-    folder.mkdir(parents=True)
-    first = folder / "case0.png"
-    Image.fromarray(np.round(image.numpy() * 255).astype(np.uint8)).resize((197, 233)).save(first)
-    for number in range(1, count):
-        (folder / f"case{number}.png").symlink_to(first)
-    return folder
+def starts(middle: np.ndarray, folder: Path, rounds: int) -> dict[str, dict[str, dict[str, float]]]:
+    """`phanes --help`, and `phanes` on a PNG of one slice with every output; middle: (H, W) in [0, 1]."""
+    picture = folder / "slice.png"
+    Image.fromarray(np.round(middle * 255).astype(np.uint8)).resize((233, 233)).save(picture)
+    runs: dict[str, list[Process]] = {"help": [], "slice": []}
+    for number in range(rounds):
+        runs["help"].append(run(["-m", "phanes", "--help"]))
+        runs["slice"].append(run(["-m", "phanes", picture, folder / f"slice{number}"]))
+    return {name: _spread(taken) for name, taken in runs.items()}
 
 
-def inference(folder: Path, out: Path, device: str, *overlays: str) -> list[str]:
-    """Arguments of `monai.bundle run inference` on a folder of cases."""
-    files = [f"bundle/configs/{name}.json" for name in ("inference", *overlays)]
-    where = ["-m", "monai.bundle", "run", "inference", "--bundle_root", "bundle", "--config_file", str(files)]
-    return [*where, "--device", device, "--dataset_dir", str(folder), "--output_dir", str(out)]
+def whole_head(head: Path, folder: Path, rounds: int, device: str) -> dict[str, Any]:
+    """`phanes` on one head, from the file to every output: the process, and the steps as its run.json has them."""
+    taken, steps = [], []
+    for number in range(rounds):
+        out = folder / f"head{number}"
+        taken.append(run(["-m", "phanes", head, out, "--device", device]))
+        (case,) = json.loads((out / "run.json").read_text(encoding="utf-8"))["cases"].values()
+        steps.append(case["seconds"])
+    around = [process.wall - sum(each.values()) for process, each in zip(taken, steps, strict=True)]
+    rows = {"start, and the page of all cases": spread_of(around)}
+    rows |= {name: spread_of([each[name] for each in steps]) for name in steps[0]}
+    return {**_spread(taken), "peak_mib": max(process.peak_mib for process in taken), "steps": rows}
 
 
-def measure_command(image: Tensor, rounds: int, cohort: int, device: str) -> dict[str, Any]:
-    """Start-up and the cost of a case: processes in turn.
+def _spread(taken: list[Process]) -> dict[str, dict[str, float]]:
+    return {clock: spread_of([getattr(process, clock) for process in taken]) for clock in ("wall", "cpu")}
+
+
+def cohort(heads: Path, folder: Path, count: int, device: str) -> dict[str, Any]:
+    """A further head of a cohort, by one process and by two under torchrun, with one thread each.
 
     Args:
-        image: (H, W) in [0, 1].
-        rounds: of the start-up processes.
-        cohort: cases of the larger run. The cost of a further case is what this run costs beyond one case, divided by
-            the further cases.
+        heads: a head, or a folder of heads; a cohort repeats them.
+        folder: for cases and results.
+        count: heads of the cohort of two processes. One process analyses a quarter of them.
         device: of the command.
 
     Returns:
-        Medians in seconds, memory in MiB.
+        Seconds and highest memory by processes, and the ratio of the seconds. The time of two heads is subtracted, as
+        it holds the start.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        one, many = write_cases(image, root / "one", 1), write_cases(image, root / "many", cohort)
-        started: dict[str, list[Process]] = {"imports": [], "first result": [], "command": []}
-        for number in range(rounds):
-            started["imports"].append(run(IMPORTS))
-            started["first result"].append(run(FIRST_RESULT))
-            started["command"].append(run(inference(one, root / f"out{number}", device)))
-        whole = run(inference(many, root / "out_many", device))
-    result: dict[str, Any] = {"rounds": rounds, "cohort": cohort}
-    for clock in ("wall", "cpu"):
-        medians = {name: float(np.median([getattr(p, clock) for p in runs])) for name, runs in started.items()}
-        result[clock] = {
-            **medians,
-            "first result beyond imports": medians["first result"] - medians["imports"],
-            "command beyond imports": medians["command"] - medians["imports"],
-            "a further case": (getattr(whole, clock) - medians["command"]) / (cohort - 1),
-        }
-    result["peak_mib"] = {"one case": max(p.peak_mib for p in started["command"]), f"{cohort} cases": whole.peak_mib}
-    return result
-
-
-def measure_processes(image: Tensor, cohort: int, device: str) -> dict[str, Any]:
-    """Wall-clock cost of a further case, for one process and for two under torchrun, with one thread each.
-
-    Args:
-        image: (H, W) in [0, 1].
-        cohort: cases of the larger runs. The time of two cases is subtracted, as it holds the start-up.
-        device: of the command.
-
-    Returns:
-        Seconds of a further case by processes, and their ratio.
-    """
+    files = [heads] if heads.is_file() else sorted(path for path in heads.iterdir() if path.name.endswith(".nii.gz"))
+    if not files:
+        raise PhanesInputError(f"'{heads}' holds no heads (.nii.gz): give a head or a folder of heads.")
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    seconds: dict[str, float] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        folders = {count: write_cases(image, root / str(count), count) for count in (2, cohort)}
-        for name, start, overlays in (("one", [], ()), ("two", torchrun, ("multi_gpu_inference",))):
-            walls = {}
-            for count, cases in folders.items():
-                arguments = inference(cases, root / f"{name}{count}", device, *overlays)
-                walls[count] = run([*start, *arguments], threads=1).wall
-            seconds[name] = (walls[cohort] - walls[2]) / (cohort - 2)
-    return {"cohort": cohort, "seconds": seconds, "speed": seconds["one"] / seconds["two"]}
+    result: dict[str, Any] = {"heads": count, "seconds": {}, "peak_mib": {}}
+    for name, start, overlays, large in (
+        ("one", [], [], max(count // 4, 3)),
+        ("two", torchrun, ["multi_gpu_inference"], max(count, 4)),
+    ):
+        configs = str([f"bundle/configs/{config}.json" for config in ("inference", *overlays)])
+        command = [*start, "-m", "monai.bundle", "run", "inference", "--bundle_root", "bundle"]
+        taken = []
+        for number in (2, large):
+            cases, out = folder / f"{name}{number}", folder / f"{name}{number}_out"
+            cases.mkdir()
+            for case in range(number):
+                (cases / f"case{case}.nii.gz").symlink_to(files[case % len(files)].resolve())
+            places = ["--device", device] * (not overlays) + ["--dataset_dir", cases, "--output_dir", out]
+            taken.append(run([*command, "--config_file", configs, *places], threads=1))
+        result["seconds"][name] = (taken[1].wall - taken[0].wall) / (large - 2)
+        result["peak_mib"][name] = {"2": taken[0].peak_mib, str(large): taken[1].peak_mib}
+    return {**result, "speed": result["seconds"]["one"] / result["seconds"]["two"]}

@@ -1,9 +1,8 @@
-"""Clocks, memory and machine of all the benchmark's measurements."""
+"""Clocks and machine of all the benchmark's measurements."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import platform
 import time
@@ -13,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 Work = Callable[[], object]
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -57,91 +55,46 @@ def spread_of(seconds: list[float]) -> dict[str, float]:
 
 
 class Stopwatch:
-    """Times parts of a network in a call of the whole. The time of a part excludes the parts inside of it.
+    """Times methods of objects while a piece of work runs. No timed method may call another one.
 
     Args:
-        network: the whole, with submodules that are called.
-        parts: names of the timed submodules; the time outside of them is `rest`.
+        methods: of each part: the objects and the names of their methods.
         device: waited for before each reading of the clock.
         clock: see `alternate`.
     """
 
-    def __init__(self, network: nn.Module, parts: list[str], device: torch.device, clock: str) -> None:
-        self.network = network
-        self.parts = {"rest": network} | {name: network.get_submodule(name) for name in parts}
+    def __init__(self, methods: Mapping[str, list[tuple[Any, str]]], device: torch.device, clock: str) -> None:
+        self.methods = methods
         self.device = device
         self.clock = CLOCKS[clock]
         self.seconds: dict[str, float] = {}
-        self._open: list[tuple[str, float, float]] = []  # name, start, seconds of parts inside
 
-    def __call__(self, *inputs: Any) -> dict[str, float]:
-        """Seconds of each part in one call; they add up to the call's."""
-        self.seconds = dict.fromkeys(self.parts, 0.0)
-        hooks = [
-            hook
-            for name, part in self.parts.items()
-            for hook in (
-                part.register_forward_pre_hook(lambda *_, name=name: self._begin(name)),
-                part.register_forward_hook(lambda *_: self._end()),
-            )
-        ]
+    def __call__(self, work: Work) -> dict[str, float]:
+        """Seconds of each part in one run of the work, and of the `rest`."""
+        self.seconds = dict.fromkeys(self.methods, 0.0)
+        timed = [(item, method, part) for part, pairs in self.methods.items() for item, method in pairs]
+        for item, method, part in timed:
+            item.__dict__[method] = self._timed(getattr(item, method), part)
+        start = self.clock()
         try:
-            with torch.inference_mode():
-                self.network(*inputs)
+            work()
+            wait_for(self.device)
+            self.seconds["rest"] = self.clock() - start - sum(self.seconds.values())
         finally:
-            for hook in hooks:
-                hook.remove()
+            for item, method, _ in timed:
+                del item.__dict__[method]
         return self.seconds
 
-    def _begin(self, name: str) -> None:
-        wait_for(self.device)
-        self._open.append((name, self.clock(), 0.0))
+    def _timed(self, method: Callable[..., Any], part: str) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            wait_for(self.device)
+            start = self.clock()
+            result = method(*args, **kwargs)
+            wait_for(self.device)
+            self.seconds[part] += self.clock() - start
+            return result
 
-    def _end(self) -> None:
-        wait_for(self.device)
-        name, start, inside = self._open.pop()
-        elapsed = self.clock() - start
-        self.seconds[name] += elapsed - inside
-        if self._open:
-            outer, began, others = self._open.pop()
-            self._open.append((outer, began, others + elapsed))
-
-
-def peak_memory(work: Work, device: torch.device) -> float | None:
-    """Highest memory during a run, MiB. On a GPU: allocated. On the CPU: resident beyond what the process held before.
-
-    None where the system does not report it (on the CPU: anything but Linux).
-    """
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        work()
-        wait_for(device)
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    try:
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL("libc.so.6").malloc_trim(0)  # give back what earlier runs left
-        Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
-        before = _resident_memory("VmRSS")
-        work()
-        return _resident_memory("VmHWM") - before
-    except (OSError, KeyError):
-        return None
-
-
-def _resident_memory(name: str) -> float:
-    """MiB of this process, now (VmRSS) or at its highest (VmHWM)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return float(dict(line.split(":", 1) for line in lines)[name].split()[0]) / 1024
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device has its own instructions for bfloat16 products; elsewhere bfloat16 is slower than float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    with contextlib.suppress(OSError):
-        flags = Path("/proc/cpuinfo").read_text().split()
-        return "amx_bf16" in flags or "avx512_bf16" in flags
-    return False
+        return run
 
 
 def load() -> float | None:

@@ -22,8 +22,8 @@ from torch.optim import Optimizer
 from ...common.safe_loading import tensors_only
 from ...common.torchvision_shim import make_torchvision_importable
 from ...method.coarse_map import QUANTILE
+from ...method.networks.aot_gan import AOTGenerator
 from ...method.networks.soft_intro_vae import SoftIntroVAE, sample_posterior
-from ...method.phanes import Phanes
 from ...training.ellipses import random_ellipse_masks
 from ...training.losses import (
     SoftIntroLoss,
@@ -36,8 +36,7 @@ from ...training.losses import (
 )
 
 Distance = Callable[[Tensor, Tensor], Tensor]
-SMOOTHING = 2.0  # of the distance, pixels
-MASK_QUANTILE, MASK_SMOOTHING, MASK_CUT = 0.95, 1.2, 0.1
+SALIENCY_SIGMA, MASK_SIGMA, MASK_CUT = 2.0, 1.2, 0.1  # of the published code
 
 
 def lpips_package() -> nn.Module:
@@ -57,30 +56,46 @@ def contiguous(module: nn.Module) -> nn.Module:
 class AsPublished:
     """The whole method, (B, 1, H, W) in [0, 1] -> (B, 4, H, W), as `Phanes.forward`.
 
-    Equals `Phanes` with the choices of `released_code.json`, a latent that is not drawn, and the same distance.
+    Equals `Phanes` with S of the raw images, a hole of ones, one mask threshold, and the same distance.
 
     Args:
-        network: gives copies of its networks.
-        distance: of two (1, 3, H, W) in [-1, 1], a map (1, 1, H, W).
+        autoencoder: of stage 1, of the published size if none is given.
+        inpainter: of stage 2, likewise.
+        distance: of two (1, 3, H, W) in [-1, 1], a map (1, 1, H, W); if none is given, the `lpips` package's.
+        threshold: of the mask. Time does not depend on it.
     """
 
-    def __init__(self, network: Phanes, distance: Distance) -> None:
-        self.autoencoder, self.inpainter = contiguous(network.autoencoder), contiguous(network.inpainter)
-        self.distance = distance
+    def __init__(
+        self,
+        autoencoder: SoftIntroVAE | None = None,
+        inpainter: AOTGenerator | None = None,
+        distance: Distance | None = None,
+        threshold: float = 0.1,
+    ) -> None:
+        self.autoencoder = contiguous(autoencoder or SoftIntroVAE().eval())
+        self.inpainter = contiguous(inpainter or AOTGenerator().eval())
+        self.distance = distance or lpips_package()
+        self.threshold = threshold
+
+    def to(self, device: torch.device) -> AsPublished:
+        """The networks on another device, in place."""
+        for module in (self.autoencoder, self.inpainter, self.distance):
+            if isinstance(module, nn.Module):
+                module.to(device)
+        return self
 
     def saliency(self, a: Tensor, b: Tensor) -> NDArray:
         """S of two (1, 1, H, W): a map (H, W)."""
         three = (t.expand(-1, 3, -1, -1) * 2.0 - 1.0 for t in (a, b))
-        return gaussian_filter(self.distance(*three)[0, 0].cpu().numpy(), SMOOTHING)
+        return gaussian_filter(self.distance(*three)[0, 0].cpu().numpy(), SALIENCY_SIGMA)
 
     def mask(self, image: Tensor, coarse: Tensor) -> NDArray:
         """Mask of one slice, (H, W) of 0 and 1."""
         x, r = image[0, 0].cpu().numpy(), coarse[0, 0].cpu().numpy()
         residual = np.abs(equalize_adapthist(r) - equalize_adapthist(x))
         residual = np.minimum(residual / (np.quantile(residual, QUANTILE) + 1e-8), 1.0)
-        found = residual * self.saliency(coarse, image)
-        above = (found > np.quantile(found, MASK_QUANTILE)).astype(np.float32)
-        return (gaussian_filter(above, MASK_SMOOTHING) > MASK_CUT).astype(np.float32)
+        above = residual * self.saliency(coarse, image) > self.threshold
+        return (gaussian_filter(above.astype(np.float32), MASK_SIGMA) > MASK_CUT).astype(np.float32)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:

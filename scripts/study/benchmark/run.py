@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from torch import Tensor
@@ -15,132 +18,45 @@ from torch import Tensor
 from ...common.errors import PhanesInputError
 from ..evaluation.store import write_text
 from . import subjects
-from .command import measure_command, measure_processes
-from .measure import Stopwatch, alternate, load, machine, peak_memory, spread_of
+from .command import cohort, starts, whole_head
+from .measure import Work, alternate, load, machine, spread_of
 
-PARTS = ("inference", "stages", "training", "command", "processes", "runtimes")
-# On a CPU the published size takes minutes for 32 slices: there its largest batch is 8.
-BATCHES = {"cpu": (1, 8, 32), "cuda": (1, 8, 64)}
-BATCH = 8
-# Where the networks compute; the trunk is what `SpatialLPIPS` calls for its features.
-NETWORKS = ("autoencoder", "inpainter", "perceptual")
-
-
-class Bench:
-    """Settings shared by all parts.
-
-    Args:
-        device: where to measure.
-        rounds: runs of everything, in turn.
-        clock: see `measure.alternate`.
-        images: (N, 1, 128, 128) on the device.
-        quick: smallest batches and networks only: shows that everything runs.
-    """
-
-    def __init__(self, device: torch.device, rounds: int, clock: str, images: Tensor, quick: bool) -> None:
-        self.device = device
-        self.rounds = rounds
-        self.clock = clock
-        self.images = images
-        self.quick = quick
-
-    def first(self, count: int) -> Tensor:
-        """The middle `count` slices of the head, or one when quick; slices repeat where the head has too few."""
-        count = 1 if self.quick else count
-        if count > len(self.images):
-            return self.images.repeat(-(-count // len(self.images)), 1, 1, 1)[:count]
-        start = max(0, (len(self.images) - count) // 2)
-        return self.images[start : start + count]
-
-    def rows(self, works: dict[str, Callable[[], object]], **about: Any) -> list[dict[str, Any]]:
-        """One row for each piece of work: `system`, its seconds, and the values that all rows share."""
-        measured = alternate(works, self.rounds, self.device, self.clock)
-        return [{**about, "system": system, "seconds": seconds} for system, seconds in measured.items()]
-
-
-def inference(bench: Bench) -> list[dict[str, Any]]:
-    """Ours and as published, at each size and batch, and a volume."""
-    rows = []
-    for size, network in subjects.networks(bench.images, bench.device).items():
-        batches = BATCHES[bench.device.type]
-        for batch in (1,) if bench.quick else batches if size == "shipped" else batches[:2]:
-            works = subjects.compositions(network, bench.first(batch))
-            rows += _with_memory(bench, works, bench.rows(works, size=size, batch=str(batch), slices=batch))
-        if size == "shipped":
-            works = subjects.compositions(network, bench.images, BATCH)
-            name = f"volume of {len(bench.images)}"
-            rows += _with_memory(bench, works, bench.rows(works, size=size, batch=name, slices=len(bench.images)))
-    return rows
-
-
-def _with_memory(bench: Bench, works: dict, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{**row, "peak_mib": peak_memory(works[row["system"]], bench.device)} for row in rows]
-
-
-def stages(bench: Bench) -> dict[str, Any]:
-    """Time of each part of the shipped network, at one batch size."""
-    network, images = subjects.networks(bench.images, bench.device)["shipped"], bench.first(BATCH)
-    inside = [f"perceptual.{name}" for name, _ in network.perceptual.named_children()]
-    parts = [name for name, _ in network.named_children()] + inside
-    watch = Stopwatch(network, parts, bench.device, bench.clock)
-    watch(images)
-    runs = [watch(images) for _ in range(bench.rounds)]
-    total = float(np.median([sum(run.values()) for run in runs]))
-    rows, other = [], 0.0
-    for name in watch.parts:
-        seconds = spread_of([run[name] for run in runs])
-        share = seconds["median"] / total
-        kind = "network" if name.split(".")[0] in NETWORKS else "other"
-        other += share if kind == "other" else 0.0
-        if seconds["median"]:
-            rows.append({"stage": name, "kind": kind, "seconds": seconds, "share": share})
-    return {"batch": len(images), "rows": rows, "outside_networks": other}
-
-
-def training(bench: Bench, size: str) -> list[dict[str, Any]]:
-    """Steps of both stages."""
-    images = bench.first(BATCH)
-    return [
-        row
-        for stage, works in subjects.training_steps(size, images).items()
-        for row in bench.rows(works, size=size, stage=stage, batch=len(images))
-    ]
-
-
-def runtimes(bench: Bench) -> dict[str, Any]:
-    """Ours beside other runtimes, as far as they are installed."""
-    network, images = subjects.networks(bench.images, bench.device)["shipped"], bench.first(BATCH)
-    return {"batch": len(images), "rows": bench.rows(subjects.runtimes(network, images))}
+PARTS = ("networks", "runtimes", "shares", "training", "start", "head", "cohort", "avx2")
+BATCH = {"cpu": 8, "cuda": 64}  # slices of an analysis
+TRAINING_BATCH = 8  # published
+# Of PyTorch, oneDNN and MKL: no instructions beyond AVX2.
+AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 
 
 def benchmark(
     out: str = "benchmark",
+    head: str = "",
+    cohort_heads: str = "",
+    heads: int = 20,
     device: str = "",
-    rounds: int = 10,
+    rounds: int = 5,
     threads: int = 0,
     clock: str = "wall",
     parts: str | Sequence[str] = PARTS,
-    training_size: str = "compact",
-    cohort: int = 12,
-    quick: bool = False,
 ) -> None:
     """Measure what PHANES costs, beside the published composition; run it from the repository's root.
 
-    Writes OUT/performance.json and OUT/performance.md.
+    Writes OUT/performance.json and OUT/performance.md. Parts that an earlier run left in OUT stay.
 
     Args:
         out: folder.
+        head: raw T1w head; the demo's, if none is given.
+        cohort_heads: folder of heads that the cohort repeats; the head, if none is given.
+        heads: of the cohort.
         device: cpu or cuda; the GPU where there is one.
         rounds: runs of each piece of work, all in turn.
         threads: of PyTorch; 0 leaves its own choice.
         clock: wall, or cpu (processor time), for a machine with other work on it.
-        parts: which of inference, stages, training, command, processes and runtimes.
-        training_size: compact or paper.
-        cohort: cases of the larger runs of command and processes.
-        quick: the smallest of everything: shows that all runs, not how fast.
+        parts: which of networks, shares, training, start, head, cohort and avx2 (networks and training once more,
+            without newer instructions).
 
     Raises:
-        PhanesInputError: an unknown part or clock, or no configs here.
+        PhanesInputError: an unknown part or clock, no head, or no configs here.
     """
     chosen = parts.split(",") if isinstance(parts, str) else list(parts)
     if unknown := [name for name in chosen if name not in PARTS]:
@@ -149,30 +65,99 @@ def benchmark(
         raise PhanesInputError(f"clock is '{clock}': give wall or cpu.")
     if not subjects.CONFIGS.is_dir():
         raise PhanesInputError(f"No configs in '{subjects.CONFIGS}': run this command from the repository's root.")
+    if missing := [path for path in (head, cohort_heads) if path and not Path(path).exists()]:
+        raise PhanesInputError(f"'{missing[0]}' not found: give a head, or leave it out.")
     if threads:
         torch.set_num_threads(threads)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    images = subjects.template_slices(range(94, 96) if quick else subjects.LEVELS).to(place)
-    middle = images[len(images) // 2, 0].cpu()
-    bench = Bench(place, rounds, clock, images, quick)
-    result: dict[str, Any] = {"machine": machine(place), "device": place.type, "clock": clock, "taken": {}}
-    measures: dict[str, Callable[[], Any]] = {
-        "inference": lambda: inference(bench),
-        "stages": lambda: stages(bench),
-        "training": lambda: training(bench, training_size),
-        "command": lambda: measure_command(middle, min(rounds, 3), cohort, place.type),
-        "processes": lambda: measure_processes(middle, cohort, place.type),
-        "runtimes": lambda: runtimes(bench),
-    }
-    for part in chosen:
-        print(f"{part} ...", flush=True)
-        before = load()
-        result[part] = measures[part]()
-        result["taken"][part] = {"rounds": rounds, "load": [before, load()]}
-        text, page = json.dumps(result, indent=1) + "\n", render(result) + "\n"
-        write_text(Path(out) / "performance.json", text)
-        write_text(Path(out) / "performance.md", page)
+    stored = Path(out) / "performance.json"
+    result: dict[str, Any] = json.loads(stored.read_text(encoding="utf-8")) if stored.is_file() else {"taken": {}}
+    result |= {"machine": machine(place), "device": place.type, "clock": clock}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        file = Path(head) if head else subjects.demo_head(folder / "demo")
+        volume, steps = subjects.read_head(file, clock)
+        volume = volume.to(place)
+
+        def times(works: dict[str, Work]) -> dict[str, dict[str, float]]:
+            return alternate(works, rounds, place, clock)
+
+        measures: dict[str, Callable[[], Any]] = {
+            "networks": lambda: networks(volume, times),
+            "runtimes": lambda: runtimes(volume, times),
+            "shares": lambda: shares(volume, rounds, clock),
+            "training": lambda: {
+                name: times(works) for name, works in subjects.training_steps(volume, TRAINING_BATCH).items()
+            },
+            "start": lambda: starts(volume[0, 0, :, :, volume.shape[-1] // 2].cpu().numpy(), folder, rounds),
+            "head": lambda: {
+                "shape": header_of(file),
+                "register": steps["AlignHeadd"],
+                **whole_head(file, folder, rounds, place.type),
+            },
+            "cohort": lambda: cohort(Path(cohort_heads) if cohort_heads else file, folder, heads, place.type),
+            "avx2": lambda: without_newer_instructions(folder, file, rounds, clock),
+        }
+        for part in chosen:
+            if part == "avx2" and (place.type != "cpu" or torch.backends.cpu.get_cpu_capability() == "AVX2"):
+                continue
+            print(f"{part} ...", flush=True)
+            before = load()
+            result[part] = measures[part]()
+            result["taken"][part] = {"rounds": rounds, "load": [before, load()]}
+            write_text(stored, json.dumps(result, indent=1) + "\n")
+            write_text(Path(out) / "performance.md", render(result) + "\n")
     print(Path(out) / "performance.md")
+
+
+Times = Callable[[dict[str, Work]], dict[str, dict[str, float]]]
+
+
+def middle_of(head: Tensor) -> Tensor:
+    """As many of the head's middle levels as are analysed together: (1, 2, 128, 128, N)."""
+    batch = min(BATCH[head.device.type], head.shape[-1])
+    first = (head.shape[-1] - batch) // 2
+    return head[..., first : first + batch].contiguous()
+
+
+def networks(head: Tensor, times: Times) -> dict[str, Any]:
+    """Seconds for a batch of slices: as shipped, and as published."""
+    levels = middle_of(head)
+    return {"batch": levels.shape[-1], "seconds": times(subjects.analyses(subjects.networks(head.device), levels))}
+
+
+def runtimes(head: Tensor, times: Times) -> dict[str, Any]:
+    """Seconds for a batch of slices by PyTorch and by other runtimes, with the same weights, on the CPU."""
+    levels = middle_of(head).cpu()
+    works = subjects.runtimes(subjects.networks(levels.device)["both"], levels)
+    return {"batch": levels.shape[-1], "seconds": times(works)}
+
+
+def shares(head: Tensor, rounds: int, clock: str) -> dict[str, Any]:
+    """Seconds of the method's parts on a whole head, and the share outside of the networks."""
+    network = subjects.networks(head.device)["both"]
+    subjects.shares(network, head, clock)
+    runs = [subjects.shares(network, head, clock) for _ in range(rounds)]
+    seconds = {part: spread_of([each[part] for each in runs]) for part in runs[0]}
+    outside = [1 - sum(each[part] for part in subjects.NETWORKS) / sum(each.values()) for each in runs]
+    return {"levels": head.shape[-1], "seconds": seconds, "outside": spread_of(outside)}
+
+
+def header_of(file: Path) -> list[int]:
+    """Voxels of a head along its axes."""
+    import nibabel as nib
+
+    return [int(side) for side in nib.load(file).shape]  # type: ignore[attr-defined]
+
+
+def without_newer_instructions(folder: Path, head: Path, rounds: int, clock: str) -> dict[str, Any]:
+    """Networks and training once more, in a process that knows AVX2 and nothing newer."""
+    words = ["--out", folder / "avx2", "--head", head, "--rounds", rounds, "--clock", clock, "--device", "cpu"]
+    command = [sys.executable, "-m", "scripts", "benchmark", *(str(word) for word in words)]
+    command += ["--threads", str(torch.get_num_threads()), "--parts", "networks,training"]
+    subprocess.run(command, env={**os.environ, **AVX2}, check=True)  # noqa: S603
+    found = json.loads((folder / "avx2" / "performance.json").read_text(encoding="utf-8"))
+    return {name: found[name] for name in ("networks", "training")}
 
 
 def render(result: dict[str, Any]) -> str:
@@ -189,8 +174,6 @@ def render(result: dict[str, Any]) -> str:
     return environment.get_template("performance.md.j2").render(**result)
 
 
-def _number(value: float | None, digits: int = 3) -> str:
-    """Significant digits, no exponent below a million; a dash for what was not measured."""
-    if value is None:
-        return "-"
+def _number(value: float, digits: int = 3) -> str:
+    """Significant digits, no exponent below a million."""
     return f"{value:,.0f}" if abs(value) >= 10 ** (digits - 1) else f"{value:.{digits}g}"
