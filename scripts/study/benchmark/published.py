@@ -36,7 +36,8 @@ from ...training.losses import (
 )
 
 Distance = Callable[[Tensor, Tensor], Tensor]
-SALIENCY_SIGMA, MASK_SIGMA, MASK_CUT = 2.0, 1.2, 0.1  # of the published code
+SMOOTHING = 2.0  # of the distance, pixels
+MASK_QUANTILE, MASK_SMOOTHING, MASK_CUT = 0.95, 1.2, 0.1
 
 
 def lpips_package() -> nn.Module:
@@ -56,13 +57,12 @@ def contiguous(module: nn.Module) -> nn.Module:
 class AsPublished:
     """The whole method, (B, 1, H, W) in [0, 1] -> (B, 4, H, W), as `Phanes.forward`.
 
-    Equals `Phanes` with S of the raw images, a hole of ones, one mask threshold, and the same distance.
+    Equals `Phanes` with the choices of `released_code.json`, a latent that is not drawn, and the same distance.
 
     Args:
         autoencoder: of stage 1, of the published size if none is given.
         inpainter: of stage 2, likewise.
         distance: of two (1, 3, H, W) in [-1, 1], a map (1, 1, H, W); if none is given, the `lpips` package's.
-        threshold: of the mask. Time does not depend on it.
     """
 
     def __init__(
@@ -70,12 +70,10 @@ class AsPublished:
         autoencoder: SoftIntroVAE | None = None,
         inpainter: AOTGenerator | None = None,
         distance: Distance | None = None,
-        threshold: float = 0.1,
     ) -> None:
         self.autoencoder = contiguous(autoencoder or SoftIntroVAE().eval())
         self.inpainter = contiguous(inpainter or AOTGenerator().eval())
         self.distance = distance or lpips_package()
-        self.threshold = threshold
 
     def to(self, device: torch.device) -> AsPublished:
         """The networks on another device, in place."""
@@ -87,15 +85,16 @@ class AsPublished:
     def saliency(self, a: Tensor, b: Tensor) -> NDArray:
         """S of two (1, 1, H, W): a map (H, W)."""
         three = (t.expand(-1, 3, -1, -1) * 2.0 - 1.0 for t in (a, b))
-        return gaussian_filter(self.distance(*three)[0, 0].cpu().numpy(), SALIENCY_SIGMA)
+        return gaussian_filter(self.distance(*three)[0, 0].cpu().numpy(), SMOOTHING)
 
     def mask(self, image: Tensor, coarse: Tensor) -> NDArray:
         """Mask of one slice, (H, W) of 0 and 1."""
         x, r = image[0, 0].cpu().numpy(), coarse[0, 0].cpu().numpy()
         residual = np.abs(equalize_adapthist(r) - equalize_adapthist(x))
         residual = np.minimum(residual / (np.quantile(residual, QUANTILE) + 1e-8), 1.0)
-        above = residual * self.saliency(coarse, image) > self.threshold
-        return (gaussian_filter(above.astype(np.float32), MASK_SIGMA) > MASK_CUT).astype(np.float32)
+        found = residual * self.saliency(coarse, image)
+        above = (found > np.quantile(found, MASK_QUANTILE)).astype(np.float32)
+        return (gaussian_filter(above, MASK_SMOOTHING) > MASK_CUT).astype(np.float32)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:

@@ -18,11 +18,14 @@ from scripts.method.mask_rule import ScanQuantileMask
 from scripts.method.networks.aot_gan import AOTGenerator
 from scripts.method.networks.perceptual import SpatialLPIPS
 from scripts.method.networks.soft_intro_vae import SoftIntroVAE
-from scripts.study.benchmark.command import run, write_cases
-from scripts.study.benchmark.measure import Stopwatch, alternate, has_bfloat16, peak_memory
+from scripts.study.benchmark import run as benchmarks
+from scripts.study.benchmark import subjects
+from scripts.study.benchmark.command import Process, cohort, run
+from scripts.study.benchmark.measure import Stopwatch, alternate
 from scripts.study.benchmark.published import AsPublished, AutoencoderStepAsPublished
 from scripts.study.benchmark.run import _number, benchmark, render
 from scripts.training.losses import SoftIntroLoss
+from scripts.training.restoration import has_bfloat16
 from scripts.training.steps import AutoencoderStep
 from tests.conftest import REPOSITORY
 from tests.method.composed import composed
@@ -49,7 +52,9 @@ def test_the_published_composition_and_ours_give_the_same_result_by_the_publishe
     # The distance is ours, in the form that the package has; everything around it is not.
     lpips = SpatialLPIPS("distilled")
     lpips.load_state_dict(network.perceptual.state_dict())
-    published = AsPublished(network, lambda a, b: lpips((a[:, :1] + 1) / 2, (b[:, :1] + 1) / 2))
+    published = AsPublished(
+        network.autoencoder, network.inpainter, lambda a, b: lpips((a[:, :1] + 1) / 2, (b[:, :1] + 1) / 2)
+    )
     with torch.no_grad():
         ours = network(images)
     theirs = published(images)
@@ -89,26 +94,16 @@ def test_waiting_counts_on_the_wall_and_not_on_the_processor():
     assert alternate(wait, 3, CPU, "cpu")["wait"]["median"] < 0.04
 
 
-def test_a_parts_time_is_its_own_without_the_parts_inside_of_it():
-    class Waits(torch.nn.Module):
-        def __init__(self, seconds: float, inside: torch.nn.Module | None = None) -> None:
-            super().__init__()
-            self.seconds, self.inside = seconds, inside
+def test_a_parts_time_is_that_of_its_methods_and_the_rest_is_the_rest():
+    class Waits:
+        def wait(self, seconds: float) -> None:
+            time.sleep(seconds)
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            time.sleep(self.seconds)
-            return x if self.inside is None else self.inside(self.inside(x))
-
-    whole = Waits(0.03, Waits(0.06, Waits(0.01)))
-    found = Stopwatch(whole, ["inside", "inside.inside"], CPU, "wall")(torch.zeros(1))
-    assert found == pytest.approx({"rest": 0.03, "inside": 0.12, "inside.inside": 0.04}, abs=0.02)
-    assert not whole.inside._forward_hooks
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="the system says its memory on Linux")
-def test_memory_is_what_the_work_needs_while_it_runs():
-    needed = peak_memory(lambda: torch.ones(50 * 2**20, dtype=torch.uint8), CPU)
-    assert needed == pytest.approx(50, abs=15)
+    one, two = Waits(), Waits()
+    watch = Stopwatch({"one": [(one, "wait")], "two": [(two, "wait")]}, CPU, "wall")
+    found = watch(lambda: (one.wait(0.06), two.wait(0.02), one.wait(0.06), time.sleep(0.04)))
+    assert found == pytest.approx({"one": 0.12, "two": 0.02, "rest": 0.04}, abs=0.02)
+    assert not vars(one)
 
 
 def test_a_process_is_timed_with_its_memory_and_its_failure_is_not_overlooked():
@@ -126,55 +121,71 @@ def test_the_memory_of_a_process_is_not_that_of_the_one_that_started_it():
     assert 80 < run(["-c", "import time; x = b'1' * (80 * 2**20); time.sleep(0.1)"]).peak_mib < 200
 
 
-def test_a_cohort_of_one_slice_has_as_many_cases_as_asked(tmp_path):
-    folder = write_cases(torch.rand(128, 128), tmp_path / "cases", 4)
-    assert len({path.read_bytes() for path in folder.glob("*.png")}) == 1
-    assert len(list(folder.iterdir())) == 4
+def test_a_further_head_is_what_the_larger_cohort_took_beyond_two_heads(tmp_path, monkeypatch):
+    seen = {}
+
+    def run(words, threads):
+        (cases,) = (words[n + 1] for n, word in enumerate(words) if word == "--dataset_dir")
+        count, processes = len(list(cases.iterdir())), 1 + ("torch.distributed.run" in words)
+        seen[processes, count] = {path.resolve() for path in cases.iterdir()}
+        assert threads == 1
+        return Process(10 + 3 * count / processes, 0.0, 900 + count)
+
+    monkeypatch.setattr("scripts.study.benchmark.command.run", run)
+    heads = [tmp_path / f"{name}.nii.gz" for name in "ab"]
+    for head in heads:
+        head.touch()
+    (tmp_path / "out").mkdir()
+    found = cohort(tmp_path, tmp_path / "out", 100, "cpu")
+    assert set(seen) == {(1, 2), (1, 25), (2, 2), (2, 100)}
+    assert all(files == set(heads) for files in seen.values())
+    assert found["seconds"] == pytest.approx({"one": 3.0, "two": 1.5})
+    assert found["speed"] == pytest.approx(2.0)
+    assert found["peak_mib"]["two"] == {"2": 902, "100": 1000}
+
+
+def test_a_cohort_of_an_empty_folder_is_refused(tmp_path):
+    with pytest.raises(PhanesInputError, match="holds no heads"):
+        cohort(tmp_path, tmp_path, 4, "cpu")
 
 
 @pytest.mark.slow
-def test_a_quick_run_fills_every_table_but_the_command_lines(tmp_path, monkeypatch):
+def test_networks_and_shares_of_a_head_are_whole(tmp_path, monkeypatch):
+    """The demo's head at two levels, beside the published composition with small networks."""
     monkeypatch.chdir(REPOSITORY)
-    parts = ["inference", "stages", "training"]
-    benchmark(str(tmp_path), device="cpu", rounds=1, parts=parts, quick=True)
+    monkeypatch.setattr(benchmarks, "BATCH", {"cpu": 2})
+    small = AsPublished(SoftIntroVAE(channels=(4, 8)).eval(), AOTGenerator(channels=(4, 8, 8), blocks=1).eval())
+    monkeypatch.setattr(subjects, "AsPublished", lambda: small)
+    benchmark(str(tmp_path), device="cpu", rounds=1, clock="cpu", parts="networks")
+    benchmark(str(tmp_path), device="cpu", rounds=1, clock="cpu", parts="shares")  # the first part stays
     result = json.loads((tmp_path / "performance.json").read_text())
-    assert set(parts) <= set(result)
-    systems = ["ours", "as published"] + ["ours, bfloat16"] * has_bfloat16(CPU)
-    kinds = {(row["size"], row["system"]) for row in result["inference"]}
-    assert kinds == {(size, system) for size in ("shipped", "paper") for system in systems}
-    for row in (*result["inference"], *result["stages"]["rows"], *result["training"]):
-        assert row["seconds"]["median"] > 0
-    assert sum(row["share"] for row in result["stages"]["rows"]) == pytest.approx(1.0)
-    assert 0 < result["stages"]["outside_networks"] < 0.5
-    page = (tmp_path / "performance.md").read_text()
-    for heading in ("Inference", "Where the time goes", "Training"):
-        assert f"## {heading}" in page
+    methods = ["both", "linear"]
+    systems = [*methods, *(f"{name}, bfloat16" for name in methods if has_bfloat16(CPU)), "as published"]
+    assert list(result["networks"]["seconds"]) == systems
+    assert all(seconds["median"] > 0 for seconds in result["shares"]["seconds"].values())
+    assert set(subjects.NETWORKS) < set(result["shares"]["seconds"])
+    assert 0 < result["shares"]["outside"]["median"] < 0.5
+    assert "## Where the network's time goes" in (tmp_path / "performance.md").read_text()
 
 
-def test_a_cohort_is_the_arithmetic_of_the_measured_case_and_ratios_those_of_the_run():
-    command = {
-        "imports": 1.0,
-        "first result beyond imports": 0.5,
-        "command beyond imports": 2.0,
-        "a further case": 0.36,
-    }
-    machine = dict.fromkeys(("processor", "instructions", "gpu", "system", "python", "torch"), "x")
-    rows = [
-        {"size": size, "system": system, "batch": "8", "slices": 8, "peak_mib": None,
-         "seconds": {"median": median, "low": 1.0, "high": 3.0, "runs": 3}}
-        for size, system, median in (("paper", "as published", 6.0), ("shipped", "ours", 1.5))
-    ]  # fmt: skip
-    result = {
-        "machine": {**machine, "cores": 2, "threads": 1}, "device": "cpu", "clock": "wall", "inference": rows,
-        "taken": {"command": {"rounds": 3, "load": [0.1, 1.2]}},
-        "command": {"rounds": 3, "cohort": 12, "wall": command, "peak_mib": {"one case": 900.0, "12 cases": 910.0}},
-    }  # fmt: skip
-    page = render(result)
-    assert "100,000 cases take one process 10 hours" in page
-    assert "one case 900 MiB, 12 cases 910 MiB" in page
-    assert "the shipped method is 4 times as fast as" in page
-    assert "Nothing here was measured on a GPU" in page
-    assert "measured on a GPU" not in render({**result, "device": "cuda"})
+@pytest.mark.slow
+def test_every_training_takes_a_step(monkeypatch):
+    """As shipped, and in bfloat16 where the device has it; the published size is left out for its time."""
+    monkeypatch.chdir(REPOSITORY)
+    variants = subjects._variants(CPU)
+    kept = {name: {**settings, "size": "compact"} for name, settings in variants.items()}
+    monkeypatch.setattr(subjects, "_variants", lambda device: kept)
+    small = AsPublished(
+        SoftIntroVAE(channels=(4, 8, 8)).eval(), AOTGenerator(channels=(4, 8, 8), blocks=1).eval(), torch.nn.L1Loss()
+    )
+    small.mask = lambda image, coarse: (image[0, 0] > 0.5).float().numpy()
+    monkeypatch.setattr(subjects, "AsPublished", lambda: small)
+    head = torch.rand(1, 2, 128, 128, 77, generator=torch.Generator().manual_seed(1))
+    for stage, works in subjects.training_steps(head, 1).items():
+        assert "shipped" in works
+        assert ("as published" in works) == (stage != "restoration")
+        for work in works.values():
+            work()
 
 
 def test_the_page_of_the_docs_is_made_from_its_numbers():
@@ -183,11 +194,16 @@ def test_the_page_of_the_docs_is_made_from_its_numbers():
 
 
 def test_a_misspelt_part_is_refused():
-    with pytest.raises(PhanesInputError, match="parts names stage: choose among inference"):
+    with pytest.raises(PhanesInputError, match="parts names stage: choose among networks"):
         benchmark(parts="stage")
 
 
 def test_numbers_are_readable_at_any_size():
-    assert [_number(v) for v in (None, 0.01234, 1.5, 99.94, 123.4, 123456.7)] == [
-        "-", "0.0123", "1.5", "99.9", "123", "123,457",
+    assert [_number(v) for v in (0.01234, 1.5, 99.94, 123.4, 123456.7)] == [
+        "0.0123", "1.5", "99.9", "123", "123,457",
     ]  # fmt: skip
+
+
+def test_a_head_that_is_not_there_is_named():
+    with pytest.raises(PhanesInputError, match=r"'nowhere\.nii' not found"):
+        benchmark(head="nowhere.nii")
