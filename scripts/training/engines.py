@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, DistributedSampler
 
 from ..common.checkpoints import CHECKPOINT, keep_checkpoint, save_state
+from ..common.cli import fail
 from ..common.files import write_atomically
 from ..common.processes import process_count, process_rank
 from ..common.versions import versions
@@ -84,6 +85,10 @@ class StepTrainer(SupervisedTrainer):
         checkpoint_dir: where `checkpoint.pt` is kept after every epoch.
         resume: continue from that checkpoint when there is one.
         train_handlers: MONAI or Ignite handlers.
+
+    Raises:
+        SystemExit: on the command line, with one sentence, at the end of an epoch whose loss is not finite
+            (`PhanesInputError` elsewhere).
     """
 
     def __init__(
@@ -116,6 +121,9 @@ class StepTrainer(SupervisedTrainer):
             synchronize_norms(network)
         if max_seconds:
             self.add_event_handler(Events.ITERATION_COMPLETED, TimeLimit(int(max_seconds)))
+        # Before the epoch ends: MONAI's metrics take NaN for no error, and the best weights would be broken ones.
+        last = Events.ITERATION_COMPLETED(event_filter=lambda engine, step: step % engine.state.epoch_length == 0)
+        self.add_event_handler(last, self._refuse_nan)
         # Validation leaves the networks in evaluation mode.
         self.add_event_handler(Events.EPOCH_STARTED, self._train_mode)
         if checkpoint_dir:
@@ -128,6 +136,13 @@ class StepTrainer(SupervisedTrainer):
     def _train_mode(self) -> None:
         for network in self.networks:
             network.train()
+
+    def _refuse_nan(self) -> None:
+        if not all(bool(value.isfinite().all()) for value in self.state.output.values()):
+            fail(
+                f"The loss is not a number any more in epoch {self.state.epoch}: train with a smaller learning_rate in "
+                "another output_dir."
+            )
 
     def _iteration(self, engine: SupervisedTrainer, batchdata: dict[str, Any]) -> dict[str, Tensor]:
         images = image_batch(batchdata, engine.state.device, engine.non_blocking)

@@ -150,6 +150,25 @@ class AutoencoderStep:
         }
 
 
+class VAEStep(AutoencoderStep):
+    """A plain VAE's step: reconstruction and KL divergence of real images, no introspection.
+
+    It takes the place of `AutoencoderStep` for a start: from random weights the introspective terms undo the
+    reconstruction for thousands of steps. The soft-introspective VAE offers such a start as an option.
+    """
+
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        """images: (B, 1, H, W) in [0, 1] -> detached scalars."""
+        mu, log_var, _ = self.encode(images)
+        reconstruction = self.decode(sample_posterior(mu, log_var))
+        rec, kl = reconstruction_error(images, reconstruction), kl_divergence(mu, log_var)
+        loss = self.loss.elbo(rec, kl, images[0].numel())
+        descend(loss, self.network.encoder.parameters(), self.encoder_optimizer, retain_graph=True)
+        # The decoder's gradient does not pass through encoder weights, so the order of the two steps does not matter.
+        descend(loss, self.network.decoder.parameters(), self.decoder_optimizer)
+        return {"loss": loss.detach(), "mse": rec.detach().mean() / images[0].numel(), "kl": kl.detach().mean()}
+
+
 class InpainterStep:
     """The generator's and the discriminator's update of stage 2 on one batch of healthy slices.
 

@@ -9,6 +9,7 @@ from monai.data import CacheDataset, DataLoader
 from monai.transforms import Compose, RandFlipd, RandGaussianNoised
 
 from scripts.common.checkpoints import CHECKPOINT
+from scripts.common.errors import PhanesInputError
 from scripts.method.networks.aot_gan import AOTGenerator
 from scripts.method.networks.soft_intro_vae import SoftIntroVAE
 from scripts.training.cuda_graph import GraphedStep
@@ -60,6 +61,14 @@ def test_a_resumed_run_repeats_the_undisturbed_curve(tmp_path):
     second = train(tmp_path / "b", 4)
     assert len(first) == len(second) == 6
     assert first + second == pytest.approx(undisturbed, rel=1e-6)
+
+
+def test_a_loss_that_is_not_a_number_ends_the_training_before_anything_is_kept(tmp_path, monkeypatch):
+    broken = {"loss": torch.tensor(float("nan"))}
+    monkeypatch.setattr(AutoencoderStep, "__call__", lambda self, images: broken)
+    with pytest.raises(PhanesInputError, match=r"not a number any more in epoch 1: train with a smaller learning_rate"):
+        train(tmp_path, 2)
+    assert not (tmp_path / CHECKPOINT).exists()
 
 
 def test_only_the_newest_checkpoint_is_kept(tmp_path):

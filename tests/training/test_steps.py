@@ -21,7 +21,7 @@ from scripts.training.losses import (
     reversed_embedding_similarity,
     style_loss,
 )
-from scripts.training.steps import AutoencoderStep, InpainterStep
+from scripts.training.steps import AutoencoderStep, InpainterStep, VAEStep
 from tests.method.composed import composed
 
 PIXELS = 32 * 32
@@ -85,6 +85,25 @@ def test_the_step_is_the_two_updates_of_eq_2_taken_one_after_the_other(images):
             p -= p.grad
     for (name, a), b in zip(network.named_parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-10, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_a_plain_vaes_step_is_one_descent_of_its_loss(images):
+    """Both optimisers together take the step that one optimiser of all parameters would take."""
+    network = small_autoencoder()
+    expected, loss = copy.deepcopy(network), SoftIntroLoss(beta_rec=1.0)
+    step = VAEStep(network, SGD(network.encoder.parameters(), 0.1), SGD(network.decoder.parameters(), 0.1), loss)
+    torch.manual_seed(0)
+    step(images)
+    torch.manual_seed(0)
+    mu, log_var, _ = expected.encode(images)
+    again = expected.decode(sample_posterior(mu, log_var))
+    kl = -0.5 * (1 + log_var - mu.square() - log_var.exp()).sum(dim=1)
+    (((images - again).square().flatten(1).sum(dim=1) + kl).mean() / images[0].numel()).backward()
+    with torch.no_grad():
+        for parameter in expected.parameters():
+            parameter -= 0.1 * parameter.grad
+    for ours, theirs in zip(network.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 def generated_kl(network: SoftIntroVAE) -> float:
