@@ -122,7 +122,8 @@ def cohort(heads: Path, folder: Path, count: int, device: str) -> dict[str, Any]
             cases.mkdir()
             for case in range(number):
                 (cases / f"case{case}.nii.gz").symlink_to(files[case % len(files)].resolve())
-            places = ["--device", device] * (not overlays) + ["--dataset_dir", cases, "--output_dir", out]
+            places = ["--dataset_dir", str(cases), "--output_dir", str(out)]
+            places += [] if overlays else ["--device", device]
             taken.append(run([*command, "--config_file", configs, *places], threads=1))
         result["seconds"][name] = (taken[1].wall - taken[0].wall) / (large - 2)
         result["peak_mib"][name] = {"2": taken[0].peak_mib, str(large): taken[1].peak_mib}

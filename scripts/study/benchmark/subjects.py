@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def no_grad(work: Callable[[], object]) -> Work:
 
 def analyses(methods: dict[str, HeadPhanes], levels: Tensor) -> dict[str, Work]:
     """The shipped methods on levels (1, 2, 128, 128, N), and the published composition on the same N slices."""
-    works = {name: no_grad(lambda network=network: network(levels)) for name, network in methods.items()}
+    works: dict[str, Work] = {name: no_grad(partial(network, levels)) for name, network in methods.items()}
     if has_bfloat16(levels.device):
         works |= {f"{name}, {BFLOAT16}": _bfloat16(work, levels.device) for name, work in works.items()}
     torch.manual_seed(0)
@@ -152,7 +153,7 @@ def _autoencoder_steps(images: Tensor) -> dict[str, Work]:
         step, network = parser.get_parsed_content("step"), parser.get_parsed_content("autoencoder")
         network.train()
         works[name] = lambda step=step: step(images)  # type: ignore[misc]
-    plain = AsPublished().to(images.device).autoencoder  # its normalisation in evaluation mode, as published
+    plain: Any = AsPublished().to(images.device).autoencoder  # its normalisation in evaluation mode, as published
     published = AutoencoderStepAsPublished(plain, _adam(plain.encoder), _adam(plain.decoder), SoftIntroLoss())
     return {**works, PUBLISHED: lambda: published(images)}
 
@@ -166,7 +167,7 @@ class RandomVGG19(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """(B, 1, H, W) -> features of the style loss, features of the perceptual loss."""
-        features = dict(zip(VGG19_TAPS, self.trunk(images), strict=True))
+        features = {tap: found.float() for tap, found in zip(VGG19_TAPS, self.trunk(images), strict=True)}
         return [features[tap] for tap in STYLE_TAPS], [features[tap] for tap in PERCEPTUAL_TAPS]
 
 

@@ -6,6 +6,7 @@ import copy
 import json
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -125,7 +126,7 @@ def test_a_further_head_is_what_the_larger_cohort_took_beyond_two_heads(tmp_path
     seen = {}
 
     def run(words, threads):
-        (cases,) = (words[n + 1] for n, word in enumerate(words) if word == "--dataset_dir")
+        (cases,) = (Path(words[n + 1]) for n, word in enumerate(words) if word == "--dataset_dir")
         count, processes = len(list(cases.iterdir())), 1 + ("torch.distributed.run" in words)
         seen[processes, count] = {path.resolve() for path in cases.iterdir()}
         assert threads == 1
