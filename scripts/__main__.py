@@ -17,6 +17,7 @@ from .study.baselines.train_all import train_baselines
 from .study.benchmark.run import benchmark
 from .study.docs_numbers import docs_numbers
 from .study.evaluation.gallery import draw_figures
+from .study.evaluation.sensitivity import sensitivity
 from .study.evaluation.stages import stages
 from .study.guard_table import guard_table
 from .study.registration_trials import registration_trials
@@ -38,6 +39,7 @@ class Commands:
     package = staticmethod(package)
     prepare = staticmethod(prepare)
     registration_trials = staticmethod(registration_trials)
+    sensitivity = staticmethod(sensitivity)
     slice_trials = staticmethod(slice_trials)
     stages = staticmethod(stages)
     structures = staticmethod(write_structures)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,17 +21,7 @@ from ...common.errors import PhanesInputError
 from ...common.files import sha256_of_file
 from ...common.fingerprint import fingerprint
 from ...training.prepared import write_nifti
-from .heads_painting import (
-    ANY_SIZE_ML,
-    FIXED,
-    STROKE_SIZES_ML,
-    LesionShape,
-    Painting,
-    brain_in_head,
-    paint,
-    read_shapes,
-    recipes,
-)
+from .heads_painting import ANY_SIZE_ML, STROKE_SIZES_ML, LesionShape, brain_in_head, paint, read_shapes, recipes
 from .heads_registrations import Registrations
 
 logger = logging.getLogger(__name__)
@@ -52,7 +42,6 @@ class HeadCase:
         voxel_mm3: volume of a voxel.
         size: range of size that was painted, "2-15 ml"; empty otherwise.
         age: years; NaN where unknown.
-        depth: the painted lesion's brightness, a share of the tissue's; NaN otherwise.
     """
 
     name: str
@@ -63,7 +52,6 @@ class HeadCase:
     voxel_mm3: float
     size: str = ""
     age: float = float("nan")
-    depth: float = float("nan")
 
 
 class HeadSet(Protocol):
@@ -132,8 +120,6 @@ class PaintedHeads:
         part: see `read_shapes`.
         sizes: "stroke" for the three ranges of size in turn, "any" for one.
         seeds: how many, from 0.
-        painting: how lesions look; anything but `FIXED` is for `sensitivity.py`.
-        heads: take this many, the first ones; None for all.
         registrations: shared by all sets.
         output_dir: the painted heads go to `<output_dir>/<name>-<seed>/`, their truth to `<output_dir>/truth/`.
     """
@@ -150,8 +136,6 @@ class PaintedHeads:
         part: int | None = None,
         sizes: str = "stroke",
         seeds: int = 5,
-        painting: Painting = FIXED,
-        heads: int | None = None,
     ) -> None:
         if sizes not in SIZES:
             raise PhanesInputError(f"sizes is '{sizes}': give {' or '.join(SIZES)}.")
@@ -163,15 +147,15 @@ class PaintedHeads:
         self.seeds: Sequence[int | None] = list(range(seeds))
         self.registrations = registrations
         self.output_dir = Path(output_dir)
-        self.painting, self.heads = painting, heads
         self._read: list[LesionShape] = []
 
     def cases(self, seed: int | None) -> Iterator[HeadCase]:
         """Painted when first asked for; a head too coarse for its lesion is left out, with a warning."""
-        files = heads_in(self.folder)[: self.heads]
+        files = heads_in(self.folder)
         self._read = self._read or read_shapes(self.shapes, self.part)
-        made = recipes(self._read, len(files), int(seed or 0), self.sizes, self.painting.depth)
-        for index, (file, recipe) in enumerate(zip(files, made, strict=True)):
+        for index, (file, recipe) in enumerate(
+            zip(files, recipes(self._read, len(files), int(seed or 0), self.sizes), strict=True)
+        ):
             registration = self.registrations(file)
             painted = self.output_dir / f"{self.name}-{seed}" / file.name
             truth = self.output_dir / "truth" / f"{self.name}-{seed}" / file.name
@@ -179,7 +163,7 @@ class PaintedHeads:
                 source = load(file)
                 head = np.asarray(source.dataobj, dtype=np.float32)
                 rng = np.random.default_rng([int(seed or 0), index])
-                image, where = paint(head, np.asarray(source.affine), registration, recipe, rng, self.painting)
+                image, where = paint(head, np.asarray(source.affine), registration, recipe, rng)
                 if not where.any():
                     logger.warning("'%s' vanishes in the voxels of '%s': left out.", recipe.shape.name, file)
                     continue
@@ -187,16 +171,12 @@ class PaintedHeads:
                 _write(painted, _as_stored(image, source), source)
             lesion = np.asarray(load(truth).dataobj) > 0
             size = "{:g}-{:g} ml".format(*self.sizes[recipe.size])
-            case = _case(stem(file), f"{self.name}-{seed}", painted, registration, lesion, size)
-            yield replace(case, depth=recipe.darkness)
+            yield _case(stem(file), f"{self.name}-{seed}", painted, registration, lesion, size)
 
     def checksum(self, seed: int | None) -> str:
         """Heads, shapes and settings."""
-        files = [*heads_in(self.folder)[: self.heads], *sorted(self.shapes.glob("*.nii.gz"))]
-        painting = [] if self.painting == FIXED else [vars(self.painting)]
-        return fingerprint(
-            [(file.name, sha256_of_file(file)) for file in files], [self.part, self.sizes, seed], *painting
-        )
+        files = [*heads_in(self.folder), *sorted(self.shapes.glob("*.nii.gz"))]
+        return fingerprint([(file.name, sha256_of_file(file)) for file in files], [self.part, self.sizes, seed])
 
 
 class LesionHeads:

@@ -1,29 +1,37 @@
 """How far the scores hang on the painting model, and on a lesion's size, contrast and level.
 
-The same lesions are painted into the same heads, each time with one thing changed in the model. The model of the
-reported numbers comes first. Its heads are also sorted by what was painted there.
+`python -m scripts sensitivity` paints the same lesions into the same prepared healthy heads, each time with one thing
+changed in the model. The heads of the fixed model are also sorted by what was painted there.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
-from nibabel.affines import apply_affine
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from tqdm import tqdm
 
-from .heads import HeadEvaluation
-from .heads_data import HeadCase, PaintedHeads, load
-from .heads_painting import FIXED, Painting
+from ...release.export import bundle_network
+from ...space.levels import LEVELS_MM, STEP_MM, brain_of_levels
+from ...training.prepared import prepared_files
+from .heads_baselines import baseline_rows
+from .heads_painting import FIXED, STROKE_SIZES_ML, Painting, read_shapes
 from .heads_registrations import Registrations
+from .heads_scoring import ScoredHead, lesion_scores, per_head, resampled, scored_head
+from .heads_systems import LevelSystem, ZScoreHeads
+from .stages import PaintedHead, made_up_shapes, painted_heads
+from .statistics import resample_weights, spread
 from .store import write_text
-from .summary import Cell
-from .tables import NOTHING, number, to_markdown
+from .tables import number, to_markdown
 
 VARIANTS = {
-    "the model of the reported numbers": FIXED,
+    "the fixed model": FIXED,
     "dark: d 0.1 to 0.35": Painting(depth=(0.1, 0.35)),
     "faint: d 0.7 to 0.85": Painting(depth=(0.7, 0.85)),
     "very faint: d 0.85 to 0.95": Painting(depth=(0.85, 0.95)),
@@ -34,102 +42,128 @@ VARIANTS = {
     "ellipsoids": Painting(ellipsoids=True),
 }
 CONTRASTS = (0.35, 0.47, 0.58, 0.7)  # d, from strong to weak
-Stratum = tuple[int, float, str]  # kind and lower end, for their order; name
-LEVELS = (-80.0, 0.0, 30.0, 90.0)  # MNI z of the lesion's centre, mm
+HEIGHTS = (-80.0, 0.0, 30.0, 90.0)  # MNI z of the lesion's centre, mm
+RESAMPLES = 1000
+METRICS = ("auprc", "best_dice")
+
+System = Callable[[PaintedHead], NDArray]
 
 
-def painted_variants(
-    folder: str | Path,
-    shapes: str | Path,
-    registrations: Registrations,
-    output_dir: str | Path,
-    part: int | None,
-    heads: int,
-    seeds: int,
-) -> list[PaintedHeads]:
-    """A set for each of `VARIANTS`; see `PaintedHeads`.
+class Stratum(NamedTuple):
+    """Some of the heads: kind and lower end, which sort the rows, and name."""
+
+    kind: int
+    low: float
+    name: str
+
+
+def sensitivity(
+    prepared_dir: str = "data",
+    bundle_root: str = "bundle",
+    shapes_dir: str = "../shared/data/stroke_masks_3d",
+    limit: int = 0,
+    seeds: int = 3,
+    baselines_dir: str = "",
+    out: str = "sensitivity.md",
+) -> None:
+    """Write how far the scores hang on the painting model, and on a lesion's size, contrast and level.
 
     Args:
-        folder: of healthy heads.
-        shapes: of lesion masks.
-        registrations: shared by all.
-        output_dir: for the painted heads.
-        part: of the masks; None for all.
-        heads: in each set.
-        seeds: of the first set, whose heads are also sorted. The others have one.
+        prepared_dir: what `prepare` wrote; strokes are painted into the heads in its folder val.
+        bundle_root: the bundle's folder.
+        shapes_dir: folder of stroke masks in MNI space, of which those of even number are taken; "" makes shapes up.
+        limit: of heads; 0 takes all.
+        seeds: of the heads that are sorted; the comparison of models has the first alone.
+        baselines_dir: what `train_baselines --heads` wrote, for rows of these.
+        out: the page to write.
     """
-    return [
-        PaintedHeads(name, folder, shapes, registrations, output_dir, part, "stroke", n, painting, heads)
-        for (name, painting), n in zip(VARIANTS.items(), [seeds, *[1] * (len(VARIANTS) - 1)], strict=True)
-    ]
+    files = prepared_files(Path(prepared_dir) / "val")[: limit or None]
+    shapes = read_shapes(shapes_dir, part=0) if shapes_dir else made_up_shapes(0)
+    methods = {"PHANES": "both", "PHANES, linear": "linear"}
+    systems = {name: _of_network(bundle_network(bundle_root, method=method)) for name, method in methods.items()}
+    unused = Registrations(Path(out).parent)  # prepared heads lie in place
+    trained = baseline_rows(baselines_dir or None, unused, Path(bundle_root) / "configs/baselines")
+    for row in (ZScoreHeads(Path(prepared_dir) / "train", unused), *trained.values()):
+        if isinstance(row, LevelSystem):
+            systems[row.label] = _of_levels(row)
+    heads = painted_heads(files, shapes, 0)
+    found = scored(systems, heads, "the fixed model")
+    table = [["the fixed model", *map(_pooled, found.values())]]
+    for name, painting in list(VARIANTS.items())[1:]:
+        changed = scored(systems, painted_heads(files, shapes, 0, painting), name)
+        table.append([name, *map(_pooled, changed.values())])
+    for seed in range(1, seeds):
+        more = painted_heads(files, shapes, seed)
+        heads += more
+        for system, of in scored(systems, more, f"seed {seed}").items():
+            found[system] += of
+    text = (
+        "# How far the scores hang on the painting\n\n"
+        f"Strokes painted into {len(files)} prepared `val` heads, one a head; AUPRC / best Dice, times 100, pooled over"
+        f" the voxels of the brain, ± standard deviation over {RESAMPLES} bootstrap resamples of the heads. The lesions"
+        " are the same in all rows. Made by `python -m scripts sensitivity`.\n\n"
+        f"{to_markdown(['Painting', *systems], table)}\n"
+        f"The fixed model, {seeds} seeds, by what was painted: AUPRC / best Dice of a head, mean ± standard error.\n\n"
+        f"{to_markdown(['Lesions (heads)', *systems], by_stratum(heads, found))}"
+    )
+    write_text(Path(out), text)
+    print(text)
 
 
-def report(evaluation: HeadEvaluation) -> None:
-    """Run the evaluation of `painted_variants` and write `sensitivity.md` beside its tables."""
-    cells = evaluation.run()
-    record = json.loads((evaluation.output_dir / "record.json").read_text(encoding="utf-8"))
-    labels = {key: system["label"] for key, system in record["systems"].items()}
-    first = next(iter(evaluation.sets.values()))
-    assert isinstance(first, PaintedHeads)  # noqa: S101 - the config's sets are painted_variants
-    heads = {(seed, case.name): case for seed in first.seeds for case in first.cases(seed)}
-    strata = {case: list(_strata(found, first.registrations)) for case, found in heads.items()}
-    count = {result["set"]: result["heads"] for result in record["results"] if result["seed"] == 0}
-    text = [
-        f"# {evaluation.title}\n",
-        "AUPRC / best Dice, times 100, pooled over the voxels of the heads, one lesion a head. ± standard deviation "
-        f"over {evaluation.resamples} bootstrap resamples of the heads. Seeds: {len(first.seeds)} in the first row, "
-        "one in the others. Made by the command in [evaluation.md](../evaluation.md).\n",
-        to_markdown(["Painting (heads)", *labels.values()], _variant_rows(cells, list(labels), count)),
-        "The first row's heads by what was painted there: AUPRC / best Dice of a head, mean ± its standard error.\n",
-        to_markdown(
-            ["Lesions (heads)", *labels.values()], _stratum_rows(record["results"], first.name, strata, labels)
-        ),
-    ]
-    write_text(evaluation.output_dir / "sensitivity.md", "\n".join(text))
+def scored(systems: Mapping[str, System], heads: Sequence[PaintedHead], title: str) -> dict[str, list[ScoredHead]]:
+    """Each system's maps of the heads, ready to be scored."""
+    brain, voxel_mm3 = brain_of_levels(), STEP_MM**3
+    return {
+        name: [
+            scored_head(system(head), brain, head.lesion[0, 0].numpy(), voxel_mm3)
+            for head in tqdm(heads, desc=f"{title}, {name}")
+        ]
+        for name, system in systems.items()
+    }
 
 
-def _variant_rows(cells: Sequence[Cell], systems: Sequence[str], count: Mapping[str, int]) -> list[list[str]]:
-    found = {(cell.set, cell.system, cell.measure): cell for cell in cells}
+def strata(head: PaintedHead) -> Iterator[Stratum]:
+    """What a head's lesion belongs to: a range of size, of contrast and of height."""
+    assert head.recipe is not None  # noqa: S101 - painted_heads gives one
+    low, high = STROKE_SIZES_ML[head.recipe.size]
+    yield Stratum(0, low, f"{low:g} to {high:g} ml")
+    height = float(np.asarray(LEVELS_MM)[head.lesion[0, 0].nonzero()[:, 2].numpy()].mean())
+    for kind, (name, value, ends) in enumerate((("d", head.recipe.darkness, CONTRASTS), ("z", height, HEIGHTS)), 1):
+        index = int(np.clip(np.searchsorted(ends, value, side="right") - 1, 0, len(ends) - 2))
+        yield Stratum(kind, ends[index], f"{name} {ends[index]:g} to {ends[index + 1]:g}{' mm' * (name == 'z')}")
+
+
+def by_stratum(heads: Sequence[PaintedHead], found: Mapping[str, Sequence[ScoredHead]]) -> list[list[str]]:
+    """Rows: name and number of heads, then each system's mean of the heads and its standard error."""
+    members: dict[Stratum, list[int]] = defaultdict(list)
+    for index, head in enumerate(heads):
+        for stratum in strata(head):
+            members[stratum].append(index)
+    each = [per_head(of, None) for of in found.values()]
     rows = []
-    for name, heads in count.items():
-        row = [f"{name} ({heads})"]
-        for system in systems:
-            pair = [found.get((name, system, f"own.{metric}")) for metric in ("auprc", "best_dice")]
-            row.append(" / ".join(NOTHING if cell is None else number(cell.value, cell.std) for cell in pair))
+    for stratum, of in sorted(members.items()):
+        row = [f"{stratum.name} ({len(of)})"]
+        for scores in each:
+            values = [scores[metric][of] for metric in METRICS]
+            errors = [v.std(ddof=1) / len(of) ** 0.5 if len(of) > 1 else float("nan") for v in values]
+            row.append(" / ".join(number(v.mean(), error) for v, error in zip(values, errors, strict=True)))
         rows.append(row)
     return rows
 
 
-def _strata(case: HeadCase, registrations: Registrations) -> Iterator[Stratum]:
-    """What a head's lesion belongs to: range of size, of contrast and of level."""
-    yield 0, float(case.size.split("-")[0]), case.size
-    affine = np.asarray(load(case.image).affine)
-    into_mni = np.linalg.inv(registrations(case.image)) @ affine
-    height = float(apply_affine(into_mni, np.argwhere(np.asarray(case.truth)).mean(axis=0))[2])
-    for kind, (name, value, ends) in enumerate((("d", case.depth, CONTRASTS), ("z", height, LEVELS)), start=1):
-        low = int(np.clip(np.searchsorted(ends, value, side="right") - 1, 0, len(ends) - 2))
-        yield kind, ends[low], f"{name} {ends[low]:g} to {ends[low + 1]:g}{' mm' if name == 'z' else ''}"
+def _pooled(heads: Sequence[ScoredHead]) -> str:
+    scores = lesion_scores(heads, None)
+    samples = resampled(heads, None, resample_weights(len(heads), RESAMPLES, 0))
+    return " / ".join(number(scores[metric], spread(samples[f"own.{metric}"]).std) for metric in METRICS)
 
 
-def _stratum_rows(
-    results: Sequence[Mapping[str, Any]],
-    name: str,
-    strata: Mapping[tuple[int | None, str], Sequence[Stratum]],
-    systems: Mapping[str, str],
-) -> list[list[str]]:
-    scores: dict[Stratum, dict[str, list[tuple[float, float]]]] = {}
-    for result in results:
-        for head in result["each"] if result["set"] == name else ():
-            for stratum in strata[result["seed"], head["name"]]:
-                of = scores.setdefault(stratum, {key: [] for key in systems})
-                of[result["system"]].append((head["auprc"], head["best_dice"]))
-    rows = []
-    for stratum in sorted(scores):
-        counts = max(len(values) for values in scores[stratum].values())
-        row = [f"{stratum[2]} ({counts})"]
-        for values in scores[stratum].values():
-            pairs = np.array(values)
-            error = pairs.std(axis=0, ddof=1) / np.sqrt(len(pairs)) if len(pairs) > 1 else np.full(2, np.nan)
-            row.append(" / ".join(number(float(m), float(e)) for m, e in zip(pairs.mean(axis=0), error, strict=True)))
-        rows.append(row)
-    return rows
+def _of_network(network: nn.Module) -> System:
+    @torch.inference_mode()
+    def maps(head: PaintedHead) -> NDArray:
+        return network(head.painted)[0, 0].numpy()
+
+    return maps
+
+
+def _of_levels(row: LevelSystem) -> System:
+    return lambda head: row.levels_map(np.asarray(head.levels))

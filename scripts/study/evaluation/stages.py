@@ -28,7 +28,7 @@ from ...release.export import bundle_network
 from ...space.levels import GRID, LEVELS_MM, brain_of_levels, level_affine
 from ...space.resampling import contrast_of_brain, median_of_brain
 from ...training.prepared import prepared_files, read_prepared
-from .heads_painting import STROKE_SIZES_ML, LesionShape, paint, read_shapes, recipes
+from .heads_painting import FIXED, STROKE_SIZES_ML, LesionShape, Painting, Recipe, paint, read_shapes, recipes
 from .metrics import average_precision, rank
 from .tables import NOTHING, to_markdown
 
@@ -45,11 +45,15 @@ class PaintedHead(NamedTuple):
         clean: (1, 2, H, W, D) the healthy head, as `HeadPhanes` takes it.
         painted: the same with a lesion.
         lesion: (1, 1, H, W, D) boolean.
+        recipe: of the lesion; None where it was made otherwise.
+        levels: (H, W, D) the painted head in units of its brain's median, contrast as it was; likewise.
     """
 
     clean: Tensor
     painted: Tensor
     lesion: Tensor
+    recipe: Recipe | None = None
+    levels: NDArray[np.float32] | None = None
 
 
 def stages(
@@ -92,7 +96,9 @@ def made_up_shapes(seed: int) -> list[LesionShape]:
     return shapes
 
 
-def painted_heads(files: Sequence[Path], shapes: Sequence[LesionShape], seed: int) -> list[PaintedHead]:
+def painted_heads(
+    files: Sequence[Path], shapes: Sequence[LesionShape], seed: int, painting: Painting = FIXED
+) -> list[PaintedHead]:
     """Prepared heads with a stroke each; both images are scaled as the pipeline scales the painted one.
 
     Raises:
@@ -106,12 +112,13 @@ def painted_heads(files: Sequence[Path], shapes: Sequence[LesionShape], seed: in
         return torch.stack([image.as_tensor()[0], heights])[None]
 
     heads = []
-    for number, recipe in enumerate(recipes(shapes, len(files), seed, STROKE_SIZES_ML)):
+    for number, recipe in enumerate(recipes(shapes, len(files), seed, STROKE_SIZES_ML, painting.depth)):
         clean = read_prepared(files[number])
         rng = np.random.default_rng([seed, number])
-        painted, lesion = paint(clean, level_affine(), np.eye(4), recipe, rng)
+        painted, lesion = paint(clean, level_affine(), np.eye(4), recipe, rng, painting)
         truth = torch.from_numpy(lesion)[None, None]
-        heads.append(PaintedHead(volume(clean, painted), volume(painted, painted), truth))
+        levels = painted / np.float32(median_of_brain(painted, brain))
+        heads.append(PaintedHead(volume(clean, painted), volume(painted, painted), truth, recipe, levels))
     return heads
 
 
