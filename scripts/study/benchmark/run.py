@@ -171,7 +171,7 @@ def render(result: dict[str, Any]) -> str:
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(number=_number)
-    return environment.get_template("performance.md.j2").render(**result)
+    return environment.get_template("performance.md.j2").render(**result).strip()
 
 
 def _number(value: float, digits: int = 3) -> str:
