@@ -78,7 +78,9 @@ ELSEWHERE = [
     ),
     Elsewhere(DOCS + "package.md", "hf upload *", "an account of others", "tests/release/test_build.py"),
     Elsewhere(DOCS + "pacs.md", "*", SERVER, PACS),
-    Elsewhere(DOCS + "performance.md", "*-m scripts benchmark --head *", HOURS, "tests/study/benchmark/test_benchmark.py"),
+    Elsewhere(
+        DOCS + "performance.md", "*-m scripts benchmark --head *", HOURS, "tests/study/benchmark/test_benchmark.py"
+    ),
     Elsewhere(DOCS + "performance.md", "*", "a GPU", "tests/training/test_devices.py"),
     Elsewhere(DOCS + "reliability.md", "make *", HOURS, MAKE),
     Elsewhere(DOCS + "reliability.md", "*--require-hashes*", ENVIRONMENT, "tests/release/test_sbom.py"),

@@ -18,13 +18,13 @@ from torch.utils.data import Dataset
 from ...method.head import surroundings
 from ...method.networks.linear import BRIGHTNESS
 from ...method.networks.restoration import COLUMNS, ROWS
-from ...method.networks.soft_intro_vae import SoftIntroVAE, sample_posterior
+from ...method.networks.soft_intro_vae import SoftIntroVAE
 from ...space.levels import LEVELS_MM, SIZE, brain_of_levels
 from ...training.lessons import LEAST_BRAIN, LessonMaker
-from ...training.losses import SoftIntroLoss, kl_divergence, reconstruction_error
+from ...training.losses import SoftIntroLoss
 from ...training.prepared import BRAIN_VALUE
 from ...training.restoration import read_heads
-from ...training.steps import AutoencoderStep, descend
+from ...training.steps import AutoencoderStep, VAEStep
 
 LOWEST, HIGHEST = LEVELS_MM[0], LEVELS_MM[-1]
 
@@ -128,7 +128,7 @@ class LevelAutoencoder(SoftIntroVAE):
         return self.decode_at(self.encode(x)[0], x)
 
 
-class LevelStep(AutoencoderStep):
+class LevelStep(VAEStep):
     """`AutoencoderStep` for a `LevelAutoencoder`. It decodes and encodes at the heights of the batch.
 
     Args:
@@ -169,19 +169,8 @@ class LevelStep(AutoencoderStep):
         first = next(self.network.encoder.parameters())
         taken = int(self.encoder_optimizer.state[first].get("step", 0))  # of a resumed training, too
         warming_up = taken < self.warmup_epochs * self.batches
-        return self.warm_up(images[:, :1]) if warming_up else super().__call__(images[:, :1])
-
-    def warm_up(self, images: Tensor) -> dict[str, Tensor]:
-        """One step of a plain VAE on images (B, 1, H, W) -> detached scalars."""
-        pixels = images[0].numel()
-        mu, log_var, _ = self.encode(images)
-        reconstruction = self.decode(sample_posterior(mu, log_var))
-        rec, kl = reconstruction_error(images, reconstruction), kl_divergence(mu, log_var)
-        loss = self.loss.elbo(rec, kl, pixels)
-        descend(loss, self.network.encoder.parameters(), self.encoder_optimizer, retain_graph=True)
-        # The decoder's gradient does not pass through encoder weights, so the order of the two steps does not matter.
-        descend(loss, self.network.decoder.parameters(), self.decoder_optimizer)
-        return {"loss": loss.detach(), "mse": rec.detach().mean() / pixels, "kl": kl.detach().mean()}
+        step = VAEStep if warming_up else AutoencoderStep
+        return step.__call__(self, images[:, :1])
 
 
 class TakingTurns(Adam):
