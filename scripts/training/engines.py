@@ -85,10 +85,6 @@ class StepTrainer(SupervisedTrainer):
         checkpoint_dir: where `checkpoint.pt` is kept after every epoch.
         resume: continue from that checkpoint when there is one.
         train_handlers: MONAI or Ignite handlers.
-
-    Raises:
-        SystemExit: on the command line, with one sentence, at the end of an epoch whose loss is not finite
-            (`PhanesInputError` elsewhere).
     """
 
     def __init__(
@@ -121,9 +117,6 @@ class StepTrainer(SupervisedTrainer):
             synchronize_norms(network)
         if max_seconds:
             self.add_event_handler(Events.ITERATION_COMPLETED, TimeLimit(int(max_seconds)))
-        # Before the epoch ends: MONAI's metrics take NaN for no error, and the best weights would be broken ones.
-        last = Events.ITERATION_COMPLETED(event_filter=lambda engine, step: step % engine.state.epoch_length == 0)
-        self.add_event_handler(last, self._refuse_nan)
         # Validation leaves the networks in evaluation mode.
         self.add_event_handler(Events.EPOCH_STARTED, self._train_mode)
         if checkpoint_dir:
@@ -136,13 +129,6 @@ class StepTrainer(SupervisedTrainer):
     def _train_mode(self) -> None:
         for network in self.networks:
             network.train()
-
-    def _refuse_nan(self) -> None:
-        if not all(bool(value.isfinite().all()) for value in self.state.output.values()):
-            fail(
-                f"The loss is not a number any more in epoch {self.state.epoch}: train with a smaller learning_rate in "
-                "another output_dir."
-            )
 
     def _iteration(self, engine: SupervisedTrainer, batchdata: dict[str, Any]) -> dict[str, Tensor]:
         images = image_batch(batchdata, engine.state.device, engine.non_blocking)
@@ -195,6 +181,10 @@ class BestKeeper:
         network: its state dict is written, under the key `network`.
         path: file of the best weights.
         patience: validations without improvement before training stops; None for never.
+
+    Raises:
+        SystemExit: on the command line, with one sentence, when the loss is not finite any more (`PhanesInputError`
+            elsewhere).
     """
 
     def __init__(
@@ -233,6 +223,12 @@ class BestKeeper:
         validated = self.validator.state.epoch == engine.state.epoch and self.metric in self.validator.state.metrics
         if not validated:
             return
+        # MONAI's metrics take NaN for no error, so that broken weights would be the best.
+        if not all(bool(value.isfinite().all()) for value in (engine.state.output or {}).values()):  # type: ignore
+            fail(
+                f"The loss is not a number any more in epoch {engine.state.epoch}: train with a smaller learning_rate "
+                "in another output_dir."
+            )
         error = float(self.validator.state.metrics[self.metric])
         if error < self.error:
             self.error, self.epoch, self.waited = error, engine.state.epoch, 0
