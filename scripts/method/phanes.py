@@ -21,10 +21,7 @@ CHANNELS = ("anomaly", "pseudo_healthy", "mask", "coarse")  # of the output, in 
 # a name of its own in files, because both networks have one.
 MASK_THRESHOLD = "mask_threshold"
 OF_HEADS = ("network.", "mask.threshold")
-OF_SLICES = (
-    "autoencoder.", "inpainter.", "perceptual.", MASK_THRESHOLD,
-    "refinement_threshold", "bias_threshold",  # of earlier weights, until model.pt is trained anew
-)  # fmt: skip
+OF_SLICES = ("autoencoder.", "inpainter.", "perceptual.", MASK_THRESHOLD)
 
 
 def leave_out(state_dict: dict[str, Any], prefix: str, names: tuple[str, ...]) -> None:

@@ -163,7 +163,7 @@ def test_report_holds_pictures_and_errors(run: tuple[Path, Path, str]) -> None:
     html = (run[1] / "report.html").read_text(encoding="utf-8")
     assert html.count('<img src="data:image/jpeg;base64,') == len(GOOD)
     assert "cannot be read" in html
-    assert "weights_sha256" in html
+    assert "weights sha256" in html
 
 
 def test_the_whole_head_threshold_and_switches(scratch_bundle: Path, tmp_path: Path) -> None:
