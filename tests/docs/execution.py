@@ -85,6 +85,18 @@ ELSEWHERE = [
     Elsewhere(DOCS + "reliability.md", "make *", HOURS, MAKE),
     Elsewhere(DOCS + "reliability.md", "*--require-hashes*", ENVIRONMENT, "tests/release/test_sbom.py"),
     Elsewhere(
+        DOCS + "training.md", "*--heads SLICES*", "it is run with heads",
+        "tests/training/test_prepare.py::test_a_slice_is_stored_as_its_level",
+    ),
+    Elsewhere(
+        DOCS + "training.md", "*--levels_mm*", "it is run with all levels",
+        "tests/training/test_restoration.py::test_it_trains_on_what_prepare_wrote",
+    ),
+    Elsewhere(
+        DOCS + "training.md", "*mid_axial.json*calibrate_heads.json*", "it is run with heads",
+        "tests/training/test_calibration_heads.py::test_single_slices_alone_set_the_mask_of_a_network_of_one_level",
+    ),
+    Elsewhere(
         DOCS + "training.md", "torchrun *", "two processes",
         "tests/training/test_train_configs.py",
     ),

@@ -114,3 +114,29 @@ def test_a_run_over_healthy_images_writes_the_record_of_both_kinds(
         assert f"{kind}: label above" in said
     assert "guard" not in found
     assert Thresholds.of(found, "heads").label == found["heads"]["label_threshold"]
+
+
+def test_single_slices_alone_set_the_mask_of_a_network_of_one_level(tmp_path: Path) -> None:
+    for seed in range(5):
+        slice_ = head_slice(seed)[::-1].T[..., None]
+        save_nifti(tmp_path / "in" / f"slice{seed}.nii.gz", np.ascontiguousarray(slice_), np.eye(4))
+    names = ("inference.json", "mid_axial.json", "calibrate_heads.json")
+    workflow = ConfigWorkflow(
+        config_file=[str(BUNDLE / "configs" / name) for name in names],
+        workflow_type="infer",
+        logging_file=False,
+        run_id="calibrate",
+        bundle_root=str(BUNDLE),
+        dataset_dir=str(tmp_path / "in"),
+        output_dir=str(tmp_path / "out"),
+        device="cpu",
+    )
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
+    found = json.loads((tmp_path / "out" / "calibration.json").read_text())
+    weights = torch.load(tmp_path / "out" / "model.pt", weights_only=True)
+    assert "heads" not in found
+    assert found["slices"]["healthy_images"] == 5
+    assert weights["network.restoration.mean"].shape[0] == 1  # level
+    assert weights["mask.threshold"].isfinite()

@@ -1,4 +1,4 @@
-"""The method in one drawing (after Fig. 2 of the paper, drawn anew), with the pictures of a real run."""
+"""The method in one drawing, with the pictures of a real run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GREY, BLUE, ORANGE = "0.25", "#0b5394", "#a64d00"
 
 
 def overview(image: NDArray, output: NDArray) -> Figure:
-    """Draw input, stage 1, mask, stage 2 and anomaly map, and the equations that join them.
+    """Draw input, stage 1, mask, stage 2 and anomaly map, and what joins them.
 
     Args:
         image: (H, W) in [0, 1].
@@ -44,26 +44,20 @@ def overview(image: NDArray, output: NDArray) -> Figure:
     inset = figure.axes[-1]
     top = float(anomaly.max()) or 1.0
     inset.imshow(anomaly, cmap=fading_heat(), vmin=0.0, vmax=top, interpolation="nearest")
-    _box(axis, 2.5, "stage 1\nsoft-introspective\nVAE, equation (2)", BLUE)
-    _box(axis, 8.35, "stage 2\nAOT-GAN\ninpainting", ORANGE)
+    _box(axis, 2.5, "stage 1\nboth networks\ndraw x anew", BLUE)
+    _box(axis, 8.35, "stage 2\nboth networks\nfill the mask", ORANGE)
     for start, end in ((1.7, 1.85), (3.15, 3.3), (4.9, 5.9), (7.5, 7.7), (9.0, 9.2), (10.8, 11.8)):
         _arrow(axis, (start, ROW), (end, ROW))
-    axis.text(5.4, ROW + 0.12, "equation (3)", ha="center", fontsize=8.5)
-    axis.text(11.3, ROW + 0.12, "equation (4)", ha="center", fontsize=8.5)
-    # Three more arrows of the input: into both equations and, outside the mask, into the inpainter.
+    axis.text(5.4, ROW + 0.12, "coarse map", ha="center", fontsize=8.5)
+    axis.text(11.3, ROW + 0.12, "$s = \\sqrt{(s_c + s_{ph}) S}$", ha="center", fontsize=8.5)
+    # Three more arrows of the input: into both maps and, outside the mask, into the inpainter.
     axis.plot([0.9, 0.9, 11.3], [ROW + SIDE / 2, HEIGHT - 0.55, HEIGHT - 0.55], color=GREY, linewidth=1.2)
-    for x, low, text in ((5.4, 0.42, "residual times perceptual distance,\n> healthy 99th percentile"),
+    for x, low, text in ((5.4, 0.42, "how far $x_c$ is from x,\n> healthy 99.9th percentile"),
                          (8.35, 0.62, "x outside the mask"),
-                         (11.3, 0.42, "residual times perceptual distance")):  # fmt: skip
+                         (11.3, 0.42, "how far $x_{ph}$ and $x_c$ are from x")):  # fmt: skip
         _arrow(axis, (x, HEIGHT - 0.55), (x, ROW + low))
         axis.text(x, HEIGHT - 0.47, text, ha="center", va="bottom", fontsize=8.5)
-    # From the second filling on the map itself decides what is masked.
-    below = ROW - SIDE / 2 - 0.62
-    axis.plot([12.6, 12.6, 6.7], [below + 0.15, below, below], color=GREY, linewidth=1.2)
-    _arrow(axis, (6.7, below), (6.7, below + 0.15))
-    text = "refined where the map exceeds its own healthy percentile, filled anew (not in the paper)"
-    axis.text(9.65, below - 0.06, text, ha="center", va="top", fontsize=8.5)
-    text = "Trained on healthy slices alone: what the two stages cannot draw again is what is not healthy."
+    text = "Trained on healthy slices alone: what they draw otherwise is not healthy."
     axis.text(WIDTH / 2, 0.2, text, ha="center", fontsize=10, style="italic", color=GREY)
     return figure
 
