@@ -270,11 +270,11 @@ def read_calibration(path: str | Path, weights: str | Path, network: Phanes | No
         path: the record of the calibrate workflow. It has `heads` or `slices` or both, each with a `label_threshold`
             (>= 0), and `weights_sha256`.
         weights: the state dict it was made for.
-        network: whose components are compared with the record's `method`, where it has one.
+        network: the weights must be its own. Its components are compared with the record's `method`, where it has one.
 
     Raises:
         SystemExit: one sentence on the command line (`PhanesInputError` elsewhere) when a file is missing, unreadable
-            or made for other weights.
+            or made for other weights, or when the weights are of another network.
     """
     for file, what in ((weights, "weights"), (path, "calibration")):
         if not Path(file).is_file():
@@ -291,6 +291,14 @@ def read_calibration(path: str | Path, weights: str | Path, network: Phanes | No
         fail(f"calibration '{path}' is not a calibration record: run the calibrate workflow again.")
     if sha256_of_file(weights) != expected:
         fail(f"calibration '{path}' was made for other weights than '{weights}': run the calibrate workflow for them.")
+    if network is not None:
+        state = torch.load(weights, map_location="cpu", weights_only=True, mmap=True)
+        own = network.state_dict()
+        if any(name not in state or state[name].shape != value.shape for name, value in own.items()):
+            fail(
+                f"'{weights}' holds weights of another network than the configs name: give the weights that belong to "
+                "them, or leave out mid_axial.json, paper.json, --method or --size."
+            )
     made_with = record.get("method", {})
     chosen = made_with if network is None else choices(network)
     if others := [f"{name} {value}" for name, value in made_with.items() if chosen.get(name) != value]:
