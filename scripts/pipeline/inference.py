@@ -17,7 +17,7 @@ from monai.data import Dataset
 from monai.engines import SupervisedEvaluator
 from monai.inferers import SimpleInferer
 from monai.transforms import apply_transform
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..common.anonymous import anonymized
 from ..common.checksums import verify_checksums
@@ -28,7 +28,6 @@ from ..common.fingerprint import choices
 from ..common.processes import process_rank, share
 from ..common.sources import changed_while_read, signature
 from ..dicom.selection import SeriesSelection
-from ..method.phanes import Phanes
 from .cases import find_cases
 from .folders import paths_of
 from .records import CaseRecords
@@ -263,7 +262,7 @@ def _check_workers(number: object) -> None:
         raise PhanesInputError(f"num_workers is {number!r}: give a whole number of processes, 0 for none.")
 
 
-def read_calibration(path: str | Path, weights: str | Path, network: Phanes | None = None) -> dict[str, Any]:
+def read_calibration(path: str | Path, weights: str | Path, network: nn.Module | None = None) -> dict[str, Any]:
     """Read `calibration.json` and check that it belongs to the weights. Warns if it was made with other choices.
 
     Args:
