@@ -24,6 +24,7 @@ from .study.registration_trials import registration_trials
 from .study.slice_trials import slice_trials
 from .training.gpu import pack, train_on_gpu
 from .training.prepare import prepare
+from .training.weights import join_weights, mean_weights
 
 
 class Commands:
@@ -35,6 +36,8 @@ class Commands:
     figures = staticmethod(draw_figures)
     gpu = staticmethod(train_on_gpu)
     guard_table = staticmethod(guard_table)
+    join_weights = staticmethod(join_weights)
+    mean_weights = staticmethod(mean_weights)
     pack_heads = staticmethod(pack)
     package = staticmethod(package)
     prepare = staticmethod(prepare)

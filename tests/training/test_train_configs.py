@@ -167,6 +167,22 @@ def test_all_stages_run_resume_and_end_in_a_bundle_that_infers(slices, tmp_path)
     assert len(list((tmp_path / "results").glob("*/*_anomaly.nii.gz"))) == 3
 
 
+def test_stage_1_starts_from_a_file_and_a_resumed_training_takes_the_new_rate(slices, tmp_path):
+    start = tmp_path / "start.pt"
+    network = parser_of("train.json", **TINY).get_parsed_content("network_def").autoencoder
+    torch.save(network.state_dict(), start)
+    still = {"start_file": str(start), "learning_rate": 0.0, "output_dir": str(tmp_path / "run"), "max_epochs": 1}
+    run(["train.json"], slices, tmp_path, **still)
+    trained = torch.load(tmp_path / "run" / "autoencoder.pt", weights_only=True)
+    names = dict(network.named_parameters())
+    assert names
+    assert all(torch.equal(trained[name], value) for name, value in names.items())
+    assert json.loads((tmp_path / "run" / "autoencoder.json").read_text())["start_file"] == str(start)
+    run(["train.json"], slices, tmp_path, **{**still, "learning_rate": 0.01, "max_epochs": 2})
+    best = torch.load(tmp_path / "run" / "checkpoints" / "checkpoint.pt", weights_only=True)["network"]
+    assert any(not torch.equal(best[name], value) for name, value in names.items())
+
+
 def test_training_goes_on_from_given_weights_and_ends_calibrated(slices, tmp_path):
     """As MONAI Label asks for it: its items, its epochs, the weights by a loader put before the handlers."""
     parser = parser_of("train.json", **TINY)
