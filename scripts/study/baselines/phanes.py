@@ -6,6 +6,7 @@ The tables' slices are divided by their 98th percentile, and are in [0, 1].
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,6 +21,7 @@ from ...method.phanes import Phanes
 from ...method.volume_map import median_within
 from ...space.geometry import LEVEL_MM
 from ...space.levels import LEVEL_BRIGHTNESS, LEVELS_MM
+from ..removals import outputs_without, row_label
 from .protocol import Analysis, AnomalySystem
 
 
@@ -110,10 +112,14 @@ class PhanesSystem(WholeMethod):
         scale = BRIGHTNESS * median / self.level_brightness
         return torch.cat([(images / scale).clamp(max=1), torch.full_like(images, LEVEL_MM)], dim=1), scale
 
+    def run_network(self, x: Tensor) -> Tensor:
+        """(B, 2, H, W), as the network takes it, -> (B, 4, H, W)."""
+        return self.network(x)
+
     def outputs(self, images: Tensor) -> Tensor:
         """As in `WholeMethod`. What the network left as it was is the slice, also where it is too bright for it."""
         x, scale = self.as_head(images)
-        anomaly, pseudo_healthy, mask, coarse = self.network(x).split(1, dim=1)
+        anomaly, pseudo_healthy, mask, coarse = self.run_network(x).split(1, dim=1)
         drawn = [torch.where(part == x[:, :1], images, (part * scale).clamp(0, 1)) for part in (pseudo_healthy, coarse)]
         return torch.cat([anomaly, drawn[0], mask, drawn[1]], dim=1)
 
@@ -138,14 +144,13 @@ class PhanesGroundTruth(PhanesSystem):
         return anomaly, torch.where(changed, (pseudo_healthy * scale).clamp(0, 1), images)
 
 
-class PhanesCoarse(PhanesSystem):
-    """The first stage alone: its reconstruction and the map of it."""
+class PhanesWithout(PhanesSystem):
+    """The method with parts taken out, see `removals.PARTS`."""
 
-    def __init__(self, network: HeadPhanes, name: str = "PHANES, coarse stage") -> None:
-        super().__init__(network, name)
+    def __init__(self, network: HeadPhanes, parts: Sequence[str]) -> None:
+        super().__init__(network, row_label(parts))
+        self.parts = tuple(parts)
 
-    def _run(self, images: Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor]:
-        x, scale = self.as_head(images)
-        drawn, coarse_map = (part[..., 0] for part in self.network.coarse(x[..., None]))
-        coarse = drawn.mean(dim=1, keepdim=True)
-        return coarse_map, torch.where(coarse == x[:, :1], images, (coarse * scale).clamp(0, 1))
+    def run_network(self, x: Tensor) -> Tensor:
+        """(B, 2, H, W) -> (B, 4, H, W)."""
+        return outputs_without(self.network, x, self.parts)

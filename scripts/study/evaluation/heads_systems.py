@@ -7,7 +7,7 @@ evaluation.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ from ...space.alignment import AlignHeadd
 from ...space.levels import GRID, LEVELS_MM, STEP_MM, brain_of_levels
 from ...space.resampling import into_mni_of, median_of_brain, onto_levels, onto_voxels, scanned
 from ...training.prepared import read_prepared
+from ..removals import REMOVALS, outputs_without, row_label
 from .heads_data import HeadCase, heads_in, load
 from .heads_registrations import HeadNotAnalysed, Registrations
 from .systems import ROLES
@@ -222,39 +223,28 @@ class BundleSystem(HeadSystem):
         return fingerprint(self.network, parts)
 
 
-class CoarseHeads(BundleSystem):
-    """The first stage alone: its map of eq. (3) before the threshold, and its reconstruction."""
+class HeadsWithout(BundleSystem):
+    """The method with parts taken out. Its label gets its threshold at the operating point.
+
+    Args:
+        parts: see `removals.PARTS`.
+        arguments: of `BundleSystem`.
+    """
+
+    def __init__(self, parts: Sequence[str], **arguments: Any) -> None:
+        super().__init__(**{"label": row_label(parts), **arguments, "own_label": False})
+        self.parts = tuple(parts)
 
     def predict(self, inputs: Tensor, image: MetaTensor, case: HeadCase) -> Tensor:
-        coarse, suspicion = self.network.coarse(inputs)
-        drawn = coarse.mean(dim=1, keepdim=True)
-        return torch.cat([suspicion, drawn, torch.zeros_like(drawn), drawn], dim=1)
+        return outputs_without(self.network, inputs, self.parts)
+
+    def fingerprint(self) -> str:
+        return fingerprint(super().fingerprint(), self.parts)
 
 
-class UnfilledHeads(BundleSystem):
-    """The method with an empty mask, so without hiding and filling."""
-
-    def predict(self, inputs: Tensor, image: MetaTensor, case: HeadCase) -> Tensor:
-        coarse, suspicion = self.network.coarse(inputs)
-        mask = torch.zeros_like(inputs[:, :1])
-        anomaly, pseudo_healthy = self.network.complete(inputs, mask, coarse, suspicion)
-        return torch.cat([anomaly, pseudo_healthy, mask, coarse.mean(dim=1, keepdim=True)], dim=1)
-
-
-class RestorationAloneHeads(BundleSystem):
-    """The method without the linear network."""
-
-    def predict(self, inputs: Tensor, image: MetaTensor, case: HeadCase) -> Tensor:
-        both = self.network.network
-        self.network.network = both.get_submodule("restoration")
-        try:
-            return super().predict(inputs, image, case)
-        finally:
-            self.network.network = both
-
-
-class PlainRestorationHeads(RestorationAloneHeads, CoarseHeads):
-    """The restoration network as others use theirs: the map of its drawing, without mask or filling."""
+def removal_rows(**arguments: Any) -> dict[str, HeadSystem]:
+    """A row for each of `removals.REMOVALS`, key -> system; arguments as `BundleSystem` takes them."""
+    return {f"phanes_{key}": HeadsWithout(parts, role="ablation", **arguments) for key, parts in REMOVALS.items()}
 
 
 class GroundTruthHeads(BundleSystem):

@@ -20,7 +20,6 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from ...method.filters import gaussian_filter
 from ...method.head import HeadPhanes
 from ...method.networks.linear import BRIGHTNESS
 from ...pipeline.transforms import NormalizeHeadd
@@ -28,12 +27,14 @@ from ...release.export import bundle_network
 from ...space.levels import GRID, LEVELS_MM, brain_of_levels, level_affine
 from ...space.resampling import contrast_of_brain, median_of_brain
 from ...training.prepared import prepared_files, read_prepared
+from ..removals import LINEAR as LINEAR_NETWORK
+from ..removals import REMOVALS, RESTORATION, outputs_without, row_label
 from .heads_painting import FIXED, STROKE_SIZES_ML, LesionShape, Painting, Recipe, paint, read_shapes, recipes
 from .metrics import average_precision, rank
 from .tables import NOTHING, to_markdown
 
-METHOD, RESTORATION, LINEAR = "the method", "restoration network alone", "linear network alone"
-MEAN, UNFILLED, WITHOUT_S = "mean of the training heads", "nothing filled", "S = 1"
+METHOD, LINEAR = row_label(()), row_label((RESTORATION,))  # the rows that the others are compared with
+MEAN = "mean of the training heads"
 ERRORS = ("in lesions", "elsewhere", "in clean holes")
 MADE_UP = 4  # shapes of each range of size
 
@@ -126,15 +127,14 @@ def painted_heads(
 def measured(method: HeadPhanes, heads: Sequence[PaintedHead]) -> dict[str, dict[str, float]]:
     """By row of the table: the errors of the drawn heads (`ERRORS`), and "AUPRC"; all times 100.
 
-    The mask's threshold is made for the sum of two networks' maps. So the map of a single network counts twice. The
-    hole in a clean head is the lesion of the head before it, grown as masks are. All voxels are pooled.
+    The hole in a clean head is the lesion of the head before it, grown as masks are. All voxels are pooled.
 
     Args:
         method: with `BothNetworks`.
         heads: of one size.
     """
     own = method.network
-    networks = {METHOD: own, RESTORATION: own.restoration, LINEAR: own.linear}
+    drawing = {METHOD: own, row_label((LINEAR_NETWORK,)): own.restoration, LINEAR: own.linear}
     errors: dict[str, dict[str, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
     maps: dict[str, list[Tensor]] = defaultdict(list)
     truth = []
@@ -144,31 +144,28 @@ def measured(method: HeadPhanes, heads: Sequence[PaintedHead]) -> dict[str, dict
         hole = brain & (F.max_pool3d(heads[number - 1].lesion.float(), 2 * growth + 1, 1, growth) > 0)
         holed = torch.cat([torch.where(hole, 0.0, healthy), head.clean[:, 1:]], dim=1)
         truth.append(head.lesion[brain])
-        for name, network in networks.items():
-            method.network = network
-            coarse, coarse_map = method.coarse(head.painted)
-            mask = method.mask(coarse_map * (2 / coarse.shape[1])) * brain
-            anomaly, _ = method.complete(head.painted, mask, coarse, coarse_map)
-            maps[name].append(anomaly[brain])
-            if name == METHOD:
-                around = gaussian_filter(coarse_map, method.neighbourhood)
-                maps[UNFILLED].append((2 * coarse_map * around).sqrt()[brain])
-                maps[WITHOUT_S].append((anomaly / around.sqrt().clamp(min=1e-12))[brain])
-            drawn = {ERRORS[0]: (coarse, head.lesion & brain), ERRORS[1]: (coarse, ~head.lesion & brain)}
-            drawn[ERRORS[2]] = (method.fill(holed, hole.float()), hole)
-            for where, (image, region) in drawn.items():
-                errors[name][where].append((image.mean(dim=1, keepdim=True) - healthy).abs()[region])
+        for parts in ((), *REMOVALS.values()):
+            name = row_label(parts)
+            outputs = outputs_without(method, head.painted, parts)
+            maps[name].append(outputs[:, :1][brain])
+            if name in drawing:
+                method.network = drawing[name]
+                filled, coarse = method.fill(holed, hole.float()).mean(dim=1, keepdim=True), outputs[:, 3:]
+                method.network = own
+                regions = (coarse, head.lesion & brain), (coarse, ~head.lesion & brain), (filled, hole)
+                for where, (image, region) in zip(ERRORS, regions, strict=True):
+                    errors[name][where].append((image - healthy).abs()[region])
         # With the whole head hidden, the linear network can only draw its mean.
-        mean = method.fill(holed, torch.ones_like(healthy))
-        errors[MEAN][ERRORS[2]].append((mean - healthy).abs()[hole])
-    method.network = own
+        method.network = own.linear
+        errors[MEAN][ERRORS[2]].append((method.fill(holed, torch.ones_like(healthy)) - healthy).abs()[hole])
+        method.network = own
     lesion = torch.cat(truth)
     rows = {
         name: {where: 100 * BRIGHTNESS * float(torch.cat(parts).double().mean()) for where, parts in places.items()}
         for name, places in errors.items()
     }
-    for name, parts in maps.items():
-        rows.setdefault(name, {})["AUPRC"] = 100 * average_precision(rank(torch.cat(parts), lesion))
+    for name, values in maps.items():
+        rows.setdefault(name, {})["AUPRC"] = 100 * average_precision(rank(torch.cat(values), lesion))
     return rows
 
 

@@ -17,9 +17,11 @@ from torch import Tensor
 from ...common.checkpoints import load_network
 from ...common.cli import fail
 from ...common.errors import PhanesInputError
-from ..baselines.phanes import WholeMethod
+from ...method.head import HeadPhanes
+from ..baselines.phanes import PhanesWithout, WholeMethod
 from ..baselines.protocol import AnomalySystem, load_system
 from ..baselines.train_all import baseline_configs
+from ..removals import REMOVALS
 from .false_positives import OperatingPoint
 
 ROLES = ("proposed", "baseline", "ablation", "oracle", "sanity")
@@ -108,6 +110,14 @@ def trained_entries(
     return {
         key: Entry(config_files=file, weights=Path(runs_dir) / key / "model.pt", overrides=overrides)
         for key, file in baseline_configs(configs).items()
+    }
+
+
+def removal_entries(network: HeadPhanes, weights: str | Path) -> dict[str, Entry]:
+    """A row for each of `removals.REMOVALS`, by its key."""
+    return {
+        f"phanes_{key}": Entry(PhanesWithout(network, parts), weights=weights, part="network", role="ablation")
+        for key, parts in REMOVALS.items()
     }
 
 

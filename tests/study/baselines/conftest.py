@@ -22,7 +22,7 @@ from scripts.study.baselines.linear import LinearPhanes
 from scripts.study.baselines.maps import ResidualMap
 from scripts.study.baselines.mkd import MKD
 from scripts.study.baselines.patchcore import PatchCore
-from scripts.study.baselines.phanes import PaperSystem, PhanesCoarse, PhanesGroundTruth, PhanesSystem
+from scripts.study.baselines.phanes import PaperSystem, PhanesGroundTruth, PhanesSystem, PhanesWithout
 from scripts.study.baselines.protocol import AnomalySystem
 from scripts.study.baselines.reflect import Reflect
 from scripts.study.baselines.residual_autoencoder import ResidualAutoencoder
@@ -124,7 +124,7 @@ BUILDERS: dict[str, Callable[[], AnomalySystem]] = {
     "ra": _ra,
     "phanes": lambda: PhanesSystem(_linear_mid().network),
     "phanes_gt": lambda: PhanesGroundTruth(_linear_mid().network),
-    "phanes_coarse": lambda: PhanesCoarse(_linear_mid().network),
+    "phanes_coarse": lambda: PhanesWithout(_linear_mid().network, ["second stage"]),
     "paper": lambda: PaperSystem(composed(_autoencoder(), AOTGenerator((4, 8, 8), blocks=1))),
 }
 

@@ -23,10 +23,10 @@ from scripts.study.evaluation.heads import HeadEvaluation, analysed
 from scripts.study.evaluation.heads_data import HealthyHeads, LesionHeads, PaintedHeads
 from scripts.study.evaluation.heads_registrations import HeadNotAnalysed, Registrations
 from scripts.study.evaluation.heads_systems import (
-    CoarseHeads,
     ConstantHeads,
     GroundTruthHeads,
     HeadMaps,
+    HeadsWithout,
     HeadSystem,
     LevelSystem,
     MapsOfAnotherTool,
@@ -238,7 +238,12 @@ def test_a_head_that_is_not_registered_counts_as_analysed_without_a_finding(made
 class TwoStages(torch.nn.Module):
     """A network whose stages can be told apart."""
 
-    def coarse(self, image):
+    network = None
+
+    def contrast(self, image):
+        return None
+
+    def coarse(self, image, contrast):
         return image[:, :1], 1.0 - image[:, :1]
 
     def forward_with_mask(self, image, mask):
@@ -287,5 +292,5 @@ def test_the_oracle_is_given_the_lesion_where_the_network_sees_it(made, levels_o
 
 def test_the_coarse_stage_has_a_row_of_its_own(made, levels_only):
     case = list(made[2].cases(0))[2]
-    anomaly = CoarseHeads(**levels_only)(case).anomaly
+    anomaly = HeadsWithout(["second stage"], **levels_only)(case).anomaly
     assert anomaly[case.truth].mean() > anomaly[case.brain & ~case.truth].mean() + 0.1

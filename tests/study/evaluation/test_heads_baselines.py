@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from monai.transforms import Compose
 
 from scripts.method.head import HeadPhanes
 from scripts.space.levels import GRID, LEVELS_MM, brain_of_levels
@@ -18,7 +17,6 @@ from scripts.study.baselines.vae import VAE
 from scripts.study.baselines.zscore import ZScore
 from scripts.study.evaluation.heads_baselines import TrainedHeads, baseline_rows, head_map
 from scripts.study.evaluation.heads_registrations import Registrations
-from scripts.study.evaluation.heads_systems import PlainRestorationHeads
 from scripts.study.evaluation.systems import Entry
 
 BRAIN = torch.from_numpy(brain_of_levels().copy())
@@ -47,24 +45,6 @@ def test_the_same_map_is_the_bundles_coarse_map_of_that_reconstruction():
     planes = torch.tensor(LEVELS_MM).expand_as(volume)
     _, expected = HeadPhanes(HalvedNetwork(), BRAIN, LEVELS_MM).coarse(torch.cat([volume / 2, planes], dim=1))
     torch.testing.assert_close(head_map(Halved(ResidualMap()), volume, BRAIN, same_map=True), expected)
-
-
-def test_the_plain_restoration_network_has_the_coarse_map_of_its_own_drawing_alone():
-    class Two(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.restoration = HalvedNetwork()
-
-        def forward(self, x):
-            return torch.cat([self.restoration(x), x[:, :1]], dim=1)
-
-    volume = _volume()
-    inputs = torch.cat([volume / 2, torch.tensor(LEVELS_MM).expand_as(volume)], dim=1)
-    method = HeadPhanes(Two(), BRAIN, LEVELS_MM)
-    system = PlainRestorationHeads(Compose([]), method, None, Compose([]), None)  # type: ignore[arg-type]
-    found = system.predict(inputs, None, None)  # type: ignore[arg-type]
-    torch.testing.assert_close(found[:, :1], HeadPhanes(HalvedNetwork(), BRAIN, LEVELS_MM).coarse(inputs)[1])
-    assert isinstance(method.network, Two)
 
 
 def test_the_own_map_is_the_systems_slice_by_slice():

@@ -16,7 +16,8 @@ from tests.conftest import BUNDLE, LINEAR_LABEL
 from ...synthetic_heads import found_at_once, write_heads, write_shapes
 from .test_configs import read, run
 
-SYSTEMS = ["phanes", "phanes_unfilled", "phanes_restoration", "phanes_gt", "linear", "linear_coarse", "perfect"]
+ALL = "phanes,phanes_without_filling,phanes_without_linear,phanes_gt,linear,linear_coarse,perfect"
+SYSTEMS = ALL.split(",")
 
 
 @pytest.fixture(scope="module")

@@ -14,12 +14,15 @@ from scripts.__main__ import Commands
 from scripts.method.head import HeadPhanes
 from scripts.method.networks.both import BothNetworks
 from scripts.space.levels import brain_of_levels
+from scripts.study import removals
 from scripts.study.evaluation import stages as study
 from scripts.study.evaluation.metrics import average_precision, rank
+from scripts.study.removals import row_label
 from scripts.training.prepared import write_prepared
 from tests.method.networks.test_linear import HEIGHTS, brain_mask, network, random_heads  # noqa: F401 - a fixture
 
 DEPTH = 0.35
+ALONE, UNFILLED, WITHOUT_S = (row_label([part]) for part in (removals.LINEAR, removals.FILLING, removals.SIMILARITY))
 
 
 class Copy(nn.Module):
@@ -57,14 +60,14 @@ def test_with_the_stand_in_in_every_place_ratios_are_1_and_no_points_are_lost(ne
         for line in ([*map(str.strip, t.split("|")[1:])] for t in study.table(rows).split("\n"))
         if line
     }
-    for name in (study.METHOD, study.RESTORATION, study.LINEAR):
+    for name in (study.METHOD, ALONE, study.LINEAR):
         assert rows[name] == rows[study.LINEAR]
         assert cells[name][1:8:2] == ["1.00", "1.00", "1.00", "0.0"]
 
 
 def test_a_network_that_copies_fails_in_lesions_and_in_holes(network, heads):  # noqa: F811
     rows = study.measured(method_of(Copy(), network), heads)
-    copy, linear = rows[study.RESTORATION], rows[study.LINEAR]
+    copy, linear = rows[ALONE], rows[study.LINEAR]
     assert pytest.approx(200 * DEPTH, rel=1e-5) == copy["in lesions"] > 5 * linear["in lesions"]
     assert copy["elsewhere"] == 0
     assert copy["in clean holes"] > 5 * linear["in clean holes"]  # the holes are blank
@@ -87,14 +90,14 @@ def test_a_hole_is_the_other_heads_lesion_grown_and_the_mean_stands_where_all_is
 def test_scores_are_those_of_the_method_and_of_its_steps(network, heads):  # noqa: F811
     method, brain = method_of(Copy(), network), brain_mask()[None, None]
     rows = study.measured(method, heads)
-    expected: dict[str, list[Tensor]] = {study.METHOD: [], study.UNFILLED: [], study.WITHOUT_S: []}
+    expected: dict[str, list[Tensor]] = {study.METHOD: [], UNFILLED: [], WITHOUT_S: []}
     for head in heads:
         coarse, coarse_map = method.coarse(head.painted)
         mask = method.mask(coarse_map) * brain
         filled = torch.where(mask > 0, method.fill(head.painted, mask), coarse)
         expected[study.METHOD].append(method(head.painted)[:, :1][brain])
-        expected[study.UNFILLED].append(method.complete(head.painted, 0 * mask, coarse, coarse_map)[0][brain])
-        expected[study.WITHOUT_S].append((coarse_map + method.map_of(head.painted, filled))[brain])
+        expected[UNFILLED].append(method.complete(head.painted, 0 * mask, coarse, coarse_map)[0][brain])
+        expected[WITHOUT_S].append((coarse_map + method.map_of(head.painted, filled))[brain])
     truth = torch.cat([head.lesion[brain] for head in heads])
     for name, maps in expected.items():
         assert rows[name]["AUPRC"] == pytest.approx(100 * average_precision(rank(torch.cat(maps), truth)), abs=0.05)
@@ -112,4 +115,4 @@ def test_one_command_paints_into_prepared_heads_and_prints_the_table(scratch_bun
     assert 0.1 < left[head.lesion[0, 0]].mean() < 0.6  # half as bright; the noise's contrast is doubled, as tissue's is
     assert (left[brain] == 1).mean() > 0.9
     Commands.stages(str(tmp_path), str(scratch_bundle), shapes_dir="")
-    assert f"| {study.WITHOUT_S} | - |" in capsys.readouterr().out
+    assert f"| {WITHOUT_S} | - |" in capsys.readouterr().out
