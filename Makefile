@@ -118,7 +118,7 @@ hashes: $(VENV)/.dev
 		--quiet --custom-compile-command "make hashes" --output-file requirements-hashed.txt
 
 docs-numbers: $(VENV)/.run
-	$(BIN)/python -m scripts docs_numbers
+	$(BIN)/python -m tests.docs.numbers
 	$(BIN)/python -m tests.docs.messages
 
 # The environment of a server or SDK whose versions do not go with ours, from requirements-NAME.txt.

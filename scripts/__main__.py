@@ -12,10 +12,8 @@ from .release.build import package
 from .release.demo import print_demo_summary, write_demo_input
 from .release.export import export
 from .reporting.curves import plot_curves
-from .space.structures import write_structures
 from .study.baselines.train_all import train_baselines
 from .study.benchmark.run import benchmark
-from .study.docs_numbers import docs_numbers
 from .study.evaluation.gallery import draw_figures
 from .study.evaluation.sensitivity import sensitivity
 from .study.evaluation.stages import stages
@@ -32,7 +30,6 @@ class Commands:
 
     # A function that already reads well in `--help` is a verb as it is.
     benchmark = staticmethod(benchmark)
-    docs_numbers = staticmethod(docs_numbers)
     figures = staticmethod(draw_figures)
     gpu = staticmethod(train_on_gpu)
     guard_table = staticmethod(guard_table)
@@ -45,7 +42,6 @@ class Commands:
     sensitivity = staticmethod(sensitivity)
     slice_trials = staticmethod(slice_trials)
     stages = staticmethod(stages)
-    structures = staticmethod(write_structures)
     train_baselines = staticmethod(train_baselines)
     watch = staticmethod(watch)
 

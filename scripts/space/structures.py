@@ -180,3 +180,9 @@ def write_structures(labels: str, out: str = str(FILE)) -> Path:
     atlas.header["descrip"] = b"structures, from SynthSeg's label maps, Apache-2.0"
     nib.save(atlas, path)
     return path
+
+
+if __name__ == "__main__":
+    import fire
+
+    fire.Fire(write_structures)

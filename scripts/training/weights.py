@@ -29,7 +29,7 @@ def mean_weights(first: str, second: str, out: str, share: float = 0.5) -> str:
         PhanesInputError: a file is missing, the two are of different networks, or the share is not between 0 and 1.
     """
     if not 0.0 <= share <= 1.0:
-        raise PhanesInputError(f"--share {share} is not between 0 and 1.")
+        raise PhanesInputError(f"--share {share} is not between 0 and 1: give the second file's part, such as 0.7.")
     a, b = read_state(first), read_state(second)
     if {name: value.shape for name, value in a.items()} != {name: value.shape for name, value in b.items()}:
         raise PhanesInputError(f"'{first}' and '{second}' are weights of different networks: give two of one training.")

@@ -46,4 +46,4 @@ def test_hooks_are_tools_of_the_checkout() -> None:
     for hook in hooks:
         program, *words = hook["entry"].removeprefix(".venv/bin/").split()
         assert program == "python" or f"\n{program}==" in f"\n{wanted}"
-        assert program != "python" or words[:2] == ["-m", "scripts"]
+        assert program != "python" or words[:2] == ["-m", "pytest"]

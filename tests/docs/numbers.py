@@ -1,4 +1,5 @@
-"""Numbers in README and docs that come from a file. One command rewrites them, and a test compares them with the file.
+"""Numbers in README and docs that come from a file. `python -m tests.docs.numbers` rewrites
+them, and a test compares them with the file.
 
 A page marks such a text with comments, which no reader sees:
 
@@ -22,10 +23,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ..common.errors import PhanesInputError
-from .evaluation.statistics import spread_over_seeds
-from .evaluation.summary import measures_of
-from .evaluation.tables import SECTIONS, number, to_markdown
+from scripts.common.errors import PhanesInputError
+from scripts.study.evaluation.statistics import spread_over_seeds
+from scripts.study.evaluation.summary import measures_of
+from scripts.study.evaluation.tables import SECTIONS, number, to_markdown
 
 MARK = re.compile(r"(<!-- from: ([^\s#|]+)(?:#([^|]*?))?(?: *\| *([^|]*?))? -->)(.*?)(<!-- /from -->)", flags=re.DOTALL)
 PAGES = ("README.md", "CHANGELOG.md", "bundle/docs/*.md")
@@ -133,18 +134,22 @@ def differences(repository: str | Path, only: Iterable[Path] | None = None) -> l
     return found
 
 
-def docs_numbers(check: bool = False, repository: str = ".") -> None:
+def renew(repository: str | Path = ".") -> list[str]:
     """Rewrite the numbers and tables of README and docs that are marked as coming from a file.
 
     Args:
-        check: change nothing; end with an error where a page differs from its files.
         repository: the folder of README.md.
+
+    Returns:
+        What was changed, as `differences` says it.
     """
     found = differences(repository)
-    if check and found:
-        raise PhanesInputError("Numbers differ from their files: " + "; ".join(found) + ". Run docs_numbers.")
     for page in pages(repository):
         text = page.read_text(encoding="utf-8")
         if (new := refreshed(text, page.parent)) != text:
             page.write_text(new, encoding="utf-8")
-    print("\n".join(found) or "All numbers are what their files say.")
+    return found
+
+
+if __name__ == "__main__":
+    print("\n".join(renew()) or "All numbers are what their files say.")
