@@ -5,22 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
+from ...common.checkpoints import load_network
 from ...common.fingerprint import fingerprint
-from ...method.head import surroundings
-from ...method.networks.linear import BRIGHTNESS
+from ...method.head import HeadPhanes, surroundings
+from ...method.networks.linear import BRIGHTNESS, LinearAutoencoder
 from ...method.slices import CHUNK, fold, unfold
 from ...method.volume_map import local_contrast, relative_map
 from ...space.levels import LEVELS_MM, brain_of_levels
+from ...training.prepared import read_prepared
 from ..baselines.heads import with_heights
 from ..baselines.protocol import AnomalySystem
 from ..baselines.train_all import head_configs
+from .heads_data import heads_in
 from .heads_registrations import Registrations
 from .heads_systems import HeadSystem, LevelSystem
 from .systems import Entry
@@ -92,14 +95,98 @@ def head_map(system: AnomalySystem, volume: Tensor, brain: Tensor, same_map: boo
     return relative_map(volume, drawn, brain[None, None], local_contrast(volume))
 
 
+class Filler(NamedTuple):
+    """What a baseline lacks to be PHANES' first stage.
+
+    Attributes:
+        network: PHANES' linear method, whose network fills.
+        weights: of it.
+        healthy: folder of prepared healthy heads, which the mask's threshold is made from.
+    """
+
+    network: HeadPhanes
+    weights: str
+    healthy: str
+
+
+class _FirstStage(nn.Module):
+    """A system's reconstruction, and the linear network's filling, as `HeadPhanes` asks for them."""
+
+    def __init__(self, system: AnomalySystem, linear: LinearAutoencoder) -> None:
+        super().__init__()
+        self.system, self.linear = system, linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        drawn = self.system.analyse(x if self.system.level else x[:, :1]).reconstruction
+        assert drawn is not None  # noqa: S101 - only systems that reconstruct become a stage
+        return drawn
+
+    def fill(self, x: Tensor, hole: Tensor) -> Tensor:
+        return self.linear.fill(x, hole)
+
+
+class AsFirstStage(TrainedHeads):
+    """PHANES with a baseline as its first stage: mask, filling by the linear network, anomaly map.
+
+    Args:
+        entry: the baseline.
+        registrations: shared with the sets.
+        label: its name in the table.
+        filler: the linear network, and the heads for the threshold.
+        device: where.
+    """
+
+    def __init__(
+        self,
+        entry: Entry,
+        registrations: Registrations,
+        label: str,
+        filler: Filler,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        super().__init__(entry, registrations, label, device=device)
+        self.filler = filler
+        self._method: HeadPhanes | None = None
+
+    @property
+    def method(self) -> HeadPhanes:
+        """The method with its threshold."""
+        if self._method is None:
+            load_network(self.filler.network, self.filler.weights)
+            brain = torch.from_numpy(brain_of_levels().copy())
+            method = HeadPhanes(_FirstStage(self.system, self.filler.network.network), brain, LEVELS_MM)
+            self._method = method.to(self.device).eval()
+            smooth = [
+                method.mask.smooth(method.coarse(self._volume(read_prepared(file)))[1])[0, 0].cpu()[brain]
+                for file in heads_in(Path(self.filler.healthy).expanduser())
+            ]
+            method.mask.threshold.fill_(float(np.percentile(torch.cat(smooth).numpy(), method.mask.percentile)))
+        return self._method
+
+    def _volume(self, levels: NDArray[np.float32]) -> Tensor:
+        volume = torch.from_numpy(np.ascontiguousarray(levels))[None, None].to(self.device).clamp(0, BRIGHTNESS)
+        heights = torch.tensor(LEVELS_MM, device=self.device).expand_as(volume)
+        return torch.cat([volume / BRIGHTNESS, heights], dim=1)
+
+    @torch.inference_mode()
+    def levels_map(self, levels: NDArray[np.float32]) -> NDArray:
+        return self.method(self._volume(levels))[0, 0].cpu().numpy()
+
+    def fingerprint(self) -> str:
+        return fingerprint(self.method)
+
+
 def baseline_rows(
     folder: str | Path | None,
     registrations: Registrations,
     configs: str | Path,
     device: str | torch.device = "cpu",
     overrides: Mapping[str, Any] | None = None,
+    filler: Filler | None = None,
 ) -> dict[str, HeadSystem]:
-    """Rows of all systems that `train_baselines --heads` has trained: `<key>`, and `<key>_same` by PHANES' map.
+    """Rows of all systems that `train_baselines --heads` has trained.
+
+    They are `<key>`, for those that reconstruct `<key>_same` by PHANES' map, and `<key>_phanes`, see `AsFirstStage`.
 
     Args:
         folder: holds `<key>/model.pt` and `<key>/record.json`; None for no rows.
@@ -107,6 +194,7 @@ def baseline_rows(
         configs: folder of the systems' training configs.
         device: where.
         overrides: entries to replace in each, such as `{"size": "compact"}`.
+        filler: for the rows with a baseline as PHANES' first stage; None for no such rows.
     """
     rows: dict[str, HeadSystem] = {}
     for key, files in head_configs(configs).items() if folder else ():
@@ -121,4 +209,7 @@ def baseline_rows(
         if record["reconstructs"]:
             label = f"{record['system']}, PHANES' map"
             rows[f"{key}_same"] = TrainedHeads(entry, registrations, label, True, device)
+            if filler:
+                label = f"PHANES, {record['system']} as first stage"
+                rows[f"{key}_phanes"] = AsFirstStage(entry, registrations, label, filler, device)
     return rows

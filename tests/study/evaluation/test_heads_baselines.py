@@ -15,9 +15,11 @@ from scripts.study.baselines.maps import ResidualMap
 from scripts.study.baselines.protocol import ReconstructionSystem, save_system
 from scripts.study.baselines.vae import VAE
 from scripts.study.baselines.zscore import ZScore
-from scripts.study.evaluation.heads_baselines import TrainedHeads, baseline_rows, head_map
+from scripts.study.evaluation import heads_baselines as study
+from scripts.study.evaluation.heads_baselines import AsFirstStage, Filler, TrainedHeads, baseline_rows, head_map
 from scripts.study.evaluation.heads_registrations import Registrations
 from scripts.study.evaluation.systems import Entry
+from scripts.training.prepared import write_prepared
 
 BRAIN = torch.from_numpy(brain_of_levels().copy())
 
@@ -55,6 +57,38 @@ def test_the_own_map_is_the_systems_slice_by_slice():
     torch.testing.assert_close(found[..., at], expected)
 
 
+class LinearInPlace(torch.nn.Module):
+    def forward(self, x):
+        return 0.4 * x[:, :1]
+
+    def fill(self, x, hole):
+        return torch.where(hole > 0, 0.7, x[:, :1])
+
+
+def test_a_baseline_as_first_stage_is_the_method_with_its_drawing_and_the_linear_filling(tmp_path, monkeypatch):
+    healthy = BRAIN.numpy() * np.random.default_rng(0).normal(1.0, 0.02, GRID).astype(np.float32)
+    write_prepared(tmp_path / "healthy.nii.gz", healthy)
+    linear = HeadPhanes(LinearInPlace(), BRAIN, LEVELS_MM)
+    monkeypatch.setattr(study, "load_network", lambda network, weights: None)
+    filler = Filler(linear, "linear.pt", str(tmp_path))
+    system = AsFirstStage(Entry(Halved(ResidualMap())), None, "row", filler)  # type: ignore[arg-type]
+    levels = healthy.copy()
+    levels[60:70, 60:70, 30:36] *= 0.4
+    found = system.levels_map(levels)
+
+    class Both(LinearInPlace):
+        forward = HalvedNetwork.forward
+
+    expected = HeadPhanes(Both(), BRAIN, LEVELS_MM)
+    volume = torch.stack([torch.from_numpy(levels) / 2, torch.tensor(LEVELS_MM).expand(GRID)])[None]
+    expected.mask.threshold.copy_(system.method.mask.threshold)
+    torch.testing.assert_close(torch.from_numpy(found), expected(volume)[0, 0])
+    clean = volume.clone()
+    clean[0, 0] = torch.from_numpy(healthy) / 2
+    above = expected.mask.smooth(expected.coarse(clean)[1])[0, 0][BRAIN] > expected.mask.threshold
+    assert above.float().mean().item() == pytest.approx(0.001, abs=2e-4)
+
+
 def test_a_system_without_reconstruction_has_no_second_row():
     system = ZScore()
     system.reconstructs = False  # type: ignore[misc]
@@ -84,6 +118,8 @@ def test_trained_systems_become_rows_by_their_folder(tmp_path: Path):
     (tmp_path / "vae" / "record.json").write_text('{"system": "VAE", "size": "compact", "reconstructs": true}')
     rows = baseline_rows(tmp_path, registrations, configs)
     assert {key: row.label for key, row in rows.items()} == {"vae": "VAE", "vae_same": "VAE, PHANES' map"}
+    filler = Filler(None, "", "")  # type: ignore[arg-type]
+    assert "vae_phanes" in baseline_rows(tmp_path, registrations, configs, filler=filler)
     levels = _volume()[0, 0].numpy()
     maps = {key: row.levels_map(levels) for key, row in rows.items()}
     assert maps["vae"].shape == GRID
