@@ -41,6 +41,21 @@ def surroundings(brain: Tensor) -> Tensor:
     return F.max_pool2d((brain > 0).float(), 2 * SEEN + 1, 1, SEEN) > 0
 
 
+def slices_first(volume: Tensor) -> Tensor:
+    """(B, C, H, W, D) -> (B, C, D, H, W), a view. Steps that treat all axes alike are fastest along the memory."""
+    return volume.movedim(4, 2)
+
+
+def slices_last(volume: Tensor) -> Tensor:
+    """The inverse of `slices_first`."""
+    return volume.movedim(2, 4)
+
+
+def within(mask: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    """`one` where the mask is 1, `other` where it is 0, to the bit; several times as fast as `torch.where`."""
+    return mask * one + (1.0 - mask) * other
+
+
 def _span(inside: Tensor) -> tuple[int, int]:
     """First and last + 1 position along the last axis at which anything is inside; (0, length) where nothing is."""
     found = inside.flatten(0, -2).any(dim=0).nonzero().flatten().tolist()
@@ -130,11 +145,13 @@ class HeadPhanes(nn.Module):
             pseudo-healthy image, outside of the mask the image itself; mask, 0 or 1; coarse reconstruction.
         """
         volume = image if image.dim() == 5 else image[..., None]
+        volume = unfold(fold(volume), volume)  # in memory slice by slice, as the networks take it
         contrast = self.contrast(volume)
         coarse, coarse_map = self.coarse(volume, contrast)
-        mask = self.mask(coarse_map) * self.inside(volume)
+        mask = slices_last(self.mask(slices_first(coarse_map))) * self.inside(volume)
         anomaly, pseudo_healthy = self.complete(volume, mask, coarse, coarse_map, contrast)
-        result = torch.cat([anomaly, pseudo_healthy, mask, coarse.mean(dim=1, keepdim=True)], dim=1)
+        drawn = fold(coarse).mean(dim=1, keepdim=True)
+        result = unfold(torch.cat([fold(anomaly), fold(pseudo_healthy), fold(mask), drawn], dim=1), volume)
         return result if image.dim() == 5 else result[..., 0]
 
     def forward_with_mask(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -169,17 +186,18 @@ class HeadPhanes(nn.Module):
             (B, 1, H, W, D) each: anomaly map; pseudo-healthy image.
         """
         filled = self.fill(volume, mask)
-        filled_map = self.map_of(volume, torch.where(mask > 0, filled, coarse), contrast)
-        neighbourhood = gaussian_filter(coarse_map, self.neighbourhood)
+        filled_map = self.map_of(volume, within(mask, filled, coarse), contrast)
+        neighbourhood = slices_last(gaussian_filter(slices_first(coarse_map), self.neighbourhood))
         anomaly = ((coarse_map + filled_map) * neighbourhood).sqrt() * self.inside(volume) + 0.0 * mask
-        return anomaly, torch.where(mask > 0, filled.mean(dim=1, keepdim=True), volume[:, :1])
+        drawn = unfold(fold(filled).mean(dim=1, keepdim=True), volume)
+        return anomaly, within(mask, drawn, volume[:, :1])
 
     def contrast(self, volume: Tensor) -> Tensor:
         """The local contrast of the part of (B, 2, H, W, D) that holds the brain: (B, 1, h, w, D)."""
         (top, bottom), (left, right) = self.rows, self.columns
         first_row, first_column = max(top - self.radius, 0), max(left - self.radius, 0)
         around = volume[:, :1, first_row : bottom + self.radius, first_column : right + self.radius]
-        found = local_contrast(self.brightness * around)
+        found = slices_last(local_contrast(slices_first(self.brightness * around), axes=[3, 4, 2]))
         return found[:, :, top - first_row : bottom - first_row, left - first_column : right - first_column]
 
     def map_of(self, volume: Tensor, reconstructions: Tensor, contrast: Tensor | None = None) -> Tensor:
@@ -194,15 +212,14 @@ class HeadPhanes(nn.Module):
             (B, 1, H, W, D), >= 0.
         """
         (top, bottom), (left, right) = self.rows, self.columns  # elsewhere the map is 0
-        head = self.brightness * volume[:, :1, top:bottom, left:right]
-        inside = self.inside(volume)[:, :, top:bottom, left:right]
-        if contrast is None:
-            contrast = self.contrast(volume)
+        head = slices_first(self.brightness * volume[:, :1, top:bottom, left:right])
+        inside = slices_first(self.inside(volume)[:, :, top:bottom, left:right])
+        usual = slices_first(self.contrast(volume) if contrast is None else contrast)
         total = torch.zeros_like(head)
         for number in range(reconstructions.shape[1]):
             one = self.brightness * reconstructions[:, number : number + 1, top:bottom, left:right]
-            total = total + relative_map(head, one, inside, contrast)
-        return F.pad(total, [0, 0, left, volume.shape[3] - right, top, volume.shape[2] - bottom])
+            total = total + relative_map(head, slices_first(one), inside, usual)
+        return slices_last(F.pad(total, [left, volume.shape[3] - right, top, volume.shape[2] - bottom]))
 
     def inside(self, volume: Tensor) -> Tensor:
         """The template's brain at the levels of a volume (B, 2, H, W, D): (B, 1, H, W, D), 0 or 1."""
@@ -229,7 +246,7 @@ class HeadPhanes(nn.Module):
         for part in chunks(fold(volume), self.chunk):
             seen = self.at(self.seen, part)
             drawn = self.network(with_head(part, part[:, :1] * seen))
-            parts.append(torch.where(seen > 0, drawn, part[:, :1]))
+            parts.append(within(seen, drawn, part[:, :1]))
         coarse = unfold(joined(parts), volume)
         return coarse, self.map_of(volume, coarse, contrast)
 

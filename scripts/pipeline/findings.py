@@ -79,15 +79,23 @@ def regions(
     """
     labels, count = ndimage.label(anomaly > threshold, structure=TOUCHING)
     if peak_share > 0 and count:
-        least = peak_share * np.asarray(ndimage.maximum(anomaly, labels, index=np.arange(count + 1)))
+        least = peak_share * _peaks(anomaly, labels, count)
         labels, count = ndimage.label((labels > 0) & (anomaly > least[labels]), structure=TOUCHING)
     sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
     kept = np.flatnonzero(sizes >= smallest)
-    peaks = np.asarray(ndimage.maximum(anomaly, labels, index=kept + 1)) if kept.size else np.zeros(0)
+    peaks = _peaks(anomaly, labels, count)[kept + 1]
     order = np.lexsort((-sizes[kept], -peaks))  # of equal peaks the larger region first
     numbers = np.zeros(count + 1, dtype=np.int32)
     numbers[kept[order] + 1] = np.arange(1, kept.size + 1)
     return numbers[labels], [float(peaks[i]) for i in order], [int(sizes[kept[i]]) for i in order]
+
+
+def _peaks(anomaly: NDArray, labels: NDArray[np.integer], count: int) -> NDArray:
+    """The largest value of each region from 0, no region, to `count`. `ndimage.maximum` sorts the whole volume."""
+    inside = labels > 0
+    peaks = np.zeros(count + 1, dtype=anomaly.dtype)
+    np.maximum.at(peaks, labels[inside], anomaly[inside])
+    return peaks
 
 
 def find(

@@ -92,7 +92,7 @@ def shares(network: HeadPhanes, head: Tensor, clock: str) -> dict[str, float]:
     """Seconds of the parts of the method on a head: of both networks, and of what lies around them."""
     parts: dict[str, list[tuple[Any, str]]] = {
         NETWORKS[0]: [(network.network.restoration, "restore")],
-        NETWORKS[1]: [(network.network.linear, "reconstruct")],
+        NETWORKS[1]: [(network.network.linear, "in_single_precision")],
         "maps": [(network, "map_of"), (network, "contrast")],
         "mask": [(network.mask, "forward")],
     }
