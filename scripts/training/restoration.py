@@ -181,7 +181,8 @@ def has_bfloat16(device: torch.device) -> bool:
     """Whether the device computes in bfloat16 itself. Where it does not, bfloat16 is slower than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    newest = torch.backends.cpu.get_cpu_capability() != "AVX2"  # ATEN_CPU_CAPABILITY forbids the rest
+    return device.type == "cpu" and newest and torch.cpu._is_avx512_bf16_supported()
 
 
 def read_heads(folder: str | Path, heights: Sequence[float] = LEVELS_MM) -> Tensor:
