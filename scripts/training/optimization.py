@@ -70,6 +70,10 @@ class LearningRate:
     def _start(self) -> None:
         self.started = time.monotonic()
 
+    def spent(self) -> float:
+        """Share of the training's time that is over."""
+        return (time.monotonic() - self.started) / self.max_seconds if self.max_seconds else 0.0
+
     def rate(self, step: int, steps: int, share: float = 0.0) -> float:
         """The rate of a step.
 
@@ -89,8 +93,7 @@ class LearningRate:
     def __call__(self, engine: Engine) -> None:
         """Before a step."""
         steps = (engine.state.max_epochs or 1) * (engine.state.epoch_length or 1)
-        share = (time.monotonic() - self.started) / self.max_seconds if self.max_seconds else 0.0
-        rate = self.rate(engine.state.iteration - 1, steps, share)
+        rate = self.rate(engine.state.iteration - 1, steps, self.spent())
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 if torch.is_tensor(group["lr"]):

@@ -21,6 +21,7 @@ from ...common.errors import PhanesInputError
 from ...common.files import sha256_of_file
 from ...common.versions import versions
 from ...training.engines import BestKeeper, image_batch
+from ...training.optimization import LearningRate
 from .protocol import AnomalySystem, Fittable, Trainable, learnt_state, load_system, save_system
 
 
@@ -187,7 +188,7 @@ class RunRecord:
 
     def state_dict(self) -> dict[str, float]:
         """Seconds trained so far: a resumed run counts on."""
-        return {"seconds": self._elapsed(), "processor_seconds": self._processor()}
+        return {"seconds": self._elapsed(), "processor_seconds": self.processor()}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         """Take up the seconds of the interrupted run."""
@@ -204,7 +205,8 @@ class RunRecord:
     def _elapsed(self) -> float:
         return self.seconds + time.monotonic() - self.started
 
-    def _processor(self) -> float:
+    def processor(self) -> float:
+        """Processor seconds so far, those of an interrupted run included."""
         return self.processor_seconds + time.process_time() - self.processor_started
 
     def __call__(self, engine: Engine) -> None:
@@ -228,7 +230,7 @@ class RunRecord:
             "parameters": sum(p.numel() for p in self.system.parameters()),
             "trained_parameters": sum(p.numel() for p in self.system.parameters() if p.requires_grad),
             "seconds": round(self._elapsed(), 1),
-            "processor_seconds": round(self._processor(), 1),
+            "processor_seconds": round(self.processor(), 1),
             **(progress or {}),
             **self.settings,
             "device": _device_name(self.system),
@@ -237,6 +239,38 @@ class RunRecord:
             "weights_sha256": sha256_of_file(weights),
         }
         (self.output_dir / "record.json").write_text(json.dumps(record, indent=4) + "\n")
+
+
+class Budget(LearningRate):
+    """Learning rate and end of a training by the processor seconds of its process, as other work on the machine adds
+    none. Those of an interrupted run count.
+
+    Args:
+        optimizers: whose rate is set.
+        peak: the highest rate.
+        schedule: see `LearningRate`.
+        record: counts the seconds.
+        seconds: the budget; None leaves the end to the number of epochs.
+    """
+
+    def __init__(
+        self, optimizers: Sequence[Optimizer], peak: float, schedule: str, record: RunRecord, seconds: float | None
+    ) -> None:
+        super().__init__(optimizers, peak, schedule, seconds)
+        self.record = record
+
+    def attach(self, engine: Engine) -> None:
+        """Called by MONAI's engines."""
+        super().attach(engine)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._stop)
+
+    def spent(self) -> float:
+        """Share of the budget that is spent."""
+        return self.record.processor() / self.max_seconds if self.max_seconds else 0.0
+
+    def _stop(self, engine: Engine) -> None:
+        if self.spent() >= 1.0:
+            engine.terminate()
 
 
 class Fitter:
