@@ -14,6 +14,7 @@ from .release.export import export
 from .reporting.curves import plot_curves
 from .study.baselines.train_all import train_baselines
 from .study.benchmark.run import benchmark
+from .study.evaluation.baselines_page import baselines_page
 from .study.evaluation.gallery import draw_figures
 from .study.evaluation.sensitivity import sensitivity
 from .study.evaluation.stages import stages
@@ -29,6 +30,7 @@ class Commands:
     """The tools of PHANES. To analyse scans, use the command `phanes`; to train, `python -m monai.bundle run train`."""
 
     # A function that already reads well in `--help` is a verb as it is.
+    baselines_page = staticmethod(baselines_page)
     benchmark = staticmethod(benchmark)
     figures = staticmethod(draw_figures)
     gpu = staticmethod(train_on_gpu)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...common.checkpoints import load_network
+from ...common.configs import from_inference
 from ...common.errors import PhanesInputError
 from ...common.files import sha256_of_file
 from ...common.fingerprint import fingerprint
@@ -322,6 +323,35 @@ class PerfectHeads(HeadSystem):
 
     def fingerprint(self) -> str:
         return "perfect"
+
+
+def phanes_systems(
+    weights: Mapping[str, str | Path],
+    bundle_root: str,
+    preprocessing: Compose,
+    inferer: Callable[..., Any],
+    registrations: Registrations,
+    device: str | torch.device = "cpu",
+) -> dict[str, HeadSystem]:
+    """Rows of the method with other weights: file by name. Each has the label of its own calibration.
+
+    Args:
+        weights: of `calibrate_heads.json`, with the `calibration.json` beside it.
+        bundle_root: the bundle's folder.
+        preprocessing: see `BundleSystem`.
+        inferer: see `BundleSystem`.
+        registrations: shared with the sets.
+        device: where.
+    """
+    rows: dict[str, HeadSystem] = {}
+    for name, file in weights.items():
+        entries = {"weights_file": str(file), "device": device}
+        part = from_inference(["network_def", "postprocessing"], bundle_root, entries, ["inference.json"])
+        network, postprocessing = part["network_def"], part["postprocessing"]
+        rows[name] = BundleSystem(
+            preprocessing, network, inferer, postprocessing, registrations, file, name, device=device
+        )
+    return rows
 
 
 def external_systems(folders: Mapping[str, str | Path]) -> dict[str, HeadSystem]:

@@ -16,14 +16,16 @@ from torch import Tensor
 
 from ...common.checkpoints import load_network
 from ...common.cli import fail
+from ...common.configs import from_inference
 from ...common.errors import PhanesInputError
 from ...method.head import HeadPhanes
-from ..baselines.phanes import PhanesWithout, WholeMethod
+from ..baselines.phanes import PhanesSystem, PhanesWithout, WholeMethod
 from ..baselines.protocol import AnomalySystem, load_system
 from ..baselines.train_all import baseline_configs
 from ..removals import REMOVALS
 from .false_positives import OperatingPoint
 
+ONE_LEVEL = ("inference.json", "mid_axial.json")
 ROLES = ("proposed", "baseline", "ablation", "oracle", "sanity")
 
 
@@ -119,6 +121,17 @@ def removal_entries(network: HeadPhanes, weights: str | Path) -> dict[str, Entry
         f"phanes_{key}": Entry(PhanesWithout(network, parts), weights=weights, part="network", role="ablation")
         for key, parts in REMOVALS.items()
     }
+
+
+def phanes_entries(weights: Mapping[str, str | Path], bundle_root: str) -> dict[str, Entry]:
+    """Rows of the method with other weights of one level: file by name, with the `calibration.json` beside it."""
+    entries = {}
+    for name, file in weights.items():
+        part = from_inference(["network_def", "calibration_file"], bundle_root, {"weights_file": str(file)}, ONE_LEVEL)
+        point = OperatingPoint(part["calibration_file"], file)
+        system = PhanesSystem(part["network_def"])
+        entries[name] = Entry(system, weights=file, part="network", label=name, role="proposed", operating_point=point)
+    return entries
 
 
 def external_entries(folders: Mapping[str, str | Path]) -> dict[str, Entry]:

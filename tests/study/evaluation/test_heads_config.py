@@ -55,6 +55,18 @@ def test_the_linear_rows_are_the_linear_method_with_its_own_weights_and_record(l
     assert rows["phanes"].weights == str(linear_bundle / "models" / "model.pt")
 
 
+def test_other_weights_have_a_row_with_their_own_label(linear_bundle):
+    parser = ConfigParser()
+    parser.read_config([str(BUNDLE / "configs" / name) for name in ("inference.json", "evaluate_heads.json")])
+    weights = linear_bundle / "models" / "model.pt"
+    parser.update({"bundle_root": str(linear_bundle), "device": "cpu", "other_weights": {"short": str(weights)}})
+    row = parser.get_parsed_content("weights_defs")["short"]
+    shipped = parser.get_parsed_content("system_defs")["phanes"]
+    assert (row.label, row.role, row.own_label) == ("short", "proposed", True)
+    assert row.network is not shipped.network
+    assert row.fingerprint() == shipped.fingerprint()
+
+
 @pytest.mark.slow
 def test_the_bundle_and_the_controls_have_rows(data, linear_bundle, tmp_path, monkeypatch):
     monkeypatch.setattr(alignment, "register", found_at_once)
