@@ -33,21 +33,21 @@ SCORES = {
 COMPARED = {"own.auprc": "AUPRC", "label.mean_dice": "Dice of the label a head"}
 TEXT = """# Baselines on whole heads, on equal terms
 
-Written by `python -m scripts baselines_page` from the records of the trainings and of one evaluation ([how](../evaluation.md)).
-`{json}` holds both. The weights are not shipped.
+Written by `python -m scripts baselines_page` from the records of the trainings and of one evaluation
+([how](../evaluation.md)); `{json}` holds both. The weights are not shipped.
 
 {introduction}
 
 ## Trainings
 
-Error: on plain slices of the `val` heads at the first, the middle and the last validation, in each system's own measure. It can be
-compared within a row only. PHANES' is the mean absolute error of its training slices, in brain medians.
+Error: on plain slices of the `val` heads at the first, the middle and the last validation, in each system's own
+measure. It can be compared within a row only.
 
 {trainings}
 ## Scores
 
-Times 100; ± standard deviation over {resamples} bootstrap resamples of the heads; ⌈Dice⌉: best achievable; found: share of the lesions at
-so many false findings a head; p: paired bootstrap against {reference}, corrected by Holm for the number of rows.
+Times 100; ± standard deviation over {resamples} bootstrap resamples of the heads; ⌈Dice⌉: best achievable; found: share
+of the lesions at so many false findings a head; p: paired bootstrap against {reference}, corrected by Holm.
 
 {scores}"""
 
@@ -89,7 +89,8 @@ def baselines_page(evaluation: str, runs: str, reference: str, out: str, introdu
     )
     write_text(page, text)
     kept = [{key: value for key, value in record.items() if key != "each"} for record in report["results"]]
-    write_text(records, json.dumps({"trainings": trainings, "evaluation": {**report, "results": kept}}, indent=1) + "\n")
+    both = {"trainings": trainings, "evaluation": {**report, "results": kept}}
+    write_text(records, json.dumps(both, indent=1) + "\n")
 
 
 def training_table(trainings: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
