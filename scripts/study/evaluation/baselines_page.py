@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,36 +32,35 @@ SCORES = {
     "froc.all at 2": "at 2",
 }
 COMPARED = {"own.auprc": "AUPRC", "label.mean_dice": "Dice of the label a head"}
-TEXT = """# Baselines on whole heads, on equal terms
+HEAD = """# Baselines on whole heads, on equal terms
 
-Written by `python -m scripts baselines_page` from the records of the trainings and of one evaluation
-([how](../evaluation.md)); `{json}` holds both. The weights are not shipped.
-
-{introduction}
-
-## Trainings
+"""
+TRAININGS = """## Trainings
 
 Error: on plain slices of the `val` heads at the first, the middle and the last validation, in each system's own
 measure. It can be compared within a row only.
 
-{trainings}
-## Scores
+{table}
+"""
+SCORES_OF = """## Scores
 
 Times 100; ± standard deviation over {resamples} bootstrap resamples of the heads; ⌈Dice⌉: best achievable; found: share
 of the lesions at so many false findings a head; p: paired bootstrap against {reference}, corrected by Holm.
 
-{scores}"""
+{sections}
+"""
 
 
-def baselines_page(evaluation: str, runs: str, reference: str, out: str, introduction: str = "") -> None:
+def baselines_page(evaluation: str, runs: str, reference: str, out: str) -> None:
     """Write the page of the trained baselines on whole heads, and its records beside it.
+
+    The sections `Trainings` and `Scores` are made anew. What else stands on the page is kept.
 
     Args:
         evaluation: `output_dir` of evaluate_heads.json.
         runs: folder of the trainings, RUNS/NAME/record.json.
         reference: key of the row that the others are compared with.
         out: the page, a Markdown file.
-        introduction: Markdown file with what must be said first.
 
     Raises:
         PhanesInputError: a record is missing, or the evaluation has no such row.
@@ -78,19 +78,25 @@ def baselines_page(evaluation: str, runs: str, reference: str, out: str, introdu
         with np.load(path.with_name(path.name + ".npz")) as arrays:
             results[record["set"], record["seed"], record["system"]] = Result(record, dict(arrays))
     page = Path(out)
-    records = page.with_suffix(".json")
-    text = TEXT.format(
-        json=records.name,
-        introduction=Path(introduction).read_text(encoding="utf-8").strip() if introduction else "",
-        trainings=to_markdown(*training_table(trainings)),
-        resamples=report["resamples"],
-        reference=report["systems"][reference]["label"],
-        scores="\n".join(score_sections(results, report["systems"], reference)),
-    )
-    write_text(page, text)
+    made = {
+        "Trainings": TRAININGS.format(table=to_markdown(*training_table(trainings))),
+        "Scores": SCORES_OF.format(
+            resamples=report["resamples"],
+            reference=report["systems"][reference]["label"],
+            sections="\n".join(score_sections(results, report["systems"], reference)).strip(),
+        ),
+    }
+    write_text(page, renewed(page.read_text(encoding="utf-8") if page.is_file() else HEAD, made))
     kept = [{key: value for key, value in record.items() if key != "each"} for record in report["results"]]
     both = {"trainings": trainings, "evaluation": {**report, "results": kept}}
-    write_text(records, json.dumps(both, indent=1) + "\n")
+    write_text(page.with_suffix(".json"), json.dumps(both, indent=1) + "\n")
+
+
+def renewed(text: str, sections: Mapping[str, str]) -> str:
+    """A page whose sections of the second level are replaced where they have these titles; new ones come last."""
+    head, *rest = re.split(r"^(?=## )", text, flags=re.MULTILINE)
+    there = {part.splitlines()[0].removeprefix("## "): part for part in rest}
+    return "\n".join(part.rstrip("\n") + "\n" for part in (head, *(there | dict(sections)).values()))
 
 
 def training_table(trainings: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:

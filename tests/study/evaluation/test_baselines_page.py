@@ -56,11 +56,13 @@ def evaluated(tmp_path: Path) -> Path:
 
 
 def test_the_page_says_what_the_records_say(evaluated: Path) -> None:
-    (evaluated / "first.md").write_text("Said first.\n")
     page = evaluated / "page.md"
-    baselines_page(str(evaluated / "eval"), str(evaluated / "runs"), "short", str(page), str(evaluated / "first.md"))
+    page.write_text("# Title\n\nSaid first.\n\n## Trainings\n\nold\n\n## Scores\n\nold\n\n## Choices\n\nSaid last.\n")
+    baselines_page(str(evaluated / "eval"), str(evaluated / "runs"), "short", str(page))
     text = page.read_text()
-    assert "Said first." in text
+    assert text.startswith("# Title\n\nSaid first.\n\n## Trainings\n\nError")
+    assert text.endswith("\n\n## Choices\n\nSaid last.\n")
+    assert "old" not in text
     assert "| weak | 1,234 | 300 | 5.5 | 0.5, 0.25, 0.125 | 300 (the last) |" in text
     assert "### strokes, 7 heads" in text
     assert "- AUPRC, against PHANES in short. Lower: weak. Not shown to differ: alike." in text
