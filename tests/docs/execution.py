@@ -54,6 +54,9 @@ ELSEWHERE = [
     Elsewhere(DOCS + "*", "*evaluate_synthetic.json*", HOURS, TABLES),
     Elsewhere(DOCS + "*", "*evaluate_lesions.json*", HOURS, TABLES),
     Elsewhere(DOCS + "evaluation.md", "*train_baselines*", HOURS, "tests/study/baselines/test_training.py"),
+    Elsewhere(
+        DOCS + "evaluation.md", "*baselines_page*", HOURS, "tests/study/evaluation/test_baselines_page.py"
+    ),
     Elsewhere(DOCS + "alignment.md", "*registration_trials*", HOURS, "tests/space/test_registration.py"),
     Elsewhere(DOCS + "alignment.md", "*slice_trials*", DATA, "tests/study/test_slice_trials.py"),
     Elsewhere(DOCS + "alignment.md", "*guard_table*", DATA, "tests/study/test_guard_table.py"),
