@@ -162,7 +162,11 @@ def dice(label: NDArray[np.bool_], head: ScoredHead) -> float:
 
 
 def found_lesions(
-    label: NDArray[np.bool_], truth: NDArray[np.bool_], lesions: NDArray[np.int32], count: int
+    label: NDArray[np.bool_],
+    truth: NDArray[np.bool_],
+    lesions: NDArray[np.int32],
+    count: int,
+    smallest: float = 0.0,
 ) -> tuple[NDArray[np.bool_], int]:
     """Which lesions a label finds, (count,), and how many of its findings are false.
 
@@ -171,15 +175,17 @@ def found_lesions(
         truth: (X, Y, Z).
         lesions: pieces of the truth, numbered from 1.
         count: how many there are.
+        smallest: findings of fewer voxels do not count.
     """
     findings, n = pieces(label)
-    sizes = np.bincount(findings.ravel(), minlength=n + 1)
-    hits = np.bincount(findings[truth], minlength=n + 1)
-    true = hits >= np.maximum(1, TRUE_SHARE * sizes)
-    true[0] = False
-    covered = np.bincount(lesions[true[findings]], minlength=count + 1)[1:]
-    whole = np.bincount(lesions.ravel(), minlength=count + 1)[1:]
-    return covered >= np.maximum(1, FOUND_SHARE * whole), int(n - true[1:].sum())
+    numbers = findings[label]  # only labelled voxels matter from here on: they are few
+    sizes = np.bincount(numbers, minlength=n + 1)
+    hits = np.bincount(numbers[truth[label]], minlength=n + 1)
+    large = sizes >= max(1, smallest)
+    true = large & (hits >= np.maximum(1, TRUE_SHARE * sizes))
+    covered = np.bincount(lesions[label][true[numbers]], minlength=count + 1)[1:]
+    whole = np.bincount(lesions[truth], minlength=count + 1)[1:]
+    return covered >= np.maximum(1, FOUND_SHARE * whole), int(large.sum() - true.sum())
 
 
 def froc(heads: Sequence[ScoredHead]) -> dict[str, dict[str, float]]:
@@ -192,18 +198,24 @@ def froc(heads: Sequence[ScoredHead]) -> dict[str, dict[str, float]]:
     """
     pooled = np.concatenate([head.scores for head in heads])
     thresholds = np.unique(np.quantile(pooled, 1.0 - CURVE_TAILS, method="higher"))[::-1]
-    found: list[list[NDArray[np.bool_]]] = []  # by head and threshold
-    volumes: list[NDArray[np.float64]] = []
-    false = np.zeros(len(thresholds))
-    for head in heads:
-        lesions, count = pieces(head.truth)
-        volumes.append(np.bincount(lesions.ravel(), minlength=count + 1)[1:] * head.voxel_mm3 / 1000)
-        found.append([])
-        for index, threshold in enumerate(thresholds):
-            label = without_small((head.anomaly >= threshold) & head.brain, head.voxel_mm3, CURVE_FINDING_MM3)
-            own, wrong = found_lesions(label, head.truth, lesions, count)
-            found[-1].append(own)
-            false[index] += wrong / len(heads)
+    lesions = [pieces(head.truth) for head in heads]
+    volumes = [
+        np.bincount(numbers[head.truth], minlength=count + 1)[1:] * head.voxel_mm3 / 1000
+        for head, (numbers, count) in zip(heads, lesions, strict=True)
+    ]
+    found: list[list[NDArray[np.bool_]]] = [[] for _ in heads]  # by head and threshold
+    passed_by: list[float] = []  # false findings a head, by threshold
+    for threshold in thresholds:
+        wrong = 0
+        for head, (numbers, count), own in zip(heads, lesions, found, strict=True):
+            label = (head.anomaly >= threshold) & head.brain
+            hit, more = found_lesions(label, head.truth, numbers, count, CURVE_FINDING_MM3 / head.voxel_mm3)
+            own.append(hit)
+            wrong += more
+        passed_by.append(wrong / len(heads))
+        if passed_by[-1] > max(FALSE_A_HEAD):
+            break  # looser thresholds are not read off
+    false = np.array(passed_by)
     curves = {}
     ranges = {f"{low:g}-{high:g} ml" if np.isfinite(high) else f">{low:g} ml": (low, high) for low, high in LESION_ML}
     for name, (low, high) in {"all": (LESION_ML[0][0], np.inf), **ranges}.items():
@@ -213,7 +225,7 @@ def froc(heads: Sequence[ScoredHead]) -> dict[str, dict[str, float]]:
         if lesions_there:
             share = np.array([
                 sum(int((own[index] & chosen).sum()) for own, chosen in zip(found, inside, strict=True)) / lesions_there
-                for index in range(len(thresholds))
+                for index in range(len(false))
             ])  # fmt: skip
             for allowed in FALSE_A_HEAD:
                 passed = np.flatnonzero(false > allowed)
