@@ -21,7 +21,7 @@ from ...method.volume_map import local_contrast, relative_map
 from ...space.levels import LEVELS_MM, brain_of_levels
 from ...training.prepared import read_prepared
 from ..baselines.heads import with_heights
-from ..baselines.protocol import AnomalySystem
+from ..baselines.protocol import AnomalySystem, ReconstructionSystem
 from ..baselines.train_all import head_configs
 from .heads_data import heads_in
 from .heads_registrations import Registrations
@@ -87,10 +87,9 @@ def head_map(system: AnomalySystem, volume: Tensor, brain: Tensor, same_map: boo
     slices = fold(volume / BRIGHTNESS) * surroundings(inside)
     if system.level:
         slices = with_heights(slices, torch.tensor(LEVELS_MM))
-    found = [system.analyse(part) for part in slices.split(CHUNK)]
-    if not same_map:
-        return unfold(torch.cat([one.anomaly_map for one in found]) * inside, volume)
-    drawn = torch.cat([one.reconstruction for one in found if one.reconstruction is not None])
+    if not isinstance(system, ReconstructionSystem) or not same_map:
+        return unfold(torch.cat([system.anomaly_map(part) for part in slices.split(CHUNK)]) * inside, volume)
+    drawn = torch.cat([system.reconstruct(part) for part in slices.split(CHUNK)])
     drawn = BRIGHTNESS * unfold(torch.where(inside, drawn, fold(volume) / BRIGHTNESS), volume)
     return relative_map(volume, drawn, brain[None, None], local_contrast(volume))
 

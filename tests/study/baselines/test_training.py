@@ -111,10 +111,18 @@ def test_a_resumed_run_ends_as_an_undisturbed_one(dataset_dir: Path, tmp_path: P
     assert json.loads((tmp_path / "parts" / "record.json").read_text())["steps"] == 6
 
 
-def test_a_time_limit_stops_cleanly_and_still_saves(dataset_dir: Path, tmp_path: Path) -> None:
-    run("vae", dataset_dir, tmp_path, max_epochs=100_000, max_seconds=1, **TINY)
+def test_a_budget_of_processor_seconds_ends_a_training_and_counts_what_was_spent(
+    dataset_dir: Path, tmp_path: Path
+) -> None:
+    settings = {"max_epochs": 100_000, "max_seconds": 1, **TINY}
+    run("vae", dataset_dir, tmp_path, **settings)
     assert (tmp_path / "model.pt").is_file()
-    assert json.loads((tmp_path / "record.json").read_text())["epochs"] < 100_000
+    first = json.loads((tmp_path / "record.json").read_text())
+    assert first["epochs"] < 100_000
+    assert first["processor_seconds"] >= 1
+    run("vae", dataset_dir, tmp_path, **settings)  # goes on from the last whole epoch, with what is left
+    again = json.loads((tmp_path / "record.json").read_text())
+    assert again["steps"] < 2 * first["steps"]
 
 
 def test_averaged_weights_are_validated_and_saved(dataset_dir: Path, tmp_path: Path) -> None:
