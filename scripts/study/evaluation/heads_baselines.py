@@ -111,14 +111,12 @@ class Filler(NamedTuple):
 class _FirstStage(nn.Module):
     """A system's reconstruction, and the linear network's filling, as `HeadPhanes` asks for them."""
 
-    def __init__(self, system: AnomalySystem, linear: LinearAutoencoder) -> None:
+    def __init__(self, system: ReconstructionSystem, linear: LinearAutoencoder) -> None:
         super().__init__()
         self.system, self.linear = system, linear
 
     def forward(self, x: Tensor) -> Tensor:
-        drawn = self.system.analyse(x if self.system.level else x[:, :1]).reconstruction
-        assert drawn is not None  # noqa: S101 - only systems that reconstruct become a stage
-        return drawn
+        return self.system.reconstruct(x if self.system.level else x[:, :1])
 
     def fill(self, x: Tensor, hole: Tensor) -> Tensor:
         return self.linear.fill(x, hole)
@@ -153,6 +151,8 @@ class AsFirstStage(TrainedHeads):
         if self._method is None:
             load_network(self.filler.network, self.filler.weights)
             brain = torch.from_numpy(brain_of_levels().copy())
+            if not isinstance(self.system, ReconstructionSystem):
+                raise ValueError(f"{self.system.name} makes no reconstruction, so it cannot be a first stage")
             method = HeadPhanes(_FirstStage(self.system, self.filler.network.network), brain, LEVELS_MM)
             self._method = method.to(self.device).eval()
             smooth = [
