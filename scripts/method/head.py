@@ -148,7 +148,7 @@ class HeadPhanes(nn.Module):
         volume = unfold(fold(volume), volume)  # in memory slice by slice, as the networks take it
         contrast = self.contrast(volume)
         coarse, coarse_map = self.coarse(volume, contrast)
-        mask = slices_last(self.mask(slices_first(coarse_map))) * self.inside(volume)
+        mask = self.hidden(volume, coarse_map)
         anomaly, pseudo_healthy = self.complete(volume, mask, coarse, coarse_map, contrast)
         drawn = fold(coarse).mean(dim=1, keepdim=True)
         result = unfold(torch.cat([fold(anomaly), fold(pseudo_healthy), fold(mask), drawn], dim=1), volume)
@@ -170,6 +170,10 @@ class HeadPhanes(nn.Module):
         anomaly, pseudo_healthy = self.complete(image, mask, coarse, coarse_map, contrast)
         return anomaly * mask, pseudo_healthy
 
+    def hidden(self, volume: Tensor, coarse_map: Tensor) -> Tensor:
+        """The mask m: what stage 2 draws anew. Both (B, C, H, W, D), as in `complete` -> (B, 1, H, W, D), 0 or 1."""
+        return slices_last(self.mask(slices_first(coarse_map))) * self.inside(volume)
+
     def complete(
         self, volume: Tensor, mask: Tensor, coarse: Tensor, coarse_map: Tensor, contrast: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -188,7 +192,7 @@ class HeadPhanes(nn.Module):
         filled = self.fill(volume, mask)
         filled_map = self.map_of(volume, within(mask, filled, coarse), contrast)
         neighbourhood = slices_last(gaussian_filter(slices_first(coarse_map), self.neighbourhood))
-        anomaly = ((coarse_map + filled_map) * neighbourhood).sqrt() * self.inside(volume) + 0.0 * mask
+        anomaly = ((coarse_map + filled_map) * neighbourhood).sqrt() + 0.0 * mask
         drawn = unfold(fold(filled).mean(dim=1, keepdim=True), volume)
         return anomaly, within(mask, drawn, volume[:, :1])
 

@@ -62,7 +62,7 @@ def outputs_without(method: HeadPhanes, image: Tensor, parts: Sequence[str] = ()
             found = [coarse_map, drawn, torch.zeros_like(drawn), drawn]
         else:
             counted = coarse_map * (2 / coarse.shape[1]) if method.network is not whole else coarse_map
-            mask = method.mask(counted) * method.inside(volume) * float(FILLING not in parts)
+            mask = method.hidden(volume, counted) * float(FILLING not in parts)
             anomaly, pseudo_healthy = method.complete(volume, mask, coarse, coarse_map, contrast)
             if SIMILARITY in parts:
                 around = gaussian_filter(coarse_map, method.neighbourhood)

@@ -171,8 +171,10 @@ def test_scripted_and_exported_programs_equal_the_method(method, ill):
         expected = method(ill)
         scripted = torch.jit.script(method)(ill)
         exported = torch.export.export(method, (ill,)).module()(ill)
-    torch.testing.assert_close(scripted, expected, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(exported, expected, atol=1e-4, rtol=1e-4)
+    # Of the largest value: a root near 0 makes rounding large.
+    tolerance = {"atol": 1e-4 * float(expected.max()), "rtol": 1e-4}
+    torch.testing.assert_close(scripted, expected, **tolerance)
+    torch.testing.assert_close(exported, expected, **tolerance)
 
 
 def test_an_exported_program_takes_any_number_of_heads_and_levels(method, ill):
@@ -181,8 +183,10 @@ def test_an_exported_program_takes_any_number_of_heads_and_levels(method, ill):
     shapes = {0: torch.export.Dim.DYNAMIC, 4: torch.export.Dim.DYNAMIC}
     with torch.no_grad():
         program = torch.export.export(method, (example,), dynamic_shapes=(shapes,)).module()
-        torch.testing.assert_close(program(ill[:1]), method(ill[:1]), atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(program(example), method(example), atol=1e-4, rtol=1e-4)
+        expected = method(example)
+        tolerance = {"atol": 1e-4 * float(expected.max()), "rtol": 1e-4}
+        torch.testing.assert_close(program(ill[:1]), method(ill[:1]), **tolerance)
+        torch.testing.assert_close(program(example), expected, **tolerance)
 
 
 def test_onnx_equals_the_method(method, ill, tmp_path):
