@@ -11,7 +11,7 @@ from typing import Any
 from . import bundle
 
 EPILOG = """\
-Any other entry of the bundle's inference.json is an option too: --name value.
+More options (--method, --weights_file, --strict ...): bundle/docs/usage.md
 Results: OUT/report.html, OUT/summary.csv, and a folder for each case.
 phanes demo [OUT] analyses a head of its own, healthy and with a lesion.
 Research use only; not a medical device."""
@@ -21,15 +21,15 @@ def parser() -> argparse.ArgumentParser:
     """The command line; its help fits on a screen."""
     made = argparse.ArgumentParser(
         "phanes",
-        usage="phanes INPUT OUT [options]",
+        usage="phanes DIR OUT [options]",
         description="Anomaly maps of T1w brain MRI, learnt from healthy brains alone.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    made.add_argument("input", metavar="INPUT", help="file, or folder with cases: NIfTI, DICOM, MGZ, NRRD, PNG, ...")
+    made.add_argument("input", metavar="DIR", help="folder with cases, or one file: NIfTI, DICOM, MGZ, NRRD, PNG, ...")
     made.add_argument("out", metavar="OUT", nargs="?", help="folder for the results")
-    made.add_argument("--slices", metavar="S", help="brain, mid (the paper's level), or a list: [90,95]")
+    made.add_argument("--slices", metavar="S", help="brain, mid (MNI z = +23 mm), or a list: [90,95]")
     made.add_argument("--device", metavar="D", help="cpu, cuda or mps")
     made.add_argument("--label_threshold", metavar="T", help="threshold of the findings, if not the calibrated one")
     made.add_argument("--dicom_output", action="store_const", const="true", help="also write DICOM objects")
@@ -84,9 +84,10 @@ def _options(words: Sequence[str]) -> dict[str, Any]:
     while rest:
         name, equals, value = rest.pop(0).partition("=")
         if not name.startswith("--") or not (equals or rest):
-            parser().error(
-                f"'{name}' is not understood: write --name value; --dicom_output and --anonymize take no value."
+            missing = (
+                "needs a value, such as true" if name.startswith("--") else "is not understood: write --name value"
             )
+            parser().error(f"'{name}' {missing}; --dicom_output and --anonymize take no value.")
         found[name[2:].replace("-", "_")] = _value(value if equals else rest.pop(0))
     return found
 

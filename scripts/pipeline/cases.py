@@ -81,9 +81,9 @@ def _nothing_found(dataset_dir: str, selection: SeriesSelection) -> str:
     more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
     seen = f" ({'; '.join(reasons[:3])}{more})" if reasons else ""
     if not decisions:
-        return f"No images found in dataset_dir '{dataset_dir}'{seen}: it should hold {ACCEPTED}."
+        return f"No images found in '{dataset_dir}'{seen}: it should hold {ACCEPTED}."
     return (
-        f"No T1w series among the {len(decisions)} DICOM series in dataset_dir '{dataset_dir}'{seen}: "
+        f"No T1w series among the {len(decisions)} DICOM series in '{dataset_dir}'{seen}: "
         "choose one with --series_uid, or change the rules with --series_rules."
     )
 

@@ -75,7 +75,7 @@ def paths_of(dataset_dir: str | Path | Sequence[str | Path]) -> list[Path]:
     listed = [given] if isinstance(given, (str, Path)) else [str(one) for one in given]
     for one in listed or [""]:
         if not str(one).strip() or not Path(one).expanduser().exists():
-            raise PhanesInputError(f"dataset_dir '{one}' does not exist: give a folder or a file ({ACCEPTED}).")
+            raise PhanesInputError(f"The input '{one}' does not exist: give a folder or a file ({ACCEPTED}).")
     return [Path(one).expanduser() for one in listed]
 
 

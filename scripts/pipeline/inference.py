@@ -214,7 +214,7 @@ def checked_cases(
     # realpath and not Path.resolve, which raises on a link that leads in a circle.
     cases = [case for case in cases if output not in Path(os.path.realpath(case["image"])).parents]
     if not cases:
-        fail(f"dataset_dir '{dataset_dir}' holds nothing but earlier results in output_dir: choose another output_dir.")
+        fail(f"The input '{dataset_dir}' holds nothing but earlier results in output_dir: choose another output_dir.")
     return anonymized(cases, str(anonymize_key)) if anonymize else cases
 
 

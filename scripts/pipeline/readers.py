@@ -215,7 +215,9 @@ class PngSliceReader(PILReader):
                 around = array[ndimage.binary_dilation(caption, iterations=3) & ~caption]
                 bright = 0.2 * np.percentile(array, 99)
                 if coloured.mean() > CAPTION_SHARE or (around.size and np.median(around) > bright):
-                    raise PhanesInputError("is a colour picture, or one that was drawn on; give a grey one")
+                    raise PhanesInputError(
+                        "is a colour picture, or one that was drawn on; give the grey axial T1w slice"
+                    )
                 array[caption] = 0
                 meta["warnings"] = f"{int(coloured.sum())} coloured pixels (a caption?) count as background"
         height, width = array.shape

@@ -139,7 +139,6 @@ def _analyse_case(bundle_root: str | Path, case: Mapping[str, Any], options: Map
         "cases": [dict(case)],
         "unfinished_cases": "@cases",
         "reporter": keeper,
-        "handlers#1::_disabled_": True,  # the progress bar
         "run": ["$@evaluator.run()"],
     }
     _run(bundle_root, {**options, **changes})

@@ -66,6 +66,7 @@ class CaseReporter:
         self.cases = {item["case"]: item for item in cases}
         self.records = records
         self.ended = 0  # cases of this run
+        self.bar: tqdm | None = None
         self.watch = Stopwatch()
         self.summary_due = 0
         self.dicom = dicom
@@ -73,10 +74,15 @@ class CaseReporter:
 
     def attach(self, engine: Engine) -> None:
         """Listen to a `CaseEvaluator`."""
+        engine.add_event_handler(Events.STARTED, self.started)
         engine.add_event_handler(Events.ITERATION_STARTED, lambda: self.watch.lap())
         engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self.network_completed)
         engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self.case_completed)
         engine.add_event_handler(CaseEvents.CASE_FAILED, self.case_failed)
+
+    def started(self, engine: Engine) -> None:
+        """Show how many cases there are, before the first one is done."""
+        self.bar = tqdm(total=engine.state.epoch_length, desc="Cases", disable=process_rank() > 0)
 
     def network_completed(self, engine: Any) -> None:
         """Note the time that preprocessing and network took."""
@@ -145,6 +151,8 @@ class CaseReporter:
         Raises:
             SystemExit: at least one case failed (`PhanesInputError` outside the command line).
         """
+        if self.bar is not None:
+            self.bar.close()
         results = self._write_summary()
         with self.records.writing():
             files = {case: self.records.files(case) for case in self.cases}
@@ -156,13 +164,18 @@ class CaseReporter:
         where = self.output_dir / ("report.html" if self.report else "summary.csv")
         cases = "1 case" if len(results) == 1 else f"{len(results)} cases"
         if failed:
-            fail(f"{failed} of {cases} failed; the reasons are in {self.output_dir / 'summary.csv'}.")
+            reasons = self.output_dir / "summary.csv"
+            if failed < len(results):
+                fail(f"{failed} of {cases} failed; the reasons are in {reasons}, the others' results in {where}.")
+            fail(f"{failed} of {cases} failed; the reasons are in {reasons}.")
         before = len(results) - self.ended
         print(f"{cases} analysed{f' ({before} of them before)' if before else ''}: {where}")
 
     def _case_ended(self) -> None:
         """Keep the summary up to date, after ever more cases, so that the work stays linear in their number."""
         self.ended += 1
+        if self.bar is not None:
+            self.bar.update()
         if process_rank() == 0 and self.ended >= self.summary_due:
             self.summary_due = self.ended + 1 + self.ended // 10
             self._write_summary()

@@ -204,7 +204,7 @@ def _short(table: Mapping[str, object]) -> Iterator[tuple[str, object]]:
         if isinstance(value, Mapping):
             yield from ((f"{name}: {inner}", one) for inner, one in _short(value))
         elif not _is_list(value) or (len(value) <= LONGEST and not any(map(_is_list, value))):
-            yield name, value
+            yield name, f"{value:.4g}" if isinstance(value, float) else value
 
 
 def _is_list(value: object) -> TypeGuard[Sequence]:

@@ -48,7 +48,7 @@ ELSEWHERE = [
     Elsewhere("*", "pip install .", ENVIRONMENT, WHEEL),
     Elsewhere("README.md", "source *", ENVIRONMENT, WHEEL),
     Elsewhere("README.md", "make demo", "it installs; its commands are run by `phanes demo`", WHEEL),
-    Elsewhere(DOCS + "usage.md", "phanes demo", "two whole heads", WHEEL),
+    Elsewhere(DOCS + "usage.md", "phanes demo OUT", "two whole heads", WHEEL),
     Elsewhere(DOCS + "usage.md", "torchrun *", "two processes", "tests/common/test_processes.py"),
     Elsewhere(DOCS + "*", "*evaluate_heads.json*", HOURS, HEADS),
     Elsewhere(DOCS + "*", "*evaluate_synthetic.json*", HOURS, TABLES),

@@ -54,7 +54,7 @@ def test_the_walk_finds_what_is_known_to_be_there() -> None:
     for kind, file, text in (
         ("refused", "pipeline/inference.py", "output_dir '{output}' is not writable: choose another."),
         ("refused", "pipeline/readers.py", "is a link that leads nowhere; give the file"),
-        ("refused", "reporting/handlers.py", "{failed} of {cases} failed; the reasons are in {number}."),
+        ("refused", "reporting/handlers.py", "{failed} of {cases} failed; the reasons are in {reasons}."),
         ("warning", "space/alignment.py", "similarity to the template only {similarity}: check where the findings lie"),
         ("log", "pacs/watcher.py", "%s; given up until the study changes"),
         ("part", "dicom/frames.py", "{number} repeated slices were left out"),

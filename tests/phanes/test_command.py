@@ -48,7 +48,7 @@ def test_all_options_of_the_help_are_entries_of_the_config() -> None:
         (["in"], "OUT is missing"),
         (["in", "out", "--slices"], "expected one argument"),
         (["in", "out", "more"], "'more' is not understood"),
-        (["in", "out", "--save_mask"], "'--save_mask' is not understood"),
+        (["in", "out", "--save_mask"], "'--save_mask' needs a value, such as true"),
         (["in", "out", "--config_file", "a.json"], "--config_file is not understood"),
     ],
 )

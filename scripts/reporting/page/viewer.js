@@ -221,7 +221,7 @@ class Viewer {
     at("readout").textContent = [
       `Crosshair at MNI152 ${[x, y, z].map(signed).join(", ")} mm`,
       `input ${value(volumes.input[i])} of white`,
-      volumes.flags[i] & MASK ? `pseudo-healthy ${value(volumes.inside[i])}` : "not inpainted",
+      volumes.flags[i] & MASK ? `pseudo-healthy ${value(volumes.inside[i])}` : "not drawn anew",
       volumes.flags[i] & ANALYSED ? `anomaly map ${number(s)} (to within ${number(view.top / 255)})` : "not analysed",
       found ? `finding ${found}` : "no finding",
     ].join("; ") + ".";
@@ -246,8 +246,8 @@ class Viewer {
     const x = left + Math.min(threshold / top, 1) * wide;
     line(context, [[x, 14], [x, 34]], LABEL, 2);
     context.textAlign = x < canvas.width / 2 ? "left" : "right";
-    context.fillText(`label above ${number(threshold)}`, x, 0);
-    canvas.setAttribute("aria-label", `Colours from 0 to ${number(top)}; label above ${number(threshold)}`);
+    context.fillText(`findings above ${number(threshold)}`, x, 0);
+    canvas.setAttribute("aria-label", `Colours from 0 to ${number(top)}; findings above ${number(threshold)}`);
   }
 
   // ---- moving ----
