@@ -49,7 +49,9 @@ def _convolved(images: Tensor, weights: list[float], dim: int) -> Tensor:
     return filtered.squeeze(1).unflatten(0, images.shape[:2])
 
 
-def gaussian_filter(images: Tensor, sigma: float, truncate: float = 4.0, axes: list[int] | None = None) -> Tensor:
+def gaussian_filter(
+    images: Tensor, sigma: float, truncate: float = 4.0, kept: list[tuple[int, int, int]] | None = None
+) -> Tensor:
     """Blur every image of a batch with a Gaussian.
 
     Equals `scipy.ndimage.gaussian_filter(image, sigma, mode="reflect", truncate=truncate)` of each image: the radius
@@ -61,10 +63,11 @@ def gaussian_filter(images: Tensor, sigma: float, truncate: float = 4.0, axes: l
         images: (B, C, H, W) or (B, C, H, W, D), any range.
         sigma: standard deviation in pixels, the same along all axes, >= 0; 0 returns the images unchanged.
         truncate: radius of the kernel in standard deviations.
-        axes: the order in which they are filtered, which the last bits depend on; by default from first to last.
+        kept: the part that is wanted, as an axis, its first pixel and how many, in the order in which the axes are
+            filtered (the last bits depend on it); by default all, from the first axis to the last.
 
     Returns:
-        Same shape, float32, or float64 for float64 input.
+        Same shape or the wanted part, float32, or float64 for float64 input.
 
     Raises:
         ValueError: sigma is negative.
@@ -78,6 +81,8 @@ def gaussian_filter(images: Tensor, sigma: float, truncate: float = 4.0, axes: l
     weights = [math.exp(-0.5 * (offset / sigma) ** 2) for offset in range(-radius, radius + 1)]
     total = sum(weights)
     weights = [weight / total for weight in weights]
-    for dim in list(range(2, images.dim())) if axes is None else axes:
-        images = _filter_axis(images, weights, dim)
+    if kept is None:
+        kept = [(dim, 0, images.shape[dim]) for dim in range(2, images.dim())]
+    for dim, first, count in kept:
+        images = _filter_axis(images, weights, dim).narrow(dim, first, count)
     return images

@@ -201,8 +201,8 @@ class HeadPhanes(nn.Module):
         (top, bottom), (left, right) = self.rows, self.columns
         first_row, first_column = max(top - self.radius, 0), max(left - self.radius, 0)
         around = volume[:, :1, first_row : bottom + self.radius, first_column : right + self.radius]
-        found = slices_last(local_contrast(slices_first(self.brightness * around), axes=[3, 4, 2]))
-        return found[:, :, top - first_row : bottom - first_row, left - first_column : right - first_column]
+        kept = [(3, top - first_row, bottom - top), (4, left - first_column, right - left), (2, 0, volume.shape[4])]
+        return slices_last(local_contrast(slices_first(self.brightness * around), kept=kept))
 
     def map_of(self, volume: Tensor, reconstructions: Tensor, contrast: Tensor | None = None) -> Tensor:
         """How far the head is from its reconstructions: the sum of their maps.
@@ -216,13 +216,16 @@ class HeadPhanes(nn.Module):
             (B, 1, H, W, D), >= 0.
         """
         (top, bottom), (left, right) = self.rows, self.columns  # elsewhere the map is 0
-        head = slices_first(self.brightness * volume[:, :1, top:bottom, left:right])
-        inside = slices_first(self.inside(volume)[:, :, top:bottom, left:right])
-        usual = slices_first(self.contrast(volume) if contrast is None else contrast)
-        total = torch.zeros_like(head)
-        for number in range(reconstructions.shape[1]):
-            one = self.brightness * reconstructions[:, number : number + 1, top:bottom, left:right]
-            total = total + relative_map(head, slices_first(one), inside, usual)
+        count = reconstructions.shape[1]
+        head = self.brightness * volume[:, :1, top:bottom, left:right]
+        inside = self.inside(volume)[:, :, top:bottom, left:right]
+        usual = self.contrast(volume) if contrast is None else contrast
+        drawn = self.brightness * reconstructions[:, :, top:bottom, left:right]
+        # All at once, so that several threads have something to do.
+        parts = [slices_first(part).expand(-1, count, -1, -1, -1) for part in [head, drawn, inside, usual]]
+        parts = [part.flatten(0, 1).unsqueeze(1) for part in parts]
+        maps = relative_map(parts[0], parts[1], parts[2], parts[3])
+        total = maps.unflatten(0, (-1, count)).sum(dim=1)
         return slices_last(F.pad(total, [left, volume.shape[3] - right, top, volume.shape[2] - bottom]))
 
     def inside(self, volume: Tensor) -> Tensor:

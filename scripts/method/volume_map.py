@@ -87,16 +87,16 @@ def opened_difference(difference: Tensor, sizes: tuple[int, int, int] = SIZES) -
     return total / len(sizes)
 
 
-def local_contrast(images: Tensor, window: float = WINDOW, axes: list[int] | None = None) -> Tensor:
-    """Standard deviation of the image in a Gaussian window, (B, 1, H, W, D) -> (B, 1, H, W, D).
+def local_contrast(images: Tensor, window: float = WINDOW, kept: list[tuple[int, int, int]] | None = None) -> Tensor:
+    """Standard deviation of the image in a Gaussian window, (B, 1, H, W, D) -> (B, 1, H, W, D) or the part `kept`.
 
     Args:
         images: any range.
         window: standard deviation of the Gaussian, voxels.
-        axes: see `gaussian_filter`.
+        kept: see `gaussian_filter`.
     """
-    mean = gaussian_filter(images, window, axes=axes)
-    return (gaussian_filter(images.square(), window, axes=axes) - mean.square()).clamp(min=0).sqrt()
+    mean = gaussian_filter(images, window, kept=kept)
+    return (gaussian_filter(images.square(), window, kept=kept) - mean.square()).clamp(min=0).sqrt()
 
 
 def median_within(maps: Tensor, region: Tensor) -> Tensor:
