@@ -155,10 +155,11 @@ class AsFirstStage(TrainedHeads):
                 raise ValueError(f"{self.system.name} makes no reconstruction, so it cannot be a first stage")
             method = HeadPhanes(_FirstStage(self.system, self.filler.network.network), brain, LEVELS_MM)
             self._method = method.to(self.device).eval()
-            smooth = [
-                method.mask.smooth(method.coarse(self._volume(read_prepared(file)))[1])[0, 0].cpu()[brain]
-                for file in heads_in(Path(self.filler.healthy).expanduser())
-            ]
+            with torch.inference_mode():
+                smooth = [
+                    method.mask.smooth(method.coarse(self._volume(read_prepared(file)))[1])[0, 0].cpu()[brain]
+                    for file in heads_in(Path(self.filler.healthy).expanduser())
+                ]
             method.mask.threshold.fill_(float(np.percentile(torch.cat(smooth).numpy(), method.mask.percentile)))
         return self._method
 
