@@ -24,12 +24,9 @@ from .tables import NOTHING, SHOWN_THE_TRUTH, Line, p_text, score_table, to_mark
 
 SCORES = {
     "own.auprc": "AUPRC",
-    "own.best_dice": "⌈Dice⌉",
     "mean.auprc": "AUPRC a head",
     "label.mean_dice": "Dice of the label a head",
-    "froc.all at 0.5": "found at 0.5 false",
-    "froc.all at 1": "at 1",
-    "froc.all at 2": "at 2",
+    "froc.all at 1": "found",
 }
 COMPARED = {"own.auprc": "AUPRC", "label.mean_dice": "Dice of the label a head"}
 HEAD = """# Baselines on whole heads, on equal terms
@@ -44,8 +41,9 @@ measure. It can be compared within a row only.
 """
 SCORES_OF = """## Scores
 
-Times 100; ± standard deviation over {resamples} bootstrap resamples of the heads; ⌈Dice⌉: best achievable; found: share
-of the lesions at so many false findings a head; p: paired bootstrap against {reference}, corrected by Holm.
+Times 100; ± standard deviation over {resamples} bootstrap resamples of the heads; AUPRC is pooled or the mean of the
+heads; found: share of the lesions at one false finding a head; p: paired bootstrap against {reference}, corrected by
+Holm.
 
 {sections}
 """
@@ -161,33 +159,34 @@ def score_sections(
         rows = [
             [
                 shown[system].label,
-                f"{100 * np.mean([head['labelled_share'] for head in each]):.3f}",
                 f"{np.mean([head['false_findings'] for head in each]):.2f}",
             ]
             for (one, _, system), each in healthy.items()
             if one == name
         ]
         heads = len(next(each for index, each in healthy.items() if index[0] == name))
-        headings = ["System", "brain labelled, %", "false findings a head"]
+        headings = ["System", "false findings a head"]
         sections += [f"### {name}, {heads} heads without lesion\n", to_markdown(headings, rows)]
     return sections
 
 
 def verdicts(found: Mapping[tuple[str, str], Cell], lines: Mapping[str, Line], reference: str) -> list[str]:
-    """One sentence a measure: which rows score lower or higher than the reference at p < 0.05, and which do not."""
+    """For each measure: which rows score higher than the reference at p < 0.05, which do not differ, how many lower."""
     sentences = []
     for measure, heading in COMPARED.items():
         if (reference, measure) not in found:
             continue
         own = found[reference, measure].value
-        groups: dict[str, list[str]] = {"lower": [], "higher": [], "not shown to differ": []}
+        groups: dict[str, list[str]] = {"higher": [], "not shown to differ": [], "lower": []}
         for key, line in lines.items():
             cell = found.get((key, measure))
             if cell is None or key == reference or math.isnan(cell.p_value):
                 continue
             group = "not shown to differ" if cell.p_value >= 0.05 else "lower" if cell.value < own else "higher"
             groups[group].append(line.label)
-        parts = [f"{group}: {'; '.join(labels)}" for group, labels in groups.items() if labels]
+        many = len(groups["lower"])
+        named = [f"{group}: {'; '.join(groups[group])}" for group in ("higher", "not shown to differ") if groups[group]]
+        parts = [*named, f"lower: the other {many}" if named else f"lower: all {many}"] if many else named
         sentences.append(f"{heading}, against {lines[reference].label}. " + ". ".join(map(_capital, parts)) + ".")
     return sentences
 
