@@ -71,7 +71,7 @@ test-newest:
 	test -x $(NEWEST)/bin/python || $(PYTHON) -m venv $(NEWEST)
 	$(NEWEST)/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager . pytest hypothesis
 	$(NEWEST)/bin/python -m pip freeze > $(NEWEST)/versions.txt
-	OMP_NUM_THREADS=1 nice -n 5 $(NEWEST)/bin/python -m pytest -p no:cacheprovider --durations 5 \
+	OMP_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest -p no:cacheprovider --durations 5 \
 		tests/common tests/method tests/space tests/phanes
 
 PHANES_DEVICE ?= cuda
