@@ -121,14 +121,15 @@ def find_series(files: Iterable[Path]) -> list[Series]:
         # Without a series UID the folder is the series; without an instance UID each file counts. Some exports give
         # one UID to several series, or add a screenshot.
         told_apart = (_text(header, name) for name in ("SeriesNumber", "SeriesDescription", "SOPClassUID"))
-        instances = groups[(study, uid, "" if uid else str(path.parent), *told_apart)][path.parent]
+        group = (study, uid, "" if uid else str(path.parent), *told_apart)
+        instances = groups[group][path.parent]
         identity = (instance or str(path), _text(header, "ImagePositionPatient"))
         if identity not in instances:
             instances[identity] = header
         elif _pixels(path) == _pixels(Path(str(instances[identity].filename))):
             repeated[path.parent] += 1
         else:
-            instances[(*identity, str(path))] = header
+            instances[identity[0], identity[1], str(path)] = header
     found: list[tuple[str, str, list[Dataset], str]] = [
         (study, uid, list(instances.values()), note)
         for (study, uid, *_), folders in groups.items()
@@ -166,7 +167,8 @@ def _lost_series_joined(
     for i, (study, _, headers, _) in enumerate(found):
         if len(headers) == 1 and study:
             folder = str(Path(str(headers[0].filename)).parent)
-            alike[(study, folder, *(_text(headers[0], name) for name in ACQUISITION))].append(i)
+            acquisition = (study, folder, *(_text(headers[0], name) for name in ACQUISITION))
+            alike[acquisition].append(i)
     result = dict(enumerate(found))
     for members in alike.values():
         headers = [found[i][2][0] for i in members]
