@@ -17,10 +17,10 @@ from tqdm import tqdm
 
 from ...common.cli import fail
 from ...common.errors import PhanesInputError
-from ...common.fingerprint import fingerprint
+from ...common.fingerprint import code_checksum, fingerprint
 from ...common.versions import versions
 from .heads_data import HeadSet
-from .heads_registrations import HeadNotAnalysed
+from .heads_registrations import PACKAGE, HeadNotAnalysed
 from .heads_scoring import (
     OperatingPoint,
     ScoredHead,
@@ -106,6 +106,7 @@ class HeadEvaluation:
     def _evaluate(self) -> list[Cell]:
         keys = _chosen("systems", self.chosen, self.systems)
         names = _chosen("sets", self.chosen_sets, self.sets)
+        code = code_checksum(PACKAGE, ["method", "space"])
         checksums = {(name, seed): self.sets[name].checksum(seed) for name in names for seed in self.sets[name].seeds}
         results: dict[tuple[str, int | None, str], Result] = {}
         failed: dict[str, str] = {}
@@ -113,7 +114,7 @@ class HeadEvaluation:
             for key in keys:
                 try:
                     system = self.systems[key]
-                    stamp = fingerprint(VERSION, system.fingerprint(), self.calibration.checksum(None))
+                    stamp = fingerprint(VERSION, code, system.fingerprint(), self.calibration.checksum(None))
                     point = self._operating_point(key, system, stamp, bar)
                     for (name, seed), checksum in checksums.items():
                         bar.set_description(f"{key}, {name}" + ("" if seed is None else f", seed {seed}"))

@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 
 from ...common.errors import PhanesInputError
 from ...common.files import sha256_of_file, write_atomically
+from ...common.fingerprint import code_checksum
 from ...pipeline.readers import CaseLoadImaged
 from ...space.alignment import AlignHeadd
 from ...space.registration import register
 from ...space.resampling import settled
 
+PACKAGE = Path(__file__).parents[2]
 logger = logging.getLogger(__name__)
 
 
@@ -27,7 +29,9 @@ class HeadNotAnalysed(PhanesInputError):
 
 
 class Registrations:
-    """A folder of registrations, by the checksum of the head's file. Each says where the template lies in the head.
+    """A folder of registrations, by the checksums of the head's file and of the code that registers.
+
+    Each says where the template lies in the head.
 
     A head that inference refuses gets the best registration all the same. It is scored over the template's brain in
     that place, with an empty map.
@@ -38,6 +42,7 @@ class Registrations:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
+        self.code = code_checksum(PACKAGE, ["space"])[:16]  # another code may place a head elsewhere
         self.oriented = Compose(
             [
                 CaseLoadImaged("image"),
@@ -72,7 +77,7 @@ class Registrations:
         return MetaTensor(head, meta=meta)
 
     def _record(self, image: Path) -> dict[str, Any]:
-        kept = self.folder / f"{sha256_of_file(image)}.json"
+        kept = self.folder / f"{sha256_of_file(image)}-{self.code}.json"
         if kept.exists():
             return dict(json.loads(kept.read_text(encoding="utf-8")))
         head = self.oriented({"image": str(image)})["image"]

@@ -216,6 +216,23 @@ def test_lesion_heads_are_pairs_of_a_split(made, tmp_path):
         list(LesionHeads(*options).cases())
 
 
+def test_a_head_is_registered_once_and_again_by_another_code(tmp_path, monkeypatch):
+    calls = []
+
+    def counted(volume, affine):
+        calls.append(1)
+        return found_at_once(volume, affine)
+
+    monkeypatch.setattr(alignment, "register", counted)
+    head = write_heads(tmp_path / "in", 1) / "head0.nii.gz"
+    for _ in range(2):
+        Registrations(tmp_path / "registrations")(head)
+    assert len(calls) == 1
+    monkeypatch.setattr(heads_registrations, "code_checksum", lambda package, rooms: "f" * 64)
+    Registrations(tmp_path / "registrations")(head)
+    assert len(calls) == 2
+
+
 def test_a_head_that_is_not_registered_counts_as_analysed_without_a_finding(made, tmp_path, monkeypatch):
     def refused(volume, affine):
         found = found_at_once(volume, affine)
