@@ -17,10 +17,10 @@ from tqdm import tqdm
 
 from ...common.cli import fail
 from ...common.errors import PhanesInputError
-from ...common.fingerprint import code_checksum, fingerprint
+from ...common.fingerprint import fingerprint
 from ...common.versions import versions
 from .heads_data import HeadSet
-from .heads_registrations import PACKAGE, HeadNotAnalysed
+from .heads_registrations import HeadNotAnalysed
 from .heads_scoring import (
     OperatingPoint,
     ScoredHead,
@@ -37,7 +37,7 @@ from .heads_tables import healthy_cells, healthy_table, lesion_tables
 from .metrics import average_precision, best_dice, rank
 from .scoring import Result
 from .statistics import resample_weights
-from .store import ResultStore, to_plain, write_text
+from .store import ResultStore, code_of_systems, to_plain, write_text
 from .summary import Cell, summarise
 from .tables import Line, show, to_csv, to_markdown
 
@@ -106,7 +106,6 @@ class HeadEvaluation:
     def _evaluate(self) -> list[Cell]:
         keys = _chosen("systems", self.chosen, self.systems)
         names = _chosen("sets", self.chosen_sets, self.sets)
-        code = code_checksum(PACKAGE, ["method", "space"])
         checksums = {(name, seed): self.sets[name].checksum(seed) for name in names for seed in self.sets[name].seeds}
         results: dict[tuple[str, int | None, str], Result] = {}
         failed: dict[str, str] = {}
@@ -114,7 +113,9 @@ class HeadEvaluation:
             for key in keys:
                 try:
                     system = self.systems[key]
-                    stamp = fingerprint(VERSION, code, system.fingerprint(), self.calibration.checksum(None))
+                    stamp = fingerprint(
+                        VERSION, code_of_systems(), system.fingerprint(), self.calibration.checksum(None)
+                    )
                     point = self._operating_point(key, system, stamp, bar)
                     for (name, seed), checksum in checksums.items():
                         bar.set_description(f"{key}, {name}" + ("" if seed is None else f", seed {seed}"))

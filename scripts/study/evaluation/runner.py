@@ -25,7 +25,7 @@ from .false_positives import CLEAN, CleanSlices, LabelThreshold, clean_table
 from .figures import examples_figure, precision_recall_figure
 from .scoring import OWN, Maps, Result, Scorer, example_indices
 from .shifts import ShiftChart
-from .store import ResultStore, file_stem, to_plain, write_text
+from .store import ResultStore, code_of_systems, file_stem, to_plain, write_text
 from .summary import Cell, summarise
 from .systems import Entry
 from .tables import Line, show, tables, to_csv, to_markdown
@@ -223,7 +223,7 @@ class Evaluation:
             "parameters": sum(parameter.numel() for parameter in system.parameters()),
             "weights": None if entry.weights is None else entry.weights.name,
             "weights_sha256": None if entry.weights is None else sha256_of_file(entry.weights),
-            "fingerprint": fingerprint(system),
+            "fingerprint": fingerprint(code_of_systems(), system),
         }
         return Source(key, about, system=system)
 

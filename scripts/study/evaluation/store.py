@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -11,13 +12,22 @@ from zipfile import BadZipFile
 import numpy as np
 
 from ...common.files import write_atomically
+from ...common.fingerprint import code_checksum
 from .scoring import Result
+
+PACKAGE = Path(__file__).parents[2]
+
+
+@lru_cache(maxsize=1)
+def code_of_systems() -> str:
+    """Checksum of the code that makes maps: a stored score of another code is not used again."""
+    return code_checksum(PACKAGE, ("method", "space", "study/baselines"))
 
 
 class ResultStore:
     """A folder of results. A result is found again only under the key it was stored with.
 
-    So a stopped evaluation resumes where it was. One whose weights, data or settings changed is done again.
+    So a stopped evaluation resumes where it was. One whose weights, data, settings or code changed is done again.
 
     Args:
         folder: made when the first result is stored.
