@@ -197,14 +197,29 @@ def colour_table(name: str) -> str:
     return base64.b64encode((colours * 255).round().astype(np.uint8).tobytes()).decode("ascii")
 
 
+IN_WORDS = {  # entries of the calibration's record
+    "label_threshold": "findings lie above",
+    "peak_share": "a finding ends at this share of its peak",
+    "smallest": "smallest finding, mm3 (single slices: mm2)",
+    "brain_share": "share of a healthy brain that is marked",
+    "brain_share_interval_95": "its 95 % interval",
+    "findings": "findings in a healthy image",
+    "findings_interval_95": "their 95 % interval",
+}
+
+
 def _short(table: Mapping[str, object]) -> Iterator[tuple[str, object]]:
     """A table's entries, those of inner tables one by one, in words. Long lists and matrices are left out."""
     for key, value in table.items():
-        name = key.replace("_", " ")
+        name = IN_WORDS.get(key, key.replace("_", " "))
         if isinstance(value, Mapping):
             yield from ((f"{name}: {inner}", one) for inner, one in _short(value))
         elif not _is_list(value) or (len(value) <= LONGEST and not any(map(_is_list, value))):
-            yield name, f"{value:.4g}" if isinstance(value, float) else value
+            yield name, ", ".join(map(_told, value)) if _is_list(value) else _told(value)
+
+
+def _told(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _is_list(value: object) -> TypeGuard[Sequence]:
