@@ -7,12 +7,12 @@ import re
 from pathlib import Path
 
 import pytest
-import tomllib
 from packaging.requirements import Requirement
 
 import scripts
 from tests.conftest import BUNDLE, REPOSITORY
 
+tomllib = pytest.importorskip("tomllib")  # since Python 3.11
 CONFIGS = BUNDLE / "configs"
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
 
