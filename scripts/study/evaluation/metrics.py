@@ -13,7 +13,6 @@ from typing import TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import confusion_matrix_at_thresholds
 
 Array: TypeAlias = np.ndarray | torch.Tensor
 
@@ -85,9 +84,11 @@ def rank(scores: Array, labels: Array, missed: int = 0) -> Ranking:
     flat, truth = flatten(scores, labels)
     if not truth.any() and not missed:
         raise ValueError("no lesion pixel: average precision and Dice are undefined")
-    _, false, _, true, thresholds = confusion_matrix_at_thresholds(truth, flat, pos_label=True)
-    hits, called = true.astype(np.int64), (true + false).astype(np.int64)
-    return Ranking(thresholds, hits, called, int(truth.sum()) + missed, flat.size)
+    order = np.argsort(flat, kind="stable")[::-1]
+    falling = flat[order]
+    last = np.append(np.flatnonzero(falling[1:] != falling[:-1]), flat.size - 1)  # of pixels with one score
+    hits = np.cumsum(truth[order], dtype=np.int64)[last]
+    return Ranking(falling[last], hits, last.astype(np.int64) + 1, int(truth.sum()) + missed, flat.size)
 
 
 def average_precision(ranking: Ranking) -> float:
