@@ -19,8 +19,8 @@ from ...pipeline.readers import CaseLoadImaged
 from ...space.alignment import AlignHeadd
 from ...space.registration import register
 from ...space.resampling import settled
+from .store import PACKAGE
 
-PACKAGE = Path(__file__).parents[2]
 logger = logging.getLogger(__name__)
 
 
