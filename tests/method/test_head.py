@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 
 from scripts.method.head import HeadPhanes, VolumeMask
 from scripts.method.networks.linear import LinearAutoencoder
@@ -52,6 +53,18 @@ def test_outside_of_the_mask_the_image_is_untouched_and_outside_of_the_brain_the
     assert anomaly[:, ~brain_mask()].abs().max() == 0
     assert mask[:, ~brain_mask()].abs().max() == 0
     assert anomaly.min() >= 0
+
+
+def test_the_anomaly_map_is_that_of_scipy_in_double_precision(method, ill):
+    """s = sqrt((s_c + s_ph) S), where S is s_c blurred by two voxels."""
+    coarse, coarse_map = method.coarse(ill)
+    mask = method.hidden(ill, coarse_map)
+    filled_map = method.map_of(ill, torch.where(mask > 0, method.fill(ill, mask), coarse))
+    for found, before, after in zip(method(ill)[:, 0], coarse_map[:, 0], filled_map[:, 0], strict=True):
+        nearby = gaussian_filter(before.double().numpy(), 2.0)
+        expected = np.sqrt((before + after).double().numpy() * nearby)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    assert expected.max() > 1  # the last head has the lesion
 
 
 def test_with_a_given_mask_that_is_filled_and_the_map_is_0_outside(method, ill):
