@@ -1,12 +1,13 @@
 """Train the restoration network. `train_restoration` reads what `prepare` wrote; `fit` is the training loop.
 
-`model.pt` in the run's folder holds the running average of the weights. A run that was stopped goes on from its
-`checkpoint.pt`, with optimiser, average, random numbers and step.
+`model.pt` in the run's folder holds the running average of the weights, `record.json` what the run took. A run that was
+stopped goes on from its `checkpoint.pt`, with optimiser, average, random numbers and step.
 """
 
 from __future__ import annotations
 
 import csv
+import json
 import math
 import time
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from ..common.checkpoints import save_state
+from ..common.files import sha256_of_file, write_atomically
 from ..method.networks.restoration import RestorationNetwork
 from ..space.levels import LEVELS_MM, brain_of_levels
 from .lesions import DARK
@@ -100,7 +102,7 @@ def fit(
     Args:
         network: on the device of the maker's lessons, its levels described.
         maker: makes the lessons.
-        out: folder of `checkpoint.pt`, `model.pt` and `curve.csv`.
+        out: folder of `checkpoint.pt`, `model.pt`, `curve.csv` and `record.json`.
         steps: number of training steps; those of earlier runs in the same folder count.
         batch: slices a step.
         minutes: time limit of this run.
@@ -113,12 +115,13 @@ def fit(
     network.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = {name: value.detach().clone() for name, value in network.state_dict().items()}
     optimizer = adam(network)
-    step, spent = 0, 0.0
+    step, spent, spent_by_processor = 0, 0.0, 0.0
     if resume and (out / "checkpoint.pt").is_file():
         state = torch.load(out / "checkpoint.pt", map_location=device, weights_only=True)
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         average, step, spent = state["average"], state["step"], state["seconds"]
+        spent_by_processor = state.get("processor_seconds", 0.0)
         maker.resume(state["random"])
 
     out.mkdir(parents=True, exist_ok=True)
@@ -126,6 +129,7 @@ def fit(
         (out / "curve.csv").unlink(missing_ok=True)
 
     def save() -> None:
+        processor_seconds = spent_by_processor + time.process_time() - started_by_processor
         save_state(
             {
                 "network": network.state_dict(),
@@ -133,13 +137,16 @@ def fit(
                 "average": average,
                 "step": step,
                 "seconds": spent + time.monotonic() - started,
+                "processor_seconds": processor_seconds,
                 "random": maker.state(),
             },
             out / "checkpoint.pt",
         )
         save_state({name: value.cpu() for name, value in average.items()}, out / "model.pt")
+        _write_record(out, network, step, batch, processor_seconds)
 
     first, started, saved, sums = step, time.monotonic(), time.monotonic(), []
+    started_by_processor = time.process_time()
     progress_bar = tqdm(total=steps, initial=step, desc="Steps")
     while step < steps:
         elapsed = time.monotonic() - started
@@ -175,6 +182,23 @@ def _write_row(path: Path, row: list[object]) -> None:
     with path.open("a", newline="") as file:
         writer = csv.writer(file)
         writer.writerows([COLUMNS, row] if new else [row])
+
+
+def _write_record(out: Path, network: nn.Module, step: int, batch: int, processor_seconds: float) -> None:
+    """What the run took so far, under the names of the baselines' records (`baselines_page` reads either)."""
+    curve = list(csv.DictReader((out / "curve.csv").open())) if (out / "curve.csv").is_file() else []
+    record = {
+        "system": "PHANES, restoration network",
+        "trained_parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "steps": step,
+        "batch_size": batch,
+        "processor_seconds": round(processor_seconds, 1),
+        "error": "mean absolute error of the training slices with lesions, in brain medians",
+        "healthy_error_by_step": [[int(row["step"]), float(row["error"])] for row in curve],
+        "weights_sha256": sha256_of_file(out / "model.pt"),
+    }
+    text = json.dumps(record, indent=4) + "\n"
+    write_atomically(out / "record.json", lambda partial: partial.write_text(text, encoding="utf-8"), shared=True)
 
 
 def has_bfloat16(device: torch.device) -> bool:

@@ -1,6 +1,7 @@
 """Training the restoration network: it learns, goes on where it was stopped, keeps to its time."""
 
 import csv
+import json
 import math
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from monai.bundle import ConfigWorkflow
 
 from scripts.common.errors import PhanesInputError
+from scripts.common.files import sha256_of_file
 from scripts.method.networks.restoration import RestorationNetwork
 from scripts.space.levels import GRID, LEVELS_MM, brain_of_levels
 from scripts.training import restoration as module
@@ -103,6 +105,14 @@ def test_the_curve_has_a_row_every_so_many_steps(heads, tmp_path, monkeypatch):
     assert tuple(rows[0]) == COLUMNS
     assert [row[0] for row in rows[1:]] == ["2", "4"]
     assert all(math.isfinite(float(value)) for row in rows[1:] for value in row)
+    fit(network, maker, out, steps=6, batch=2)
+    record = json.loads((out / "record.json").read_text())
+    assert [step for step, _ in record["healthy_error_by_step"]] == [2, 4, 6]
+    assert record["steps"] == 6
+    assert record["trained_parameters"] == sum(p.numel() for p in network.parameters())
+    assert record["weights_sha256"] == sha256_of_file(out / "model.pt")
+    checkpoint = torch.load(out / "checkpoint.pt", weights_only=True)
+    assert 0 < checkpoint["processor_seconds"] == pytest.approx(record["processor_seconds"], abs=0.06)
 
 
 @pytest.mark.parametrize("heights", [LEVELS_MM, [23]])
