@@ -132,16 +132,3 @@ def as_slice(image: Tensor) -> Tensor:
     """The first channel of (C, H, W, 1) or (C, H, W), as a plain float32 tensor (1, H, W)."""
     plain = torch.as_tensor(image).as_subclass(torch.Tensor)[:1]
     return plain.reshape(plain.shape[:3]).to(torch.float32)
-
-
-def chosen_sets(wanted: Sequence[str] | str | None, known: Sequence[str]) -> list[str]:
-    """Names of sets from an option, a list or one string with commas; None for all.
-
-    Raises:
-        PhanesInputError: an unknown one, or none.
-    """
-    names = [name.strip() for name in wanted.split(",")] if isinstance(wanted, str) else wanted
-    chosen = list(known if names is None else names)
-    if not chosen or not set(chosen) <= set(known):
-        raise PhanesInputError(f"sets is {chosen}: choose among {', '.join(known)}.")
-    return chosen

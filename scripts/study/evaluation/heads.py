@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ...common.cli import fail
 from ...common.errors import PhanesInputError
 from ...common.fingerprint import fingerprint
-from ...common.versions import versions
 from .heads_data import HeadSet
 from .heads_registrations import HeadNotAnalysed
 from .heads_scoring import (
@@ -35,11 +31,12 @@ from .heads_scoring import resampled as resampled_scores
 from .heads_systems import HeadMaps, HeadSystem
 from .heads_tables import healthy_cells, healthy_table, lesion_tables
 from .metrics import average_precision, best_dice, rank
+from .report import Report, chosen_keys, mean_seconds
 from .scoring import Result
 from .statistics import resample_weights
-from .store import ResultStore, code_of_systems, to_plain, write_text
+from .store import code_of_systems, to_plain
 from .summary import Cell, summarise
-from .tables import Line, show, to_csv, to_markdown
+from .tables import Line, show, to_markdown
 
 VERSION = 2  # of the scores; raise it when they change, so that stored results are not used again
 PACKAGES = ("torch", "monai", "numpy", "scipy", "SimpleITK", "nibabel")
@@ -47,13 +44,8 @@ PACKAGES = ("torch", "monai", "numpy", "scipy", "SimpleITK", "nibabel")
 logger = logging.getLogger(__name__)
 
 
-class HeadEvaluation:
-    """Runs systems over sets of whole heads and writes what was found to `output_dir`.
-
-        results/<set>[-<seed>]/<system>.json, .npz   one result each, found again when the evaluation is restarted
-        table.md, table.csv, record.json             the tables; versions and checksums
-
-    A system that cannot run costs its own rows only: the others get theirs, and `run` raises at the end.
+class HeadEvaluation(Report):
+    """Runs systems over sets of whole heads and writes a `Report`.
 
     Args:
         title: of the report.
@@ -79,33 +71,18 @@ class HeadEvaluation:
         resamples: int = 1000,
         seed: int = 0,
     ) -> None:
-        self.title = title
+        super().__init__(title, output_dir, PACKAGES)
         self.sets = {one.name: one for one in sets}
         self.calibration = calibration
         self.systems = dict(systems)
-        self.output_dir = Path(output_dir)
-        self.chosen = _listed(chosen)
-        self.chosen_sets = _listed(chosen_sets)
+        self.chosen = chosen
+        self.chosen_sets = chosen_sets
         self.resamples = resamples
         self.seed = seed
-        self.store = ResultStore(self.output_dir / "results")
 
-    def run(self) -> list[Cell]:
-        """Evaluate, report, and return the numbers of the tables.
-
-        Raises:
-            SystemExit: one sentence on the command line (`PhanesInputError` elsewhere). The system or set is unknown,
-                there is nothing to evaluate on, or a system could not run. In the last case the report of the others
-                has been written.
-        """
-        try:
-            return self._evaluate()
-        except PhanesInputError as error:
-            fail(str(error))
-
-    def _evaluate(self) -> list[Cell]:
-        keys = _chosen("systems", self.chosen, self.systems)
-        names = _chosen("sets", self.chosen_sets, self.sets)
+    def _evaluate(self) -> tuple[list[Cell], dict[str, str], int]:
+        keys = chosen_keys("systems", self.chosen, self.systems)
+        names = chosen_keys("sets", self.chosen_sets, self.sets)
         checksums = {(name, seed): self.sets[name].checksum(seed) for name in names for seed in self.sets[name].seeds}
         results: dict[tuple[str, int | None, str], Result] = {}
         failed: dict[str, str] = {}
@@ -126,10 +103,8 @@ class HeadEvaluation:
                     failed[key] = str(error)
                     results = {index: result for index, result in results.items() if index[2] != key}
                     bar.write(f"{key} left out: {error}")
-        cells = self._report(results, [key for key in keys if key not in failed], failed) if results else []
-        if failed:
-            raise PhanesInputError(f"{len(failed)} of {len(keys)} systems could not run. " + " ".join(failed.values()))
-        return cells
+        there = [key for key in keys if key not in failed]
+        return self._report(results, there, failed) if results else [], failed, len(keys)
 
     def _operating_point(self, key: str, system: HeadSystem, stamp: str, bar: tqdm) -> OperatingPoint:
         """The system's operating point, stored or found on the healthy heads of `calibration`."""
@@ -191,10 +166,12 @@ class HeadEvaluation:
             if not self.sets[index[0]].healthy
         }
         cells = summarise(with_lesions, roles, "bootstrap")
-        text = [f"# {self.title}\n"]
+        text: list[str] = []
         for name in dict.fromkeys(name for name, _, _ in results):
             group = {index: result for index, result in results.items() if index[0] == name}
-            lines = {key: Line(self.systems[key].label, roles[key], _seconds(group, key)) for key in keys}
+            lines = {
+                key: Line(self.systems[key].label, roles[key], mean_seconds(group, key, "seconds")) for key in keys
+            }
             if self.sets[name].healthy:
                 each = {key: result.record["each"] for (_, _, key), result in group.items()}
                 cells += healthy_cells(name, each)
@@ -209,21 +186,13 @@ class HeadEvaluation:
             for title, headings, rows in shown:
                 show(title or name, headings, rows)
                 text += [*([f"{title}:\n"] if title else []), to_markdown(headings, rows)]
-        text += [f"Left out: {key} ({reason})\n" for key, reason in failed.items()]
         everything = {key: Line(self.systems[key].label, roles[key]) for key in keys}
-        write_text(self.output_dir / "table.md", "\n".join(text))
-        write_text(self.output_dir / "table.csv", to_csv(cells, everything, "bootstrap"))
         record = {
-            "title": self.title,
-            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "versions": versions(PACKAGES),
             "resamples": self.resamples,
-            "systems": {key: {"label": self.systems[key].label, "role": roles[key]} for key in keys},
-            "left_out": failed,
+            "systems": {key: {"label": line.label, "role": line.role} for key, line in everything.items()},
             "results": [result.record for result in results.values()],
         }
-        write_text(self.output_dir / "record.json", json.dumps(to_plain(record), indent=1))
-        logger.info("Tables and record written to %s", self.output_dir)
+        self.write(text, cells, everything, "bootstrap", record, failed)
         return cells
 
     def _caption(self, group: Mapping[tuple[str, int | None, str], Result]) -> str:
@@ -321,22 +290,3 @@ def _refused(group: Mapping[tuple[str, int | None, str], Result]) -> dict[str, l
     for (_, _, key), result in group.items():
         found.setdefault(key, set()).update(result.record["refused"])
     return {key: sorted(names) for key, names in found.items() if names}
-
-
-def _seconds(group: Mapping[tuple[str, int | None, str], Result], key: str) -> float:
-    values = [result.record["seconds"] for (_, _, system), result in group.items() if system == key]
-    return sum(values) / len(values) if values else float("nan")
-
-
-def _listed(names: Sequence[str] | str | None) -> list[str] | None:
-    if isinstance(names, str):
-        return [name.strip() for name in names.split(",")]
-    return None if names is None else list(names)
-
-
-def _chosen(what: str, chosen: Sequence[str] | None, there: Mapping[str, Any]) -> list[str]:
-    keys = list(there) if chosen is None else list(chosen)
-    unknown = [key for key in keys if key not in there]
-    if unknown or not keys:
-        raise PhanesInputError(f"{what} is {keys}: choose among {', '.join(there)}.")
-    return keys

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,22 +11,21 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ...common.cli import fail
 from ...common.errors import PhanesInputError
 from ...common.files import sha256_of_file
 from ...common.fingerprint import fingerprint
-from ...common.versions import versions
 from ..baselines.phanes import WholeMethod
 from ..baselines.protocol import AnomalySystem
 from .benchmarks import Benchmark, LesionSet
 from .false_positives import CLEAN, CleanSlices, LabelThreshold, clean_table
 from .figures import examples_figure, precision_recall_figure
+from .report import Report, chosen_keys, mean_seconds
 from .scoring import OWN, Maps, Result, Scorer, example_indices
 from .shifts import ShiftChart
-from .store import ResultStore, code_of_systems, file_stem, to_plain, write_text
+from .store import code_of_systems, file_stem, to_plain
 from .summary import Cell, summarise
 from .systems import Entry
-from .tables import Line, show, tables, to_csv, to_markdown
+from .tables import Line, show, tables, to_markdown
 
 PACKAGES = ("torch", "monai", "numpy", "scipy", "scikit-learn", "scikit-image", "lpips", "torchvision")
 
@@ -44,15 +41,10 @@ class Source(NamedTuple):
     read: Callable[[LesionSet], Tensor] | None = None
 
 
-class Evaluation:
-    """Runs systems over a benchmark and writes what was found to `output_dir`.
+class Evaluation(Report):
+    """Runs systems over a benchmark and writes a `Report`, with figures.
 
-        results/<set>[-<seed>]/<system>.json, .npz   one result each, found again when the evaluation is restarted
-        table.md, table.csv, record.json             the tables; versions, seeds and checksums of all of it
         figure_<set>.png, precision_recall_<set>.png, and what `charts` draw
-
-    A system that cannot run (no weights, no calibration) costs its own rows only: the others get theirs, and `run`
-    raises at the end.
 
     Args:
         title: of the report.
@@ -86,12 +78,11 @@ class Evaluation:
         label: LabelThreshold | None = None,
         charts: Sequence[ShiftChart] = (),
     ) -> None:
-        self.title = title
+        super().__init__(title, output_dir, PACKAGES)
         self.benchmark = benchmark
         self.systems = dict(systems)
         self.scorer = scorer
-        self.output_dir = Path(output_dir)
-        self.chosen = [key.strip() for key in chosen.split(",")] if isinstance(chosen, str) else chosen
+        self.chosen = chosen
         self.spread = spread
         self.paper = paper or {}
         self.paper_label = paper_label
@@ -99,27 +90,10 @@ class Evaluation:
         self.clean = clean
         self.label = label
         self.charts = list(charts)
-        self.store = ResultStore(self.output_dir / "results")
         self._clean_rows: dict[str, list[dict[str, Any]]] = {}
 
-    def run(self) -> list[Cell]:
-        """Evaluate, report, and return the numbers of the tables.
-
-        Raises:
-            SystemExit: one sentence on the command line (`PhanesInputError` elsewhere). The system is unknown, there is
-                nothing to evaluate on, or a system could not run. In the last case the report of the others has been
-                written.
-        """
-        try:
-            return self._evaluate()
-        except PhanesInputError as error:
-            fail(str(error))
-
-    def _evaluate(self) -> list[Cell]:
-        chosen = list(self.systems if self.chosen is None else self.chosen)
-        unknown = [key for key in chosen if key not in self.systems]
-        if unknown or not chosen:
-            raise PhanesInputError(f"systems is {chosen}: choose among {', '.join(self.systems)}.")
+    def _evaluate(self) -> tuple[list[Cell], dict[str, str], int]:
+        chosen = chosen_keys("systems", self.chosen, self.systems)
         tasks = self.benchmark.tasks()
         sets = {task: self.benchmark.load(*task) for task in tasks[:1]}  # fails at once when there is no data
         results: dict[tuple[str, int | None, str], Result] = {}
@@ -142,14 +116,7 @@ class Evaluation:
                     failed[key] = str(error)
                     results = {index: result for index, result in results.items() if index[2] != key}
                     bar.write(f"{key} left out: {error}")
-        cells: list[Cell] = []
-        if results:
-            cells = self._report(results, built, failed)
-        if failed:
-            raise PhanesInputError(
-                f"{len(failed)} of {len(chosen)} systems could not run. " + " ".join(failed.values())
-            )
-        return cells
+        return self._report(results, built, failed) if results else [], failed, len(chosen)
 
     def _result(self, source: Source, lesions: LesionSet, threshold: float | None, bar: tqdm) -> Result:
         """The stored result, or a fresh one."""
@@ -234,13 +201,13 @@ class Evaluation:
         roles = {key: about["role"] for key, about in built.items()}
         cells = summarise(results, roles, self.spread)
         everything = {key: Line(about["name"], about["role"]) for key, about in built.items()}
-        text = [f"# {self.title}\n"]
+        text: list[str] = []
         for name in dict.fromkeys(name for name, _ in self.benchmark.tasks()):
             group = {key: result for key, result in results.items() if key[0] == name}
             if not group:
                 continue
             lines = {
-                key: Line(about["name"], about["role"], _mean_seconds(group, key))
+                key: Line(about["name"], about["role"], mean_seconds(group, key, "seconds_per_slice"))
                 for key, about in built.items()
                 if any(system == key for _, _, system in group)
             }
@@ -257,13 +224,7 @@ class Evaluation:
         if self.figures:
             for chart in self.charts:
                 chart.draw(self.output_dir, cells, everything)
-        text += [f"Left out: {key} ({reason})\n" for key, reason in failed.items()]
-        write_text(self.output_dir / "table.md", "\n".join(text))
-        write_text(self.output_dir / "table.csv", to_csv(cells, everything, self.spread, self.paper))
-        record = self._record(results, built, failed)
-        record["clean_slices"] = self._clean_rows
-        write_text(self.output_dir / "record.json", json.dumps(to_plain(record), indent=1))
-        logger.info("Tables, figures and record written to %s", self.output_dir)
+        self.write(text, cells, everything, self.spread, self._record(results, built), failed, self.paper)
         return cells
 
     def _section(self, title: str, headings: list[str], rows: list[list[str]]) -> list[str]:
@@ -322,13 +283,8 @@ class Evaluation:
         prevalence = next(iter(shown.values())).record["maps"][OWN]["prevalence"]
         precision_recall_figure(self.output_dir / f"precision_recall_{file_stem(name)}.png", curves, prevalence)
 
-    def _record(
-        self, results: dict[tuple[str, int | None, str], Result], built: dict[str, Any], failed: dict[str, str]
-    ) -> dict[str, Any]:
+    def _record(self, results: dict[tuple[str, int | None, str], Result], built: dict[str, Any]) -> dict[str, Any]:
         return {
-            "title": self.title,
-            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "versions": versions(PACKAGES),
             "device": str(self.scorer.device),
             "threads": torch.get_num_threads(),
             "hours": sum((r.record["seconds_per_slice"] or 0.0) * r.record["slices"] for r in results.values()) / 3600,
@@ -336,12 +292,6 @@ class Evaluation:
             "bootstrap": {"resamples": self.scorer.resamples, "seed": self.scorer.bootstrap_seed},
             "lpips_drop_zeros": self.scorer.lpips_drop_zeros,
             "systems": built,
-            "left_out": failed,
             "results": [result.record for result in results.values()],
+            "clean_slices": self._clean_rows,
         }
-
-
-def _mean_seconds(group: Mapping[tuple[str, int | None, str], Result], system: str) -> float:
-    """Mean over all seeds; NaN for maps that were read."""
-    times = [result.record["seconds_per_slice"] for (_, _, key), result in group.items() if key == system]
-    return float("nan") if None in times else sum(times) / len(times)

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from ...common.errors import PhanesInputError
 from ...pipeline.transforms import slice_scale
-from .benchmarks import Benchmark, LesionSet, as_slice, chosen_sets
+from .benchmarks import Benchmark, LesionSet, as_slice
 from .figures import write_figure
+from .report import chosen_keys
 from .scoring import OWN
 from .summary import Cell
 from .synthetic import subject_rng
@@ -112,7 +113,7 @@ class ShiftedBenchmark:
             raise PhanesInputError(
                 f"Two shifts have one name ({', '.join(shift.name for shift in shifts)}): rename one."
             )
-        self.sets = chosen_sets(sets, list(dict.fromkeys(name for name, _ in benchmark.tasks())))
+        self.sets = chosen_keys("sets", sets, dict.fromkeys(name for name, _ in benchmark.tasks()))
         self._parts: dict[str, tuple[str, Shift | None]] = {}
         for name in self.sets:
             self._parts[name] = (name, None)
