@@ -18,24 +18,21 @@ from ...common.fingerprint import fingerprint
 from .heads_data import HeadSet
 from .heads_registrations import HeadNotAnalysed
 from .heads_scoring import (
+    LesionScores,
     OperatingPoint,
     ScoredHead,
     froc,
     healthy_scores,
-    lesion_scores,
     operating_point,
-    per_head,
     scored_head,
 )
-from .heads_scoring import resampled as resampled_scores
 from .heads_systems import HeadMaps, HeadSystem
 from .heads_tables import healthy_cells, healthy_table, lesion_tables
-from .metrics import average_precision, best_dice, rank
 from .report import Report, chosen_keys, mean_seconds
 from .scoring import Result
 from .statistics import resample_weights
 from .store import code_of_systems, to_plain
-from .summary import Cell, summarise
+from .summary import METRICS, Cell, summarise
 from .tables import Line, show, to_markdown
 
 VERSION = 2  # of the scores; raise it when they change, so that stored results are not used again
@@ -144,11 +141,10 @@ class HeadEvaluation(Report):
             each = healthy_scores(heads, point)
             record["maps"] = {}
         else:
-            each = per_head(heads, point)
-            scores = lesion_scores(heads, point)
-            weights = resample_weights(len(heads), self.resamples, self.seed)
-            arrays |= resampled_scores(heads, point, weights)
-            record |= _as_summary(scores, froc(heads), heads)
+            scores = LesionScores(heads, point)
+            each = scores.each
+            arrays |= scores.resampled(resample_weights(len(heads), self.resamples, self.seed))
+            record |= _as_summary(scores.of_all(), froc(heads), heads)
         record["each"] = [
             {"name": case, "age": age} | {measure: float(values[index]) for measure, values in each.items()}
             for index, (case, age) in enumerate(zip(names, done.ages, strict=True))
@@ -255,30 +251,21 @@ def analysed(system: HeadSystem, heads: HeadSet, seed: int | None) -> Analysed:
 def _as_summary(
     scores: Mapping[str, float], curves: Mapping[str, Mapping[str, float]], heads: Sequence[ScoredHead]
 ) -> dict[str, Any]:
-    """Scores under the names that `summary.summarise` reads."""
-    more = {
-        "label.dice": scores["label_dice"],
-        "label.mean_dice": scores["mean_label_dice"],
-        "label.dice_at_1_percent": scores["dice_at_1_percent"],
-    }
-    for volume, curve in curves.items():
-        more |= {f"froc.{volume} {at}": share for at, share in curve.items() if at != "lesions"}
+    """Scores in the places where `summary.summarise` reads them."""
     by_size = {}
     for size in dict.fromkeys(head.size for head in heads if head.size):
-        own = [head for head in heads if head.size == size]
-        ranking = rank(
-            np.concatenate([head.scores for head in own]),
-            np.concatenate([head.lesion for head in own]),
-            sum(head.missed for head in own),
-        )
-        by_size[size] = {"auprc": average_precision(ranking), "best_dice": best_dice(ranking)[0]}
+        own = LesionScores([head for head in heads if head.size == size], None).of_all()
+        by_size[size] = {metric: own[f"own.{metric}"] for metric in METRICS}
+    found_at = {
+        f"froc.{volume} {at}": share
+        for volume, curve in curves.items()
+        for at, share in curve.items()
+        if at != "lesions"
+    }
     return {
-        "maps": {
-            "own": {"auprc": scores["auprc"], "best_dice": scores["best_dice"]},
-            "mean": {"auprc": scores["mean_auprc"], "best_dice": scores["mean_best_dice"]},
-        },
+        "maps": {kind: {metric: scores[f"{kind}.{metric}"] for metric in METRICS} for kind in ("own", "mean")},
         "prevalence": scores["prevalence"],
-        "more": more,
+        "more": {name: value for name, value in scores.items() if name.startswith("label.")} | found_at,
         "froc": {size: dict(curve) for size, curve in curves.items()},
         "by_size": by_size,
     }

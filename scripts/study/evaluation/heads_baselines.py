@@ -126,22 +126,12 @@ class AsFirstStage(TrainedHeads):
     """PHANES with a baseline as its first stage: mask, filling by the linear network, anomaly map.
 
     Args:
-        entry: the baseline.
-        registrations: shared with the sets.
-        label: its name in the table.
         filler: the linear network, and the heads for the threshold.
-        device: where.
+        row: of `TrainedHeads`.
     """
 
-    def __init__(
-        self,
-        entry: Entry,
-        registrations: Registrations,
-        label: str,
-        filler: Filler,
-        device: str | torch.device = "cpu",
-    ) -> None:
-        super().__init__(entry, registrations, label, device=device)
+    def __init__(self, filler: Filler, *row: Any, **options: Any) -> None:
+        super().__init__(*row, **options)
         self.filler = filler
         self._method: HeadPhanes | None = None
 
@@ -211,5 +201,5 @@ def baseline_rows(
             rows[f"{key}_same"] = TrainedHeads(entry, registrations, label, True, device)
             if filler:
                 label = f"PHANES, {record['system']} as first stage"
-                rows[f"{key}_phanes"] = AsFirstStage(entry, registrations, label, filler, device)
+                rows[f"{key}_phanes"] = AsFirstStage(filler, entry, registrations, label, device=device)
     return rows

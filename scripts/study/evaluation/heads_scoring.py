@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -235,70 +236,68 @@ def froc(heads: Sequence[ScoredHead]) -> dict[str, dict[str, float]]:
     return curves
 
 
-def lesion_scores(heads: Sequence[ScoredHead], point: OperatingPoint | None) -> dict[str, float]:
-    """Pooled and mean-per-head scores of heads with lesions.
+class LesionScores:
+    """Scores of heads with lesions: of each head, of all together, and of resamples of them.
 
-    Returns:
-        `auprc`, `best_dice`, `mean_auprc`, `mean_best_dice` and `prevalence`. With an operating point also `label_dice`
-        (pooled), `mean_label_dice` and `dice_at_1_percent` (mean over heads).
-    """
-    pooled = rank(*_pooled(heads), sum(head.missed for head in heads))
-    each = per_head(heads, point)
-    scores = {
-        "auprc": average_precision(pooled),
-        "best_dice": best_dice(pooled)[0],
-        "mean_auprc": float(each["auprc"].mean()),
-        "mean_best_dice": float(each["best_dice"].mean()),
-        "prevalence": pooled.positives / (pooled.total + sum(head.missed for head in heads)),
-    }
-    if point is not None:
-        labels = [point.label(head) for head in heads]
-        both = sum(int((label & head.truth).sum()) for label, head in zip(labels, heads, strict=True))
-        marked = sum(int(label.sum()) for label in labels)
-        scores["label_dice"] = 2.0 * both / (marked + pooled.positives)
-        scores["mean_label_dice"] = float(each["label_dice"].mean())
-        scores["dice_at_1_percent"] = float(each["dice_at_1_percent"].mean())
-    return scores
-
-
-def per_head(heads: Sequence[ScoredHead], point: OperatingPoint | None) -> dict[str, NDArray[np.float64]]:
-    """Scores of each head, (N,): `auprc`, `best_dice`; with an operating point `label_dice`, `dice_at_1_percent`."""
-    rankings = [rank(head.scores, head.lesion, head.missed) for head in heads]
-    each = {
-        "auprc": np.array([average_precision(ranking) for ranking in rankings]),
-        "best_dice": np.array([best_dice(ranking)[0] for ranking in rankings]),
-    }
-    if point is not None:
-        each["label_dice"] = np.array([dice(point.label(head), head) for head in heads])
-        each["dice_at_1_percent"] = np.array(
-            [dice((head.anomaly > point.at_false_voxels) & head.brain, head) for head in heads]
-        )
-    return each
-
-
-def resampled(
-    heads: Sequence[ScoredHead], point: OperatingPoint | None, weights: NDArray[np.float64]
-) -> dict[str, NDArray[np.float64]]:
-    """(R,) scores of each resample of the heads, under the names that `summary.summarise` reads.
+    The latter two have the names that `summary.summarise` reads: `own.auprc` and `own.best_dice` of the pooled voxels,
+    `mean.auprc` and `mean.best_dice` of the heads. With an operating point also `label.dice` (pooled),
+    `label.mean_dice` and `label.dice_at_1_percent` (mean over heads).
 
     Args:
-        heads: N heads with lesions.
+        heads: N of them.
         point: for the scores of the label; None leaves them out.
-        weights: (R, N) from `statistics.resample_weights`.
+
+    Attributes:
+        each: of each head, (N,): `auprc`, `best_dice`; with an operating point `label_dice`, `dice_at_1_percent`.
     """
-    owner = np.repeat(np.arange(len(heads)), [int(head.brain.sum()) for head in heads])
-    pooled = bootstrap(*_pooled(heads), owner, weights, missed=np.array([head.missed for head in heads]))
-    each = per_head(heads, point)
-    found = {"own.auprc": pooled.auprc, "own.best_dice": pooled.best_dice}
-    names = {"mean.auprc": "auprc", "mean.best_dice": "best_dice"}
-    if point is not None:
-        names |= {"label.mean_dice": "label_dice", "label.dice_at_1_percent": "dice_at_1_percent"}
-        labels = [point.label(head) for head in heads]
-        both = np.array([int((label & head.truth).sum()) for label, head in zip(labels, heads, strict=True)])
-        lesion = np.array([int(head.truth.sum()) + head.missed for head in heads])
-        marked = np.array([int(label.sum()) for label in labels])
-        found["label.dice"] = 2.0 * (weights @ both) / (weights @ (marked + lesion))
-    return found | {name: weights @ each[measure] / len(heads) for name, measure in names.items()}
+
+    MEANS: ClassVar[dict[str, str]] = {
+        "auprc": "mean.auprc",
+        "best_dice": "mean.best_dice",
+        "label_dice": "label.mean_dice",
+        "dice_at_1_percent": "label.dice_at_1_percent",
+    }
+
+    def __init__(self, heads: Sequence[ScoredHead], point: OperatingPoint | None) -> None:
+        self.heads = heads
+        self.missed = np.array([head.missed for head in heads])
+        rankings = [rank(head.scores, head.lesion, head.missed) for head in heads]
+        self.each = {
+            "auprc": np.array([average_precision(ranking) for ranking in rankings]),
+            "best_dice": np.array([best_dice(ranking)[0] for ranking in rankings]),
+        }
+        self.both = self.sizes = None
+        if point is not None:
+            labels = [point.label(head) for head in heads]
+            pairs = list(zip(labels, heads, strict=True))
+            self.both = np.array([int((label & head.truth).sum()) for label, head in pairs])
+            self.sizes = np.array([int(label.sum()) + int(head.truth.sum()) + head.missed for label, head in pairs])
+            self.each["label_dice"] = np.array([dice(label, head) for label, head in pairs])
+            at_1_percent = [dice((head.anomaly > point.at_false_voxels) & head.brain, head) for head in heads]
+            self.each["dice_at_1_percent"] = np.array(at_1_percent)
+
+    def of_all(self) -> dict[str, float]:
+        """The heads as they are; also the `prevalence`, the share of the voxels that are lesion."""
+        ranking, missed = rank(*_pooled(self.heads), int(self.missed.sum())), int(self.missed.sum())
+        means = self._means(np.ones((1, len(self.heads))))
+        return {
+            "own.auprc": average_precision(ranking),
+            "own.best_dice": best_dice(ranking)[0],
+            **{name: float(values[0]) for name, values in means.items()},
+            "prevalence": ranking.positives / (ranking.total + missed),
+        }
+
+    def resampled(self, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        """(R,) scores of each resample; weights: (R, N) from `statistics.resample_weights`."""
+        owner = np.repeat(np.arange(len(self.heads)), [int(head.brain.sum()) for head in self.heads])
+        pooled = bootstrap(*_pooled(self.heads), owner, weights, missed=self.missed)
+        return {"own.auprc": pooled.auprc, "own.best_dice": pooled.best_dice, **self._means(weights)}
+
+    def _means(self, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        found = {self.MEANS[name]: weights @ values / len(self.heads) for name, values in self.each.items()}
+        if self.both is not None and self.sizes is not None:
+            found["label.dice"] = 2.0 * (weights @ self.both) / (weights @ self.sizes)
+        return found
 
 
 def healthy_scores(heads: Sequence[ScoredHead], point: OperatingPoint) -> dict[str, NDArray[np.float64]]:

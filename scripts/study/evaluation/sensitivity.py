@@ -23,11 +23,12 @@ from ...training.prepared import prepared_files
 from .heads_baselines import baseline_rows
 from .heads_painting import FIXED, STROKE_SIZES_ML, Painting, read_shapes
 from .heads_registrations import Registrations
-from .heads_scoring import ScoredHead, lesion_scores, per_head, resampled, scored_head
+from .heads_scoring import LesionScores, ScoredHead, scored_head
 from .heads_systems import LevelSystem, ZScoreHeads
 from .stages import PaintedHead, made_up_shapes, painted_heads
 from .statistics import resample_weights, spread
 from .store import write_text
+from .summary import METRICS
 from .tables import number, to_markdown
 
 VARIANTS = {
@@ -44,7 +45,6 @@ VARIANTS = {
 CONTRASTS = (0.35, 0.47, 0.58, 0.7)  # d, from strong to weak
 HEIGHTS = (-80.0, 0.0, 30.0, 90.0)  # MNI z of the lesion's centre, mm
 RESAMPLES = 1000
-METRICS = ("auprc", "best_dice")
 
 System = Callable[[PaintedHead], NDArray]
 
@@ -139,7 +139,7 @@ def by_stratum(heads: Sequence[PaintedHead], found: Mapping[str, Sequence[Scored
     for index, head in enumerate(heads):
         for stratum in strata(head):
             members[stratum].append(index)
-    each = [per_head(of, None) for of in found.values()]
+    each = [LesionScores(of, None).each for of in found.values()]
     rows = []
     for stratum, of in sorted(members.items()):
         row = [f"{stratum.name} ({len(of)})"]
@@ -152,9 +152,9 @@ def by_stratum(heads: Sequence[PaintedHead], found: Mapping[str, Sequence[Scored
 
 
 def _pooled(heads: Sequence[ScoredHead]) -> str:
-    scores = lesion_scores(heads, None)
-    samples = resampled(heads, None, resample_weights(len(heads), RESAMPLES, 0))
-    return " / ".join(number(scores[metric], spread(samples[f"own.{metric}"]).std) for metric in METRICS)
+    scores = LesionScores(heads, None)
+    all_heads, samples = scores.of_all(), scores.resampled(resample_weights(len(heads), RESAMPLES, 0))
+    return " / ".join(number(all_heads[name], spread(samples[name]).std) for name in (f"own.{m}" for m in METRICS))
 
 
 def _of_network(network: nn.Module) -> System:

@@ -71,7 +71,7 @@ def test_a_baseline_as_first_stage_is_the_method_with_its_drawing_and_the_linear
     linear = HeadPhanes(LinearInPlace(), BRAIN, LEVELS_MM)
     monkeypatch.setattr(study, "load_network", lambda network, weights: None)
     filler = Filler(linear, "linear.pt", str(tmp_path))
-    system = AsFirstStage(Entry(Halved(ResidualMap())), None, "row", filler)  # type: ignore[arg-type]
+    system = AsFirstStage(filler, Entry(Halved(ResidualMap())), None, "row")
     levels = healthy.copy()
     levels[60:70, 60:70, 30:36] *= 0.4
     found = system.levels_map(levels)

@@ -9,16 +9,14 @@ from sklearn.metrics import average_precision_score
 from scripts.study.evaluation.heads_scoring import (
     FINDINGS_A_HEAD,
     LABELLED_SHARE,
+    LesionScores,
     OperatingPoint,
     dice,
     found_lesions,
     froc,
     healthy_scores,
-    lesion_scores,
     operating_point,
-    per_head,
     pieces,
-    resampled,
     scored_head,
     without_small,
 )
@@ -42,16 +40,16 @@ def head(size: int = 20, lesion: bool = True, outside: int = 0, noise: float = 1
 
 def test_pooled_and_single_scores_are_those_of_scikit_learn_less_what_is_missed():
     heads = [head(20, outside=5), head(16), head(24, outside=2)]
-    scores = lesion_scores(heads, None)
+    scores = LesionScores(heads, None).of_all()
     pooled, truth = np.concatenate([h.scores for h in heads]), np.concatenate([h.lesion for h in heads])
     share = truth.sum() / (truth.sum() + 7)  # of the lesion's voxels that any threshold can find
-    assert scores["auprc"] == pytest.approx(share * average_precision_score(truth, pooled), abs=1e-9)
+    assert scores["own.auprc"] == pytest.approx(share * average_precision_score(truth, pooled), abs=1e-9)
     each = [average_precision_score(h.lesion, h.scores) * h.lesion.sum() / (h.lesion.sum() + h.missed) for h in heads]
-    assert scores["mean_auprc"] == pytest.approx(np.mean(each), abs=1e-9)
+    assert scores["mean.auprc"] == pytest.approx(np.mean(each), abs=1e-9)
     brute = max(
         2 * (truth & (pooled >= t)).sum() / ((pooled >= t).sum() + truth.sum() + 7) for t in np.unique(pooled[truth])
     )
-    assert scores["best_dice"] == pytest.approx(brute, abs=1e-9)
+    assert scores["own.best_dice"] == pytest.approx(brute, abs=1e-9)
     assert scores["prevalence"] == pytest.approx((truth.sum() + 7) / (truth.size + 7))
 
 
@@ -59,28 +57,21 @@ def test_a_resample_is_the_score_of_the_heads_that_were_drawn():
     heads = [head(20, outside=5), head(16), head(24, outside=2), head(18)]
     point = OperatingPoint(2.0, 0.0, 1.8)
     weights = resample_weights(len(heads), 6, 3)
-    found = resampled(heads, point, weights)
+    found = LesionScores(heads, point).resampled(weights)
     for index, counts in enumerate(weights.astype(int)):
         drawn = [h for h, count in zip(heads, counts, strict=True) for _ in range(count)]
-        expected = lesion_scores(drawn, point)
-        for name, measure in {
-            "own.auprc": "auprc",
-            "own.best_dice": "best_dice",
-            "mean.auprc": "mean_auprc",
-            "mean.best_dice": "mean_best_dice",
-            "label.dice": "label_dice",
-            "label.mean_dice": "mean_label_dice",
-            "label.dice_at_1_percent": "dice_at_1_percent",
-        }.items():
-            assert found[name][index] == pytest.approx(expected[measure], abs=1e-9), name
+        expected = LesionScores(drawn, point).of_all()
+        assert set(expected) == {*found, "prevalence"}
+        for name, values in found.items():
+            assert values[index] == pytest.approx(expected[name], abs=1e-9), name
 
 
 def test_a_constant_map_scores_the_prevalence_and_a_perfect_one_everything_that_is_scored():
     one = head(outside=6)
     constant = scored_head(np.ones(one.brain.shape), one.brain, one.truth, 8.0)
-    assert per_head([constant], None)["auprc"][0] == pytest.approx(one.lesion.mean())
+    assert LesionScores([constant], None).each["auprc"][0] == pytest.approx(one.lesion.mean())
     perfect = scored_head(one.truth.astype(float), one.brain, one.truth, 8.0)
-    assert per_head([perfect], None)["auprc"][0] == 1.0
+    assert LesionScores([perfect], None).each["auprc"][0] == 1.0
 
 
 def test_a_head_whose_whole_lesion_lies_outside_of_the_brain_scores_nothing():
@@ -88,7 +79,7 @@ def test_a_head_whose_whole_lesion_lies_outside_of_the_brain_scores_nothing():
     brain[1:5, 1:5, 1:5] = True
     truth[0] = True
     one = scored_head(RNG.random((6, 6, 6)), brain, truth, 8.0)
-    each = per_head([one], OperatingPoint(0.5, 0.0, 0.5))
+    each = LesionScores([one], OperatingPoint(0.5, 0.0, 0.5)).each
     assert each["auprc"][0] == 0.0
     assert each["best_dice"][0] == 0.0
     assert each["label_dice"][0] == 0.0

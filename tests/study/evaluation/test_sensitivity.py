@@ -12,7 +12,7 @@ from scripts.__main__ import Commands
 from scripts.space.levels import LEVELS_MM, brain_of_levels
 from scripts.study.evaluation import sensitivity as study
 from scripts.study.evaluation.heads_painting import FIXED, Painting
-from scripts.study.evaluation.heads_scoring import per_head
+from scripts.study.evaluation.heads_scoring import LesionScores
 from scripts.study.evaluation.stages import PaintedHead, made_up_shapes, painted_heads
 from scripts.training.prepared import write_prepared
 
@@ -65,7 +65,7 @@ def test_rows_of_strata_are_means_of_their_heads(prepared):
     counts = [int(row[0].split("(")[1][:-1]) for row in rows]
     assert counts[:3] == [2, 2, 2]  # each head gets another size with the next seed
     assert sum(counts) == 3 * len(heads)
-    each = per_head(found["darkness"], None)["auprc"]
+    each = LesionScores(found["darkness"], None).each["auprc"]
     small = [index for index, head in enumerate(heads) if head.recipe.size == 0]
     assert rows[0][1].startswith(f"{100 * each[small].mean():.2f} ± ")
     assert each.min() > 0.3
