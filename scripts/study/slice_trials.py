@@ -19,6 +19,7 @@ from PIL import Image
 from scipy import ndimage
 from tqdm import tqdm
 
+from ..common.checkpoints import load_network
 from ..common.configs import from_inference
 from ..common.errors import PhanesInputError
 from ..space.geometry import LEVEL_MM
@@ -86,16 +87,12 @@ class Analysis:
 
     def __init__(self, bundle_root: str, method: str = "") -> None:
         entries: dict[str, Any] = {"device": torch.device("cpu")} | ({"method": method} if method else {})
-        parts = [
-            from_inference(part, bundle_root, entries, ["inference.json"]) for part in ("preprocessing", "inferer")
-        ]
-        self.preprocessing, self.inferer = parts
-        self.network = from_inference("network_def", bundle_root, entries, ["inference.json"]).eval()
-        weights = from_inference("weights_file", bundle_root, entries, ["inference.json"])
-        self.network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-        transforms = from_inference("postprocessing", bundle_root, entries, ["inference.json"]).transforms
-        names = [type(step).__name__ for step in transforms]
-        self.postprocessing = transforms[: names.index("NativeImagesd") + 1]
+        names = ["preprocessing", "inferer", "network_def", "weights_file", "postprocessing"]
+        parts = from_inference(names, bundle_root, entries, ["inference.json"])
+        self.preprocessing, self.inferer, self.network = (parts[name] for name in names[:3])
+        load_network(self.network.eval(), parts["weights_file"])
+        steps = parts["postprocessing"].transforms
+        self.postprocessing = steps[: [type(step).__name__ for step in steps].index("NativeImagesd") + 1]
 
     @torch.inference_mode()
     def __call__(self, file: Path) -> NDArray[np.float32]:
