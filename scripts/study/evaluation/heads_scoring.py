@@ -264,7 +264,7 @@ class LesionScores:
         rankings = [rank(head.scores, head.lesion, head.missed) for head in heads]
         self.each = {
             "auprc": np.array([average_precision(ranking) for ranking in rankings]),
-            "best_dice": np.array([best_dice(ranking)[0] for ranking in rankings]),
+            "best_dice": np.array([best_dice(ranking) for ranking in rankings]),
         }
         self.both = self.sizes = None
         if point is not None:
@@ -282,7 +282,7 @@ class LesionScores:
         means = self._means(np.ones((1, len(self.heads))))
         return {
             "own.auprc": average_precision(ranking),
-            "own.best_dice": best_dice(ranking)[0],
+            "own.best_dice": best_dice(ranking),
             **{name: float(values[0]) for name, values in means.items()},
             "prevalence": ranking.positives / (ranking.total + missed),
         }

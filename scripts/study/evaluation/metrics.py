@@ -1,4 +1,4 @@
-"""Metrics of anomaly maps: average precision, best achievable Dice, Dice at a threshold, LPIPS by region.
+"""Metrics of anomaly maps: average precision, best achievable Dice, LPIPS by region.
 
 All pixels of all images are pooled, as in Tables 1 and 2 of the paper. Every score that depends on a threshold is
 read off one `Ranking`, scikit-learn's counts at each distinct score. Values are fractions in [0, 1]; the tables
@@ -19,17 +19,15 @@ Array: TypeAlias = np.ndarray | torch.Tensor
 
 @dataclass(frozen=True)
 class Ranking:
-    """Pixels ranked by score; entry k describes the prediction "score >= thresholds[k]".
+    """Pixels ranked by score; entry k describes the prediction "score >= the k-th highest distinct score".
 
     Attributes:
-        thresholds: (K,) distinct scores, descending.
-        true_positives: (K,) lesion pixels with a score >= threshold.
-        predicted: (K,) pixels with a score >= threshold.
+        true_positives: (K,) lesion pixels with such a score.
+        predicted: (K,) pixels with such a score.
         positives: number of lesion pixels, including those that were never scored.
         total: number of pixels.
     """
 
-    thresholds: NDArray[np.floating]
     true_positives: NDArray[np.int64]
     predicted: NDArray[np.int64]
     positives: int
@@ -88,7 +86,7 @@ def rank(scores: Array, labels: Array, missed: int = 0) -> Ranking:
     falling = flat[order]
     last = np.append(np.flatnonzero(falling[1:] != falling[:-1]), flat.size - 1)  # of pixels with one score
     hits = np.cumsum(truth[order], dtype=np.int64)[last]
-    return Ranking(falling[last], hits, last.astype(np.int64) + 1, int(truth.sum()) + missed, flat.size)
+    return Ranking(hits, last.astype(np.int64) + 1, int(truth.sum()) + missed, flat.size)
 
 
 def average_precision(ranking: Ranking) -> float:
@@ -99,30 +97,9 @@ def average_precision(ranking: Ranking) -> float:
     return float(np.sum(np.diff(ranking.recall, prepend=0.0) * ranking.precision))
 
 
-def best_dice(ranking: Ranking) -> tuple[float, float]:
-    """Best achievable Dice over *all* distinct scores, and the threshold (score >= threshold) that reaches it."""
-    dice = 2.0 * ranking.true_positives / (ranking.predicted + ranking.positives)
-    best = int(np.argmax(dice))
-    return float(dice[best]), float(ranking.thresholds[best])
-
-
-def dice_at(ranking: Ranking, thresholds: Array | float) -> NDArray[np.float64]:
-    """Dice of the prediction "score > threshold" at each of the given thresholds."""
-    wanted = np.atleast_1d(_numpy(thresholds))
-    kept = np.searchsorted(-ranking.thresholds, -wanted, side="left")  # distinct scores strictly above
-    hits = np.append(0, ranking.true_positives)[kept]
-    predicted = np.append(0, ranking.predicted)[kept]
-    return 2.0 * hits / (predicted + ranking.positives)
-
-
-def dice_grid(ranking: Ranking, steps: int = 1000) -> float:
-    """Best Dice over `steps` thresholds from 0 to the largest score, as the published evaluation (reference 3.1)."""
-    return float(dice_at(ranking, np.linspace(0.0, float(ranking.thresholds[0]), steps)).max())
-
-
-def dice_all_positive(prevalence: float) -> float:
-    """Dice of calling every pixel a lesion, 2p / (1 + p): the floor under any best achievable Dice."""
-    return 2.0 * prevalence / (1.0 + prevalence)
+def best_dice(ranking: Ranking) -> float:
+    """Best achievable Dice over *all* distinct scores."""
+    return float((2.0 * ranking.true_positives / (ranking.predicted + ranking.positives)).max())
 
 
 def precision_recall_points(ranking: Ranking, points: int = 512) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -166,20 +143,15 @@ def evaluate_map(maps: Array, masks: Array) -> dict[str, float]:
         masks: (B, 1, H, W), > 0 in the lesion.
 
     Returns:
-        `auprc`, `best_dice`, `threshold` (the one reaching the best Dice), `dice_grid`, `prevalence` and
-        `dice_all_positive`, as fractions in [0, 1] (the threshold in the map's own unit).
+        `auprc`, `best_dice` and `prevalence`.
     """
     ranking = rank(maps, masks)
-    dice, threshold = best_dice(ranking)
     return {
         "auprc": average_precision(ranking),
-        "best_dice": dice,
-        "threshold": threshold,
-        "dice_grid": dice_grid(ranking),
+        "best_dice": best_dice(ranking),
         "prevalence": ranking.prevalence,
-        "dice_all_positive": dice_all_positive(ranking.prevalence),
     }
 
 
-def _numpy(values: Array | float) -> np.ndarray:
+def _numpy(values: Array) -> np.ndarray:
     return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)

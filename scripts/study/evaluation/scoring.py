@@ -172,7 +172,7 @@ class Scorer:
         rankings = [rank(maps[own], masks[own]) for own, there in zip(chosen, lesioned, strict=True) if there]
         means = {
             "auprc": np.array([average_precision(ranking) for ranking in rankings]),
-            "best_dice": np.array([best_dice(ranking)[0] for ranking in rankings]),
+            "best_dice": np.array([best_dice(ranking) for ranking in rankings]),
         }
         record["maps"]["mean"] = {metric: float(values.mean()) for metric, values in means.items()}
         drawn = weights[:, lesioned]

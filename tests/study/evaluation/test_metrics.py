@@ -12,9 +12,6 @@ from sklearn.metrics import average_precision_score, f1_score, precision_recall_
 from scripts.study.evaluation.metrics import (
     average_precision,
     best_dice,
-    dice_all_positive,
-    dice_at,
-    dice_grid,
     evaluate_map,
     lpips_by_region,
     precision_recall_points,
@@ -49,25 +46,10 @@ def test_average_precision_is_scikit_learns_with_few_pixels_and_many_ties(pixels
     assert average_precision(rank(scores, labels)) == pytest.approx(average_precision_score(labels, scores), abs=1e-9)
 
 
-def test_best_dice_is_the_best_f1_of_all_thresholds_and_its_threshold_reaches_it():
+def test_best_dice_is_the_best_f1_of_all_thresholds():
     scores, labels = noisy(pixels=600)
-    dice, threshold = best_dice(rank(scores, labels))
-    assert dice == pytest.approx(max(f1_score(labels, scores >= t) for t in np.unique(scores)), abs=1e-12)
-    assert dice == pytest.approx(f1_score(labels, scores >= threshold), abs=1e-12)
-
-
-def test_best_dice_is_at_least_the_dice_at_any_of_1000_thresholds():
-    scores, labels = noisy()
-    ranking = rank(scores, labels)
-    on_grid = dice_at(ranking, np.linspace(-0.1, scores.max() + 0.1, 1000))
-    assert best_dice(ranking)[0] >= on_grid.max()
-    assert best_dice(ranking)[0] >= dice_grid(ranking)
-
-
-def test_dice_grid_is_the_published_rule():
-    scores, labels = noisy(pixels=2000)
-    expected = max(f1_score(labels, scores > t, zero_division=0) for t in np.linspace(0, scores.max(), 50))
-    assert dice_grid(rank(scores, labels), steps=50) == pytest.approx(expected, abs=1e-12)
+    expected = max(f1_score(labels, scores >= t) for t in np.unique(scores))
+    assert best_dice(rank(scores, labels)) == pytest.approx(expected, abs=1e-12)
 
 
 def test_a_constant_map_has_the_prevalence_as_its_average_precision_and_the_all_positive_dice():
@@ -76,7 +58,7 @@ def test_a_constant_map_has_the_prevalence_as_its_average_precision_and_the_all_
     prevalence = labels.mean()
     assert result["auprc"] == pytest.approx(prevalence, abs=1e-12)
     assert result["best_dice"] == pytest.approx(2 * prevalence / (1 + prevalence), abs=1e-12)
-    assert result["dice_all_positive"] == pytest.approx(f1_score(labels, np.ones_like(labels)), abs=1e-12)
+    assert result["best_dice"] == pytest.approx(f1_score(labels, np.ones_like(labels)), abs=1e-12)
 
 
 def test_a_perfect_map_scores_one_and_its_opposite_no_more_than_chance():
@@ -84,10 +66,6 @@ def test_a_perfect_map_scores_one_and_its_opposite_no_more_than_chance():
     assert evaluate_map(labels.astype(float), labels)["auprc"] == 1.0
     assert evaluate_map(labels.astype(float), labels)["best_dice"] == 1.0
     assert evaluate_map(1.0 - labels, labels)["auprc"] == pytest.approx(labels.mean(), abs=1e-12)
-
-
-def test_all_positive_dice_of_three_percent_is_the_papers_floor():
-    assert 100 * dice_all_positive(0.030) == pytest.approx(5.825, abs=1e-3)
 
 
 def test_pixels_that_were_never_scored_are_missed_at_every_threshold():
