@@ -19,7 +19,9 @@ Array: TypeAlias = np.ndarray | torch.Tensor
 
 @dataclass(frozen=True)
 class Ranking:
-    """Pixels ranked by score; entry k describes the prediction "score >= the k-th highest distinct score".
+    """Pixels ranked by score; entry k describes the prediction "score >= the k-th highest score of a lesion pixel".
+
+    Other thresholds do not matter. Between two of these the same lesion pixels are found, and more others.
 
     Attributes:
         true_positives: (K,) lesion pixels with such a score.
@@ -69,7 +71,7 @@ def flatten(scores: Array, labels: Array) -> tuple[NDArray[np.floating], NDArray
 
 
 def rank(scores: Array, labels: Array, missed: int = 0) -> Ranking:
-    """Count lesion pixels and all pixels at or above each distinct score.
+    """Count lesion pixels and all pixels at or above each distinct score of a lesion pixel.
 
     Args:
         scores: higher means more abnormal.
@@ -82,11 +84,10 @@ def rank(scores: Array, labels: Array, missed: int = 0) -> Ranking:
     flat, truth = flatten(scores, labels)
     if not truth.any() and not missed:
         raise ValueError("no lesion pixel: average precision and Dice are undefined")
-    order = np.argsort(flat, kind="stable")[::-1]
-    falling = flat[order]
-    last = np.append(np.flatnonzero(falling[1:] != falling[:-1]), flat.size - 1)  # of pixels with one score
-    hits = np.cumsum(truth[order], dtype=np.int64)[last]
-    return Ranking(hits, last.astype(np.int64) + 1, int(truth.sum()) + missed, flat.size)
+    lesion, everything = np.sort(flat[truth]), np.sort(flat)
+    levels = np.unique(lesion)[::-1]
+    hits = lesion.size - np.searchsorted(lesion, levels)
+    return Ranking(hits, flat.size - np.searchsorted(everything, levels), lesion.size + missed, flat.size)
 
 
 def average_precision(ranking: Ranking) -> float:
@@ -98,8 +99,8 @@ def average_precision(ranking: Ranking) -> float:
 
 
 def best_dice(ranking: Ranking) -> float:
-    """Best achievable Dice over *all* distinct scores."""
-    return float((2.0 * ranking.true_positives / (ranking.predicted + ranking.positives)).max())
+    """Best achievable Dice of any threshold."""
+    return float((2.0 * ranking.true_positives / (ranking.predicted + ranking.positives)).max(initial=0.0))
 
 
 def precision_recall_points(ranking: Ranking, points: int = 512) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
