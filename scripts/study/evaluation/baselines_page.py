@@ -77,7 +77,7 @@ def baselines_page(evaluation: str, runs: str, reference: str, out: str) -> None
             results[record["set"], record["seed"], record["system"]] = Result(record, dict(arrays))
     page = Path(out)
     made = {
-        "Trainings": TRAININGS.format(table=to_markdown(*training_table(trainings))),
+        "Trainings": TRAININGS.format(table=to_markdown(*training_table(trainings), bar="|")),
         "Scores": SCORES_OF.format(
             resamples=report["resamples"],
             reference=report["systems"][reference]["label"],
@@ -151,7 +151,7 @@ def score_sections(
                 cell = found.get((key, measure))
                 row.append(NOTHING if cell is None or math.isnan(cell.p_value) else p_text(cell.p_value))
         heads = next(found.record["heads"] for index, found in with_lesions.items() if index[0] == name)
-        sections += [f"### {name}, {heads} heads\n", to_markdown(headings, rows)]
+        sections += [f"### {name}, {heads} heads\n", to_markdown(headings, rows, bar="|")]
         sections += [f"- {sentence}" for sentence in verdicts(found, shown, reference)] + [""]
     healthy = {index: found.record["each"] for index, found in results.items() if "each" in found.record}
     healthy = {index: each for index, each in healthy.items() if index not in with_lesions and index[2] in shown}
@@ -166,7 +166,7 @@ def score_sections(
         ]
         heads = len(next(each for index, each in healthy.items() if index[0] == name))
         headings = ["System", "false findings a head"]
-        sections += [f"### {name}, {heads} heads without lesion\n", to_markdown(headings, rows)]
+        sections += [f"### {name}, {heads} heads without lesion\n", to_markdown(headings, rows, bar="|")]
     return sections
 
 

@@ -151,10 +151,10 @@ def p_text(value: float) -> str:
     return f"{value:.3f}" if value >= 0.0995 else f"{value:.2g}"
 
 
-def to_markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, numbers to the right."""
+def to_markdown(headings: Sequence[str], rows: Sequence[Sequence[str]], bar: str = " | ") -> str:
+    """A Markdown table, numbers to the right; with the bar "|" its words are those that are read."""
     ruler = [":--", *["--:"] * (len(headings) - 1)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [headings, ruler, *rows]) + "\n"
+    return "\n".join(f"{bar.lstrip()}{bar.join(line)}{bar.rstrip()}" for line in [headings, ruler, *rows]) + "\n"
 
 
 def to_csv(
