@@ -186,7 +186,8 @@ def _write_row(path: Path, row: list[object]) -> None:
 
 def _write_record(out: Path, network: nn.Module, step: int, batch: int, processor_seconds: float) -> None:
     """What the run took so far, under the names of the baselines' records (`baselines_page` reads either)."""
-    curve = list(csv.DictReader((out / "curve.csv").open())) if (out / "curve.csv").is_file() else []
+    curve_file = out / "curve.csv"
+    curve = csv.DictReader(curve_file.read_text(encoding="utf-8").splitlines()) if curve_file.is_file() else []
     record = {
         "system": "PHANES, restoration network",
         "trained_parameters": sum(parameter.numel() for parameter in network.parameters()),
