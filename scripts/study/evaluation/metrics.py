@@ -1,7 +1,8 @@
 """Metrics of anomaly maps: average precision, best achievable Dice, LPIPS by region.
 
 All pixels of all images are pooled, as in Tables 1 and 2 of the paper. Every score that depends on a threshold is
-read off one `Ranking`. Values are fractions in [0, 1]; the tables multiply by 100. Arrays and tensors of any shape are accepted; scores and labels must have as many elements.
+read off one `Ranking`. Values are fractions in [0, 1]; the tables multiply by 100. Arrays and tensors of any shape are
+accepted; scores and labels must have as many elements.
 """
 
 from __future__ import annotations
